@@ -1,0 +1,1 @@
+"""Evaluation: checkpoints on benchmarks, with intervals."""

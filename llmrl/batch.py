@@ -1,0 +1,107 @@
+"""What algorithms see: `Batch` (tensors of one update), `Output` (what the policy's forward gave) and `Loss`.
+
+All three are frozen; a stage that adds something returns a new object (`dataclasses.replace`). Two groups of two
+completions, prompt "P0 P1", in a batch of B=4 rows and T=5:
+
+    tokens  P0 P1 a  b  -      mask 0 0 1 1 0     group 0   score 1.0
+            P0 P1 c  -  -           0 0 1 0 0           0         0.0
+            Q0 d  e  f  g           0 1 1 1 1           1         0.0
+            Q0 h  -  -  -           0 1 0 0 0           1         0.0
+
+    tokens_total = 2 + 1 + 4 + 1 = 8, the one denominator, over all ranks and micro-batches of the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Batch:
+    """Logically [B, T]. Index t speaks of token t everywhere; padding is on the right and carries mask False.
+
+    `values`, `ref_logprobs` and `old_logprobs` are there only if the algorithm asked (`needs`); `advantages` and
+    `returns` are written by `Algorithm.credit` and by nobody else.
+    """
+
+    tokens: Tensor  # [B, T] int64
+    length: Tensor  # [B] int64, tokens of the row without padding
+    mask: Tensor  # [B, T] bool, True where the policy sampled and the row counts
+    logprobs: Tensor  # [B, T] float32, the sampler's
+    step: Tensor  # [B, T] int64, environment step, -1 elsewhere
+    rewards: Tensor  # [B, T] float32, each step's reward on its last sampled token
+    group: Tensor  # [B] int64, rows of one prompt share a number
+    score: Tensor  # [B] float32, the row's total reward
+    prompt_length: Tensor  # [B] int64, leading tokens that all rows of the group share
+    tokens_total: Tensor  # [] float32, sum of mask over all ranks and micro-batches: the one denominator
+    sequences_total: Tensor  # [] float32, rows with any mask, over all ranks and micro-batches
+    values: Tensor | None = None  # [B, T]
+    ref_logprobs: Tensor | None = None  # [B, T]
+    old_logprobs: Tensor | None = None  # [B, T]
+    advantages: Tensor | None = None  # [B, T]
+    returns: Tensor | None = None  # [B, T]
+
+    @property
+    def rows(self) -> int:
+        return self.tokens.shape[0]
+
+    def select(self, index: Tensor) -> Batch:
+        """The rows `index` ([N] int64), cut to their longest; the totals keep counting the whole update.
+
+        Raises ValueError for an empty index.
+        """
+        if index.numel() == 0:
+            raise ValueError("select needs at least one row")
+        width = int(self.length[index].max())
+        changes: dict[str, Tensor] = {}
+        for item in fields(self):
+            tensor = getattr(self, item.name)
+            if tensor is None or tensor.dim() == 0:
+                continue
+            rows = tensor[index]
+            changes[item.name] = rows[:, :width] if rows.dim() == 2 else rows
+        return replace(self, **changes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Output:
+    """What the trained policy says of a batch, with gradient. Entries outside the mask are 0 and carry none."""
+
+    logprobs: Tensor  # [B, T] float32
+    entropy: Tensor | None = None  # [B, T], if the algorithm asked
+    values: Tensor | None = None  # [B, T], if the algorithm asked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Loss:
+    """`value` [] is this micro-batch's share of the whole loss: shares add up over micro-batches and ranks.
+
+    `metrics` are also shares (already divided by a global total), so that they too simply add up.
+    """
+
+    value: Tensor
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Algorithm(Protocol):
+    """A method: a frozen dataclass whose fields are its hyper-parameters and its config schema.
+
+    `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "whole_groups"}; the trainer reads
+    nothing else to decide what to compute.
+    """
+
+    @property
+    def needs(self) -> frozenset[str]: ...
+
+    def credit(self, batch: Batch) -> Batch:
+        """Write advantages (and returns) for the whole batch; no gradient."""
+        ...
+
+    def loss(self, out: Output, batch: Batch) -> Loss:
+        """The loss of one micro-batch, with gradient."""
+        ...
+

@@ -1,0 +1,1 @@
+"""Data: rows, files and generators -> Prompt. Chat templates are applied here and nowhere else."""

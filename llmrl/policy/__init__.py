@@ -1,0 +1,1 @@
+"""The policy: loading, LoRA, and the forward pass that gives log-probabilities."""

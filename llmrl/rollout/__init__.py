@@ -1,0 +1,1 @@
+"""Rollout: Prompt -> Trajectory. Engines, the episode loop and weight loading."""

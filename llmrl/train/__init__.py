@@ -1,0 +1,1 @@
+"""Training: the loop, collation, the update, checkpoints and metrics."""

@@ -1,0 +1,199 @@
+"""The shared words: what a prompt, a completion, a trajectory and a score are.
+
+Everything here is ragged, frozen and on the CPU; there is no torch, so that rewards and data code import in a moment.
+Rollouts make these objects, rewards read them, `train/collate.py` turns them into a `Batch` of tensors.
+
+A trajectory is one flat row of tokens; the prompt, what the policy sampled and what an environment replied are
+interleaved, and `mask` says which tokens the policy sampled. Two turns with the prompt P0 P1, actions A, observations E:
+
+    tokens   P0  P1  A0  A1  A2  E0  E1  A3  A4
+    mask      0   0   1   1   1   0   0   1   1
+    step     -1  -1   0   0   0  -1  -1   1   1
+    logprobs  0   0  l0  l1  l2   0   0  l3  l4
+
+Index t always speaks of token t: `logprobs[t]` is log p(tokens[t] | tokens[:t]).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prompt:
+    """One question, ready for an engine.
+
+    `id` is the group key: completions of one prompt share it. `tokens` are the ids the engine receives (the chat
+    template is already applied), `text` the same as a string. `answer` and the other `columns` of the data row are what
+    verifiers compare with; no engine and no policy sees them.
+
+    >>> Prompt(id="add/0", tokens=(1, 2), text="What is 3 + 4?", answer="7").answer
+    '7'
+    """
+
+    id: str
+    tokens: tuple[int, ...]
+    text: str
+    answer: str = ""
+    messages: tuple[Mapping[str, Any], ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    media: Mapping[str, Any] | None = None
+
+
+class StatusKind(str, Enum):
+    """How a trajectory ended."""
+
+    DONE = "done"
+    TRUNCATED = "truncated"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How a trajectory ended, and why if it failed: a bad rollout is data, never a crash and never a silent 0.
+
+    >>> Status.error("engine did not answer in 60 s")
+    Status(kind=<StatusKind.ERROR: 'error'>, reason='engine did not answer in 60 s')
+    """
+
+    kind: StatusKind
+    reason: str = ""
+
+    @classmethod
+    def done(cls) -> Status:
+        return cls(StatusKind.DONE)
+
+    @classmethod
+    def truncated(cls) -> Status:
+        return cls(StatusKind.TRUNCATED)
+
+    @classmethod
+    def error(cls, reason: str) -> Status:
+        return cls(StatusKind.ERROR, reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Score:
+    """What a reward says of one environment step.
+
+    `value` None means "not applicable" (an unparsable gold answer, say): the row is left out and counted. `parts` holds
+    the components before weighting, for the logs. `error` is set when the reward itself failed (raised, timed out,
+    returned NaN): also left out and counted, never a 0. `flags` are things seen on the way ("many_boxes") that are
+    counted in the metrics.
+
+    >>> Score(value=1.0, parts={"exact": 1.0, "format": 0.0}).value
+    1.0
+    """
+
+    value: float | None
+    parts: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    error: str = ""
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How to sample one completion. `seed` keys every random draw of the request."""
+
+    max_tokens: int
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = -1
+    min_p: float = 0.0
+    stop: tuple[str, ...] = ()
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """Token ids in. Ask an engine for one completion of `tokens`."""
+
+    tokens: tuple[int, ...]
+    sampling: Sampling
+    media: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Completion:
+    """Token ids out. `logprobs[i]` is the sampler's log-probability of `tokens[i]` at temperature 1 (nats).
+
+    `status` is TRUNCATED if `max_tokens` ended it; the end-of-sequence token, if sampled, is the last of `tokens`.
+    """
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str
+    status: Status
+
+
+def _frozen_array(values: Sequence[Any] | np.ndarray, dtype: type) -> np.ndarray:
+    array = np.array(values, dtype=dtype)
+    array.setflags(write=False)
+    return array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Trajectory:
+    """One rollout of one prompt. All arrays have length T; lists are accepted and become read-only arrays.
+
+    `text` is what the policy wrote in its last turn, `version` the oldest and newest policy version that sampled a token
+    of it, `sample` its number within the group, `scores` one per environment step (empty before rewards ran).
+
+    >>> t = Trajectory(prompt=Prompt(id="a", tokens=(5, 6), text="2+2="), tokens=[5, 6, 9], mask=[0, 0, 1],
+    ...                logprobs=[0, 0, -0.5], step=[-1, -1, 0], text="4", status=Status.done())
+    >>> t.length, t.sampled
+    (3, 1)
+    """
+
+    prompt: Prompt
+    tokens: np.ndarray  # [T] int64
+    mask: np.ndarray  # [T] bool, True where the policy sampled
+    logprobs: np.ndarray  # [T] float32, of the sampler, 0 elsewhere
+    step: np.ndarray  # [T] int32, environment step, -1 elsewhere
+    text: str
+    status: Status
+    version: tuple[int, int] = (0, 0)
+    sample: int = 0
+    scores: tuple[Score, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("tokens", np.int64), ("mask", np.bool_), ("logprobs", np.float32), ("step", np.int32)):
+            object.__setattr__(self, name, _frozen_array(getattr(self, name), dtype))
+        lengths = {name: len(getattr(self, name)) for name in ("tokens", "mask", "logprobs", "step")}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"a trajectory's arrays must have one length, got {lengths}")
+        if bool(((self.step >= 0) != self.mask).any()):
+            raise ValueError("step must be >= 0 exactly where mask is True")
+
+    @property
+    def length(self) -> int:
+        """Number of tokens, prompt included."""
+        return len(self.tokens)
+
+    @property
+    def sampled(self) -> int:
+        """Number of tokens the policy sampled."""
+        return int(self.mask.sum())
+
+    @property
+    def reward(self) -> float | None:
+        """Sum of the step scores; None if any step has none."""
+        values = [score.value for score in self.scores]
+        if not values or any(value is None for value in values):
+            return None
+        return float(sum(value for value in values if value is not None))
+
+
+class Reward(Protocol):
+    """Anything that scores a finished trajectory. It must not change it, and must be callable from any process."""
+
+    def __call__(self, trajectory: Trajectory) -> Score: ...

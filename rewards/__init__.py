@@ -1,0 +1,1 @@
+"""Rewards: Trajectory -> Score, one verifier a file."""
