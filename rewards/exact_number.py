@@ -8,8 +8,8 @@ set (a completion without the marker has no answer). What is read there:
 
 * `mode="strict"`: the text, stripped, must be one number and nothing else but a final period.
 * `mode="last"` (default): the last token that holds a digit must be a clean number. So "46", "46.", "12 + 34 = 46",
-  "The answer is **46**" and "$46$" say 46. Refused: a list of different numbers ("45, 46", "45 or 46", one
-  bare number a line), an operand of an unfinished sum ("12 + 34"), a number glued to letters ("46th", "x2"), and, in a completion
+  "The answer is **46**" and "$46$" say 46. Refused: a list of different numbers ("45, 46", "45 or 46", one bare number
+  a line), an operand of an unfinished sum ("12 + 34"), a number glued to letters ("46th", "x2"), and, in a completion
   that ran out of tokens, a number that touches its end (it may not be finished).
 
 A number is an optional sign, digits with correct thousands commas or none, and optionally a decimal part or "/" and a
