@@ -124,7 +124,8 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """Token ids out. `logprobs[i]` is the sampler's log-probability of `tokens[i]` at temperature 1 (nats).
+    """Token ids out. `logprobs[i]` is the log-probability (nats) of `tokens[i]` under the distribution it was drawn from,
+    that is after temperature (and after top-p, top-k and min-p where the engine applies them).
 
     `status` is TRUNCATED if `max_tokens` ended it; the end-of-sequence token, if sampled, is the last of `tokens`.
     """

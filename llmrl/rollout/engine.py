@@ -1,0 +1,81 @@
+"""The engine protocol: token ids in, token ids out; and the settings every engine is built from.
+
+Engines hold no state across calls but their weights: the same weights and the same requests in the same order give the
+same completions, also in another process. `VLLMEngine` (vllm.py) and `HFEngine` (hf.py) run in this process;
+`ProcessEngine` (process.py) runs either in a child that can be killed and replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from llmrl.types import Completion, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class EngineError(RuntimeError):
+    """An engine could not start, died more often than allowed, or was given weights that do not fit."""
+
+
+class RolloutEngine(Protocol):
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """One completion per request, in the order of the requests."""
+        ...
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Replace the weights; names are those of the Hugging Face model. Raises EngineError if they do not fit."""
+        ...
+
+    def close(self) -> None:
+        """Free the engine; calling it twice is fine."""
+        ...
+
+
+class StreamingEngine(RolloutEngine, Protocol):
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        """Completions with their request's index as they finish; None now and then as a sign of life."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineSettings:
+    """What an engine is built from; every field is plain data, so that it crosses a process border.
+
+    `model` is a Hugging Face folder or hub id. `max_length` bounds prompt plus completion, in tokens. `max_sequences` is
+    how many requests run at once. `kv_cache_gib` is the KV cache on a CPU, `gpu_memory` the share of a GPU's memory
+    that vLLM may take. `eager` switches compilation off (start in seconds instead of a minute).
+    """
+
+    kind: Literal["vllm", "hf"] = "vllm"
+    model: str
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    max_length: int = 1024
+    max_sequences: int = 128
+    kv_cache_gib: float = 2.0
+    gpu_memory: float = 0.4
+    eager: bool = True
+    seed: int = 0
+
+
+def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:
+    """All of `engine.stream(requests)`, in the order of the requests. Raises EngineError if any is missing."""
+    found = dict(item for item in engine.stream(requests) if item is not None)
+    missing = [index for index in range(len(requests)) if index not in found]
+    if missing:
+        raise EngineError(f"the engine returned no completion for {len(missing)} of {len(requests)} requests")
+    return [found[index] for index in range(len(requests))]
+
+
+def build_engine(settings: EngineSettings) -> StreamingEngine:
+    """The in-process engine that `settings.kind` names."""
+    if settings.kind == "vllm":
+        from llmrl.rollout.vllm import VLLMEngine
+
+        return VLLMEngine(settings)
+    from llmrl.rollout.hf import HFEngine
+
+    return HFEngine(settings)

@@ -1,0 +1,147 @@
+"""The reference engine: batched generation with the plain Hugging Face model. Slow, short, and easy to trust."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.types import Completion, Request, Sampling, Status
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class HFEngine:
+    """Left-padded batches of at most `max_sequences` requests with a KV cache.
+
+    Every request draws from its own generator, keyed by its seed, so that a completion does not depend on its batch.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = getattr(torch, settings.dtype)
+        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, trust_remote_code=False)
+        self._model = model.to(self._device).eval()
+        self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+        self._settings = settings
+        ends = self._model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
+        self._ends = frozenset(int(end) for end in ends if end is not None)
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        order = sorted(range(len(requests)), key=lambda index: len(requests[index].tokens))
+        for start in range(0, len(order), self._settings.max_sequences):
+            chosen = order[start : start + self._settings.max_sequences]
+            yield None
+            yield from zip(chosen, self._generate_batch([requests[index] for index in chosen]), strict=True)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    @torch.no_grad()
+    def _generate_batch(self, requests: Sequence[Request]) -> list[Completion]:
+        longest = max(len(request.tokens) for request in requests)
+        fill = next(iter(self._ends), 0)
+        rows = [[fill] * (longest - len(r.tokens)) + list(r.tokens) for r in requests]
+        attention = torch.tensor([[0] * (longest - len(r.tokens)) + [1] * len(r.tokens) for r in requests])
+        attention = attention.to(self._device)
+        tokens = torch.tensor(rows, device=self._device)
+        position = (attention.cumsum(1) - 1).clamp_min(0)
+        draws = [_RowState(request, self._tokenizer, self._ends, self._room(request)) for request in requests]
+        cache: Any = None
+        while not all(draw.finished for draw in draws):
+            out = self._model(
+                input_ids=tokens, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True
+            )
+            cache = out.past_key_values
+            logits = out.logits[:, -1].float()
+            chosen = [draw.advance(row, fill) for draw, row in zip(draws, logits, strict=True)]
+            tokens = torch.tensor(chosen, device=self._device)[:, None]
+            attention = torch.cat([attention, attention.new_ones(len(draws), 1)], dim=1)
+            position = position[:, -1:] + 1
+        return [draw.completion() for draw in draws]
+
+    def _room(self, request: Request) -> int:
+        return min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        for name, tensor in weights:
+            if name not in own or own[name].shape != tensor.shape:
+                raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
+            own[name].data.copy_(tensor)
+
+    def close(self) -> None:
+        self._model = None
+
+
+class _RowState:
+    """One request while it is being generated."""
+
+    def __init__(self, request: Request, tokenizer: Any, ends: frozenset[int], room: int) -> None:
+        self._sampling = request.sampling
+        self._tokenizer = tokenizer
+        self._ends = ends
+        self._room = room
+        self._generator = torch.Generator()
+        if request.sampling.seed is not None:
+            self._generator.manual_seed(request.sampling.seed)
+        else:
+            self._generator.seed()
+        self._tokens: list[int] = []
+        self._logprobs: list[float] = []
+        self.finished = room <= 0
+        self._truncated = self.finished
+
+    def advance(self, logits: Tensor, fill: int) -> int:
+        """Draw the next token from `logits` [V]; once finished, `fill`."""
+        if self.finished:
+            return fill
+        logprobs = processed_logprobs(logits.cpu(), self._sampling)
+        if self._sampling.temperature == 0:
+            token = int(logits.argmax())
+        else:
+            token = int(torch.multinomial(logprobs.exp(), 1, generator=self._generator))
+        self._tokens.append(token)
+        self._logprobs.append(float(logprobs[token]))
+        stopped = token in self._ends or any(stop in self._text() for stop in self._sampling.stop)
+        self._truncated = not stopped and len(self._tokens) >= self._room
+        self.finished = stopped or self._truncated
+        return token
+
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+
+    def completion(self) -> Completion:
+        return Completion(
+            tokens=tuple(self._tokens),
+            logprobs=tuple(self._logprobs),
+            text=self._text(),
+            status=Status.truncated() if self._truncated else Status.done(),
+        )
+
+
+def processed_logprobs(logits: Tensor, sampling: Sampling) -> Tensor:
+    """Log-probabilities [V] that are sampled from: temperature, then top-k, top-p and min-p, renormalised.
+
+    At temperature 0 they are those at temperature 1, since a greedy choice has no distribution of its own.
+    """
+    logits = logits.float() / (sampling.temperature or 1.0)
+    if sampling.temperature == 0:
+        return logits.log_softmax(-1)
+    if sampling.top_k > 0:
+        kth = logits.topk(min(sampling.top_k, logits.numel())).values[-1]
+        logits = logits.masked_fill(logits < kth, float("-inf"))
+    if sampling.top_p < 1:
+        values, order = logits.softmax(-1).sort(descending=True)
+        dropped = values.cumsum(-1) - values >= sampling.top_p  # the token that crosses top_p stays
+        logits = logits.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), float("-inf"))
+    if sampling.min_p > 0:
+        probabilities = logits.softmax(-1)
+        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), float("-inf"))
+    return logits.log_softmax(-1)

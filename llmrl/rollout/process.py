@@ -1,0 +1,290 @@
+"""An engine in a child process that can be killed: deadlines, restarts, weights through shared memory.
+
+The child dies with its parent, keeps vLLM's thread binding and memory policy out of the trainer, and starts while the
+trainer loads its model. Weights move through one anonymous shared-memory file; requests and completions through a
+socket pair that no other process can reach.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.metadata
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmrl.rollout.engine import EngineError, EngineSettings, StreamingEngine, build_engine, collect
+from llmrl.types import Completion, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ALIGN = 64
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slot:
+    """Where one weight lies in the shared file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+class ProcessEngine:
+    """Runs `settings` in a child. `stall_timeout_s` is how long the child may be silent before it is replaced.
+
+    After `max_restarts` replacements in one call EngineError is raised with the end of the child's log. `restarts` and
+    `regenerated` count what happened, for the metrics. `log` is the file that receives the child's output.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        *,
+        log: Path,
+        start_timeout_s: float = 600.0,
+        stall_timeout_s: float = 120.0,
+        max_restarts: int = 3,
+    ) -> None:
+        self._settings = settings
+        self._log = log
+        self._start_timeout_s = start_timeout_s
+        self._stall_timeout_s = stall_timeout_s
+        self._max_restarts = max_restarts
+        self._shared = os.memfd_create("llmrl-weights")
+        self._slots: tuple[Slot, ...] = ()
+        self._version = 0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._connection: Connection | None = None
+        self._ready = False
+        self.restarts = 0
+        self.regenerated = 0
+        self._start()
+
+    @property
+    def pid(self) -> int:
+        """Process id of the child."""
+        assert self._process is not None
+        return self._process.pid
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        waiting = dict(enumerate(requests))
+        failures = 0
+        while waiting:
+            try:
+                self._wait_until_ready()
+                order = list(waiting)
+                self._send(("generate", [waiting[index] for index in order]))
+                while (reply := self._receive(self._stall_timeout_s)) != ("end",):
+                    if reply[0] == "completion":
+                        index = order[reply[1]]
+                        del waiting[index]
+                        yield index, reply[2]
+            except _ChildLost as lost:
+                failures += 1
+                self._replace(lost, failures)
+                self.regenerated += len(waiting)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        self._slots = _write_shared(self._shared, weights)
+        self._version = version
+        for failures in range(1, self._max_restarts + 2):
+            try:
+                self._wait_until_ready()
+                self._send_weights()
+                return
+            except _ChildLost as lost:
+                self._replace(lost, failures)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        if self._shared >= 0:
+            os.close(self._shared)
+            self._shared = -1
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair()
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "llmrl.rollout.process", str(theirs.fileno()), str(self._shared)]
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs.fileno(), self._shared),
+                env=child_environment(),
+                start_new_session=True,  # Ctrl-C is the trainer's to handle
+            )
+        theirs.close()
+        self._connection = Connection(ours.detach())
+        self._ready = False
+        self._send(("settings", self._settings))
+
+    def _wait_until_ready(self) -> None:
+        if not self._ready:
+            self._receive(self._start_timeout_s)
+            self._ready = True
+            if self._slots:
+                self._send_weights()
+
+    def _send_weights(self) -> None:
+        self._send(("load", self._slots, self._version))
+        self._receive(self._stall_timeout_s)
+
+    def _send(self, message: tuple[Any, ...]) -> None:
+        assert self._connection is not None
+        try:
+            self._connection.send(message)
+        except OSError as error:
+            raise _ChildLost(f"died ({error})") from error
+
+    def _receive(self, timeout_s: float) -> tuple[Any, ...]:
+        assert self._connection is not None
+        try:
+            if not self._connection.poll(timeout_s):
+                raise _ChildLost(f"gave no sign of life for {timeout_s:g} s")
+            reply: tuple[Any, ...] = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise _ChildLost("died") from error
+        if reply[0] == "error":
+            raise EngineError(f"{reply[1]}\n(engine log: {self._log})")
+        return reply
+
+    def _replace(self, lost: _ChildLost, failures: int) -> None:
+        assert self._process is not None
+        assert self._connection is not None
+        self._process.kill()
+        code = self._process.wait()
+        self._connection.close()
+        if failures > self._max_restarts or not self._ready:
+            raise EngineError(
+                f"the {self._settings.kind} engine {lost} (exit code {code}), replaced {failures - 1} times before; "
+                f"the end of {self._log}:\n{_tail(self._log)}"
+            )
+        self.restarts += 1
+        self._start()
+
+
+class _ChildLost(Exception):
+    """The child died or went silent."""
+
+
+def child_environment() -> dict[str, str]:
+    """The environment of an engine's process: all cores for its threads, and faster allocator and OpenMP if present."""
+    env = dict(os.environ)
+    env["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    env["PYTHONUNBUFFERED"] = "1"
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        env.pop(name, None)  # the engine is no rank of the trainer's process group
+    package_root = str(Path(__file__).resolve().parents[2])
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env.get("PYTHONPATH", "")]))
+    found = [path for path in (_openmp_library(), _tcmalloc_library()) if path]
+    env["LD_PRELOAD"] = os.pathsep.join(filter(None, [*found, env.get("LD_PRELOAD", "")]))
+    return env
+
+
+def _openmp_library() -> str | None:
+    """Intel's OpenMP from the `intel-openmp` wheel, which vLLM's CPU build brings along."""
+    try:
+        files = importlib.metadata.files("intel-openmp") or []
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    return next((str(Path(f.locate()).resolve()) for f in files if f.name == "libiomp5.so"), None)
+
+
+def _tcmalloc_library() -> str | None:
+    pattern = "libtcmalloc_minimal.so.4"
+    roots = (Path("/usr/lib"), Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"))
+    return next((str(root / pattern) for root in roots if (root / pattern).exists()), None)
+
+
+def _tail(log: Path, lines: int = 25) -> str:
+    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:]) if log.exists() else "(no log)"
+
+
+def _write_shared(descriptor: int, weights: Iterable[tuple[str, Tensor]]) -> tuple[Slot, ...]:
+    import torch
+
+    tensors = [(name, tensor.detach()) for name, tensor in weights]
+    slots: list[Slot] = []
+    end = 0
+    for name, tensor in tensors:
+        nbytes = tensor.numel() * tensor.element_size()
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        slots.append(Slot(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=end, nbytes=nbytes))
+        end = (end + nbytes + ALIGN - 1) // ALIGN * ALIGN
+    if os.fstat(descriptor).st_size < end:
+        os.ftruncate(descriptor, end)
+    with mmap.mmap(descriptor, end) as shared:
+        whole = torch.frombuffer(shared, dtype=torch.uint8)
+        for slot, (_, tensor) in zip(slots, tensors, strict=True):
+            view = whole[slot.offset : slot.offset + slot.nbytes].view(tensor.dtype).view(tensor.shape)
+            view.copy_(tensor)
+        del whole, view  # a mapping in use cannot be closed
+    return tuple(slots)
+
+
+def _read_shared(descriptor: int, slots: Sequence[Slot]) -> Iterator[tuple[str, Tensor]]:
+    import torch
+
+    shared = mmap.mmap(descriptor, os.fstat(descriptor).st_size)
+    whole = torch.frombuffer(shared, dtype=torch.uint8)
+    for slot in slots:
+        flat = whole[slot.offset : slot.offset + slot.nbytes].view(getattr(torch, slot.dtype))
+        yield slot.name, flat.view(slot.shape)
+
+
+def _serve(connection: Connection, shared: int) -> None:
+    message = connection.recv()
+    engine: StreamingEngine = build_engine(message[1])
+    connection.send(("ready",))
+    while True:
+        message = connection.recv()
+        if message[0] == "load":
+            engine.load(_read_shared(shared, message[1]), version=message[2])
+            connection.send(("loaded", message[2]))
+        else:
+            for item in engine.stream(message[1]):
+                connection.send(("alive",) if item is None else ("completion", *item))
+            connection.send(("end",))
+
+
+def _main() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    connection = Connection(int(sys.argv[1]))
+    os.set_inheritable(int(sys.argv[1]), False)
+    try:
+        _serve(connection, int(sys.argv[2]))
+    except EOFError:
+        return  # the parent closed its end
+    except EngineError as error:
+        connection.send(("error", str(error)))
+    except Exception as error:  # the border of a process: the reason must reach the trainer
+        connection.send(("error", f"the engine failed: {type(error).__name__}: {error}"))
+        raise
+
+
+if __name__ == "__main__":
+    _main()

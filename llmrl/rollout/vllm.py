@@ -1,0 +1,111 @@
+"""Rollouts from a real vLLM engine in this process, on a CPU or a GPU. The only module that imports vllm."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.types import Completion, Request, Sampling, Status
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+HEARTBEAT_S = 1.0
+PREFILL_TOKENS = 8192
+
+
+class VLLMEngine:
+    """One `vllm.LLM`. Weights are swapped in memory; the prefix cache never outlives a call.
+
+    Must be built before anything else of vllm is imported: it sets the environment that vllm reads at import.
+    """
+
+    def __init__(self, settings: EngineSettings) -> None:
+        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # weights are handed over in memory
+        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        os.environ["DO_NOT_TRACK"] = "1"
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings.kv_cache_gib))))
+        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # vllm goes down to 1 otherwise
+        try:
+            from vllm import LLM
+        except ImportError as error:
+            raise EngineError(
+                f"rollout.engine is vllm, which cannot be imported ({error}); install it with "
+                "pip install 'llmrl[cpu]' or 'llmrl[gpu]', or set rollout.engine=hf"
+            ) from error
+        import torch
+
+        gpu = {"gpu_memory_utilization": settings.gpu_memory} if torch.cuda.is_available() else {}
+        self._llm = LLM(
+            model=settings.model,
+            dtype=settings.dtype,
+            max_model_len=settings.max_length,
+            max_num_seqs=settings.max_sequences,
+            # A seeded request whose prompt is prefilled in pieces rewinds its generator, which a CPU generator cannot.
+            enable_chunked_prefill=False,
+            max_num_batched_tokens=max(settings.max_length, PREFILL_TOKENS),
+            enforce_eager=settings.eager,
+            seed=settings.seed,
+            trust_remote_code=False,
+            disable_log_stats=True,
+            logprobs_mode="processed_logprobs",  # of the distribution that was sampled, temperature included
+            **gpu,
+        )
+        self._max_length = settings.max_length
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        engine = self._llm.llm_engine
+        self._llm.reset_prefix_cache()
+        for index, request in enumerate(requests):
+            prompt = {"prompt_token_ids": list(request.tokens)}
+            engine.add_request(str(index), prompt, _sampling_params(request.sampling))
+        beat = time.monotonic()
+        while engine.has_unfinished_requests():
+            for output in engine.step():
+                if output.finished:
+                    yield int(output.request_id), _completion(output.outputs[0])
+            if time.monotonic() - beat > HEARTBEAT_S:
+                beat = time.monotonic()
+                yield None
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        # The CPU build repacks weights, so its per-parameter loader fails; reload_weights repacks again.
+        self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        self._llm.reset_prefix_cache()
+
+    def close(self) -> None:
+        with contextlib.suppress(AttributeError):
+            del self._llm
+
+
+def _sampling_params(sampling: Sampling) -> Any:
+    from vllm import SamplingParams
+
+    return SamplingParams(
+        max_tokens=sampling.max_tokens,
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        top_k=sampling.top_k if sampling.top_k > 0 else 0,
+        min_p=sampling.min_p,
+        stop=list(sampling.stop) or None,
+        include_stop_str_in_output=True,
+        seed=sampling.seed,
+        logprobs=0,  # the sampled token's own log-probability and no other
+    )
+
+
+def _completion(output: Any) -> Completion:
+    tokens = tuple(output.token_ids)
+    logprobs = tuple(entry[token].logprob for token, entry in zip(tokens, output.logprobs, strict=True))
+    status = Status.truncated() if output.finish_reason == "length" else Status.done()
+    if output.finish_reason not in ("length", "stop"):
+        status = Status.error(f"the engine stopped with {output.finish_reason!r}")
+    return Completion(tokens=tokens, logprobs=logprobs, text=output.text, status=status)
