@@ -7,17 +7,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmrl.data.config import DataConfig
+from llmrl.data.files import read_files
+from llmrl.data.source import load_rows
 from llmrl.eval.errors import EvalError
 from llmrl.eval.task import Generated, Question, Source, Task
 
 SHOWN_ERRORS = 5
 
-NumberedRow = tuple[str, Mapping[str, Any]]  # where it stands ("file:line"), the row
+PlacedRow = tuple[str, Mapping[str, Any]]  # where it stands ("file:line"), the row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,8 @@ def load_questions(
     """All questions of `task`, or `limit` of them: the first ones, or a subset that depends on the ids alone.
 
     The subset is nested (that of 100 holds that of 50) and the same for every model. `data_dir` holds local copies;
-    without it rows come from the hub. EvalError for missing data, malformed rows, ids that repeat, or no question.
+    without it rows come from the hub. EvalError or DataError for missing data, malformed rows (file, line, reason), ids
+    that repeat, or no question.
     """
     if limit is not None and limit < 1:
         raise EvalError(f"limit={limit}; ask at least one question")
@@ -56,69 +60,58 @@ def load_shots(task: Task, count: int, *, data_dir: Path | None = None) -> tuple
     if task.shot_source is None:
         raise EvalError(f"task {task.name} has no worked examples; run it with shots=0")
     _, _, rows = _rows(task, task.shot_source, data_dir)
-    shots = _read_all(task, rows[:count])
+    shots = _read_all(replace(task, read=task.shot_read or task.read), rows[:count])
     if len(shots) < count:
         raise EvalError(f"task {task.name} has {len(shots)} worked examples, fewer than shots={count}")
     return tuple(shots)
 
 
-def _rows(task: Task, source: Source | Generated, data_dir: Path | None) -> tuple[str, str, list[NumberedRow]]:
+def _rows(task: Task, source: Source | Generated, data_dir: Path | None) -> tuple[str, str, list[PlacedRow]]:
     """Where the rows come from, their checksum, and the rows that `source` selects."""
     if isinstance(source, Generated):
-        from llmrl.rewards.border import load_object
-
-        made = load_object(source.make)(count=source.count, seed=source.seed, **source.options)
-        rows: list[NumberedRow] = [(f"{source.make} row {i}", row) for i, row in enumerate(made)]
-        return f"{source.make} seed {source.seed}", _rows_sha256(row for _, row in rows), rows
-    if data_dir is not None or not source.hub:
-        path = _local_path(task, source, data_dir)
+        return _generated(source)
+    if source.file and (Path(source.file).is_absolute() or data_dir is not None):
+        path = _local_path(task, source, data_dir or Path())
         origin, sha256 = str(path), hashlib.sha256(path.read_bytes()).hexdigest()
-        rows = list(read_jsonl(path))
-    else:
+        rows: list[PlacedRow] = [(place, record) for place, _, record in read_files(str(path))]
+    elif source.hub:
         rows = _hub_rows(source)
         origin = "/".join(filter(None, (source.hub, source.config, source.split)))
         sha256 = _rows_sha256(row for _, row in rows)
+    else:
+        raise EvalError(f"task {task.name} is on no hub; give --data-dir, the folder that holds {source.file}")
+    for place, row in rows:
+        if not isinstance(row, dict):
+            raise EvalError(f"{place}: a row must be an object with named columns, not {type(row).__name__}")
     kept = [item for item in rows if all(item[1].get(name, value) == value for name, value in source.where.items())]
     return origin, sha256, kept[source.skip :]
 
 
-def _local_path(task: Task, source: Source, data_dir: Path | None) -> Path:
-    if data_dir is None:
-        if not Path(source.file).is_absolute():
-            raise EvalError(f"task {task.name} is on no hub; give --data-dir, the folder that holds {source.file}")
-        return Path(source.file)
+def _generated(source: Generated) -> tuple[str, str, list[PlacedRow]]:
+    config = DataConfig.model_validate(
+        {
+            "source": source.generator,
+            "split": "held_out",
+            "args": dict(source.args),
+            "limit": source.count,
+            "shuffle": False,
+        }
+    )
+    rows = [(row.origin, row.columns) for row in load_rows(config, seed=source.seed)]
+    return f"{source.generator} (held out, seed {source.seed})", _rows_sha256(row for _, row in rows), rows
+
+
+def _local_path(task: Task, source: Source, data_dir: Path) -> Path:
     if not data_dir.is_dir():
         raise EvalError(f"--data-dir {data_dir} is no folder")
     path = data_dir / source.file
     if not path.is_file():
-        raise EvalError(
-            f"task {task.name}: no file {path}; put it there, or leave --data-dir out to read "
-            f"{source.hub or 'nothing'} from the hub"
-        )
+        hub = f", or leave --data-dir out to read {source.hub} from the hub" if source.hub else ""
+        raise EvalError(f"task {task.name}: no file {path}; put it there{hub}")
     return path
 
 
-def read_jsonl(path: Path) -> Iterator[NumberedRow]:
-    """The objects of a JSONL file with where they stand ("path:line"); blank lines are passed over.
-
-    EvalError for a line that is no JSON object, or bytes that are no UTF-8.
-    """
-    with path.open("rb") as lines:
-        for number, raw in enumerate(lines, start=1):
-            if not raw.strip():
-                continue
-            try:
-                row = json.loads(raw.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise EvalError(f"{path}:{number}: not UTF-8 text: {error.reason} at byte {error.start}") from error
-            except json.JSONDecodeError as error:
-                raise EvalError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-            if not isinstance(row, dict):
-                raise EvalError(f"{path}:{number}: a row must be a JSON object, this is {type(row).__name__}")
-            yield f"{path}:{number}", row
-
-
-def _hub_rows(source: Source) -> list[NumberedRow]:
+def _hub_rows(source: Source) -> list[PlacedRow]:
     import datasets
 
     name = "/".join(filter(None, (source.hub, source.config)))
@@ -139,7 +132,7 @@ def _rows_sha256(rows: Iterable[Mapping[str, Any]]) -> str:
     return digest.hexdigest()
 
 
-def _read_all(task: Task, rows: Sequence[NumberedRow]) -> list[Question]:
+def _read_all(task: Task, rows: Sequence[PlacedRow]) -> list[Question]:
     questions: list[Question] = []
     seen: dict[str, str] = {}
     bad: list[str] = []

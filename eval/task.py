@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-
 Mode = Literal["chat", "plain"]
 
 
@@ -34,15 +33,12 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """Questions from one of the project's own generators, by import path ("llmrl.data.generators:...").
+    """`count` held-out problems of one of the project's own generators ("addition"), which training never draws."""
 
-    `make(count=..., seed=..., **options)` yields rows; the rows depend on nothing else.
-    """
-
-    make: str
+    generator: str
     count: int
-    seed: int
-    options: Mapping[str, Any] = field(default_factory=dict)
+    args: Mapping[str, int] = field(default_factory=dict)
+    seed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +57,8 @@ class Task:
     `read(row, number)` makes a `Question` or raises ValueError with the reason. `template` is the user's message in
     chat mode, `plain_template` the text in plain mode (base models), both filled with the question's columns by
     `str.format`. `plain_stop` ends a plain completion, `plain_response` turns it into what the verifier reads.
-    `shots` (chat) and `plain_shots` worked examples from `shot_source` precede the question; `shot_response` is filled
-    with such an example's columns.
+    `shots` (chat) and `plain_shots` worked examples from `shot_source` precede the question, read
+    by `shot_read` (default: `read`); `shot_response` is filled with such an example's columns.
 
     `verifier` is the reward's import path, built with `options`. `vote`, if voting makes sense, is the import path of
     a function from a response to its answer's class (or None): see eval/voting.py.
@@ -82,6 +78,7 @@ class Task:
     plain_stop: tuple[str, ...] = ()
     plain_response: str = "{response}"
     shot_source: Source | None = None
+    shot_read: Callable[[Mapping[str, Any], int], Question] | None = None
     shot_response: str = ""
     shots: int = 0
     plain_shots: int = 0

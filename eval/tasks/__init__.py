@@ -1,4 +1,4 @@
-"""The benchmarks by name. A task is `TASKS[name]`, an import path; `find_task` imports only the one that is asked for."""
+"""The benchmarks by name. `TASKS[name]` is an import path; `find_task` imports only the one that is asked for."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from llmrl.eval.errors import EvalError
 from llmrl.eval.task import Task
 
 TASKS = {
+    "addition": "generated:ADDITION",
     "aime24": "competition_math:AIME24",
     "aime25": "competition_math:AIME25",
     "amc23": "competition_math:AMC23",
     "aqua": "aqua:TASK",
+    "arithmetic": "generated:ARITHMETIC",
     "countdown": "countdown:TASK",
     "countdown_easy": "countdown:EASY",
+    "countdown_generated": "generated:COUNTDOWN",
     "countdown_hard": "countdown:HARD",
     "cruxeval": "cruxeval:TASK",
     "gsm8k": "gsm8k:TASK",

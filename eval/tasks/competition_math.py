@@ -25,6 +25,12 @@ def read(row: Mapping[str, Any], number: int) -> Question:
     return Question(id=identity(row, number, "row"), answer=answer, columns=columns)
 
 
+def read_amc(row: Mapping[str, Any], number: int) -> Question:
+    """The hub's copy writes its integers as "27.0"."""
+    question = read(row, number)
+    return replace(question, answer=question.answer.removesuffix(".0"))
+
+
 def last_boxed(solution: str) -> str:
     r"""What the last balanced `\boxed{...}` of a trusted solution holds. ValueError if there is none.
 
@@ -67,6 +73,7 @@ AIME25 = replace(AIME24, name="aime25", source=Source(file="aime25/test.jsonl", 
 AMC23 = replace(
     AIME24,
     name="amc23",
+    read=read_amc,
     source=Source(file="amc23/test.jsonl", hub="math-ai/amc23", split="test"),
     max_tokens=16384,
 )

@@ -21,8 +21,8 @@ TASK = Task(
     verifier="llmrl.rewards.code_output:CodeOutput",
     vote="llmrl.eval.voting:literal",
     template=(
-        "What does `f({input})` return?\n\n```python\n{code}\n```\n\nReason step by step, then give the value as a Python "
-        "literal, nothing else, in <answer> </answer> tags."
+        "What does `f({input})` return?\n\n```python\n{code}\n```\n\nReason step by step, then give the value as a "
+        "Python literal, nothing else, in <answer> </answer> tags."
     ),
     plain_template="{code}\n\nassert f({input}) ==",
     plain_stop=("\n",),

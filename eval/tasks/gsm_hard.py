@@ -25,4 +25,5 @@ TASK = replace(
     name="gsm_hard",
     source=Source(file="gsm_hard/test.jsonl", hub="reasoning-machines/gsm-hard", split="train"),
     read=read,
+    shot_read=GSM8K.read,
 )

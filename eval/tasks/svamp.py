@@ -25,5 +25,6 @@ TASK = replace(
     name="svamp",
     source=Source(file="svamp/test.jsonl", hub="ChilleD/SVAMP", split="train+test"),
     read=read,
+    shot_read=GSM8K.read,
     breakdown=("type",),
 )
