@@ -1,0 +1,43 @@
+"""HumanEval: 164 Python functions to complete from signature and docstring. Chen et al. 2021 (2107.03374).
+
+Plain mode is the paper's: the model continues the file, and stops at the next top-level statement. In chat mode it is
+asked for the whole function in a code block.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmrl.eval.task import Question, Source, Task, identity, text
+
+CODE_TEMPERATURE = 0.8  # the paper's for pass@100; 0.2 for pass@1
+
+
+def read(row: Mapping[str, Any], number: int) -> Question:
+    """The test defines `check(candidate)`; it is called on the entry point."""
+    entry_point = text(row, "entry_point")
+    columns = {
+        "prompt": text(row, "prompt"),
+        "entry_point": entry_point,
+        "tests": [f"{text(row, 'test')}\ncheck({entry_point})"],
+    }
+    answer = text(row, "prompt") + text(row, "canonical_solution")
+    return Question(id=identity(row, number, "humaneval"), answer=answer, columns=columns)
+
+
+TASK = Task(
+    name="humaneval",
+    source=Source(file="humaneval/test.jsonl", hub="openai/openai_humaneval", split="test"),
+    read=read,
+    verifier="llmrl.rewards.code_tests:CodeTests",
+    template=(
+        "Complete this Python function. Answer with the whole function, with its imports, in one Python code block.\n\n"
+        "```python\n{prompt}```"
+    ),
+    plain_template="{prompt}",
+    plain_stop=("\nclass", "\ndef", "\n#", "\nif", "\nprint"),
+    plain_response="```python\n{prompt}{response}\n```",
+    max_tokens=1024,
+    temperature=CODE_TEMPERATURE,
+)

@@ -1,0 +1,51 @@
+"""MBPP: 500 test problems, a sentence and three asserts each. Austin et al. 2021 (2108.07732).
+
+Plain mode is the paper's few-shot prompt with problems 2, 3 and 4 of the prompt split worked out between [BEGIN] and
+[DONE].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmrl.eval.task import Question, Source, Task, items, text
+
+
+def read(row: Mapping[str, Any], number: int) -> Question:
+    """Every assert is a test; `test_setup_code` runs before them."""
+    tests = [str(test) for test in items(row, "test_list")]
+    setup = str(row.get("test_setup_code") or "").replace("\r\n", "\n")
+    code = text(row, "code").replace("\r\n", "\n")
+    columns = {
+        "problem": text(row, "text"),
+        "asserts": "\n".join(tests),
+        "tests": tests,
+        "setup": setup,
+        "code": code,
+    }
+    return Question(id=f"mbpp/{text(row, 'task_id')}", answer=code, columns=columns)
+
+
+HUB = "google-research-datasets/mbpp"
+
+TASK = Task(
+    name="mbpp",
+    source=Source(file="mbpp/mbpp.jsonl", hub=HUB, config="full", split="test", where={"split": "test"}),
+    read=read,
+    verifier="llmrl.rewards.code_tests:CodeTests",
+    template="{problem} Your code should pass these tests:\n\n{asserts}\n\nAnswer with one Python code block.",
+    plain_template=(
+        "You are an expert Python programmer, and here is your task: {problem} Your code should pass these tests:\n\n"
+        "{asserts}\n[BEGIN]\n"
+    ),
+    plain_stop=("[DONE]",),
+    plain_response="```python\n{response}\n```",
+    shot_source=Source(
+        file="mbpp/mbpp.jsonl", hub=HUB, config="full", split="prompt", where={"split": "prompt"}, skip=1
+    ),
+    shot_response="{code}\n[DONE]\n\n",
+    plain_shots=3,
+    max_tokens=1024,
+    temperature=0.8,
+)

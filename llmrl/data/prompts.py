@@ -1,0 +1,129 @@
+"""Rows -> `Prompt`s: the ONE place where templates, chat templates and the tokenizer meet a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.data.config import DataConfig, template_parts
+from llmrl.data.errors import DataError
+from llmrl.data.rows import PROMPT_NAMES, Row
+from llmrl.types import Prompt
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptReport:
+    """What became of the rows. `too_long` are the ids of dropped rows; lengths are in tokens."""
+
+    rows: int
+    kept: int
+    too_long: tuple[str, ...]
+    longest: int
+    mean_tokens: float
+
+
+def to_prompts(rows: Sequence[Row], tokenizer: Any, config: DataConfig) -> tuple[list[Prompt], PromptReport]:
+    """Apply the template and the chat template, tokenise, and drop what is longer than `config.max_prompt_tokens`.
+
+    `tokenizer` is a transformers tokenizer. A chat prompt's special tokens come from its template alone, a plain
+    prompt's from the tokenizer, so no BOS is doubled. `Prompt.columns` holds the row's columns, except for
+    the prompt's own and the id. Raises DataError: no rows or none short enough, no chat template where one is needed,
+    an unknown template field.
+    """
+    if not rows:
+        raise DataError("there are no rows to make prompts of")
+    has_template = bool(getattr(tokenizer, "chat_template", None))
+    if config.chat is True and not has_template:
+        raise DataError("data.chat is true but the tokenizer has no chat template; set data.chat to false or auto")
+    chat = has_template if config.chat == "auto" else config.chat
+    if config.system is not None and not chat:
+        raise DataError("data.system needs a chat template and the tokenizer has none")
+    messages = [_messages(row, config) for row in rows]
+    if chat:
+        texts = [_chat_text(tokenizer, turns) for turns in messages]
+    else:
+        texts = [_plain_text(row, turns) for row, turns in zip(rows, messages, strict=True)]
+    encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
+    prompts, too_long, longest, total = [], [], 0, 0
+    for row, turns, text, tokens in zip(rows, messages, texts, encoded, strict=True):
+        longest = max(longest, len(tokens))
+        if len(tokens) > config.max_prompt_tokens:
+            too_long.append(row.id)
+            continue
+        total += len(tokens)
+        prompts.append(
+            Prompt(
+                id=row.id,
+                tokens=tuple(tokens),
+                text=text,
+                answer=row.answer,
+                messages=turns if chat else (),
+                columns=_other_columns(row, config),
+            )
+        )
+    if not prompts:
+        raise DataError(
+            f"all {len(rows)} prompts are longer than max_prompt_tokens={config.max_prompt_tokens} "
+            f"(the longest has {longest}); raise data.max_prompt_tokens"
+        )
+    mean = total / len(prompts)
+    return prompts, PromptReport(
+        rows=len(rows), kept=len(prompts), too_long=tuple(too_long), longest=longest, mean_tokens=mean
+    )
+
+
+def _messages(row: Row, config: DataConfig) -> tuple[Mapping[str, str], ...]:
+    """The row as chat messages: its own, or its text as one user turn, after an optional system message."""
+    if isinstance(row.prompt, str):
+        turns: tuple[Mapping[str, str], ...] = ({"role": "user", "content": _filled(row, config.template)},)
+    elif config.template is not None:
+        raise DataError(f"{row.origin}: data.template cannot be applied to a prompt that is a list of chat messages")
+    else:
+        turns = row.prompt
+    if config.system is None:
+        return turns
+    if turns[0]["role"] == "system":
+        raise DataError(f"{row.origin}: the prompt has a system message of its own; remove data.system")
+    return ({"role": "system", "content": config.system}, *turns)
+
+
+def _filled(row: Row, template: str | None) -> str:
+    assert isinstance(row.prompt, str)
+    if template is None:
+        return row.prompt
+    values = {**row.columns, "prompt": row.prompt, "answer": row.answer, "id": row.id}
+    pieces = []
+    for literal, name in template_parts(template):
+        pieces.append(literal)
+        if name is None:
+            continue
+        if values.get(name) is None:
+            state = "is empty" if name in values else "does not exist"
+            raise DataError(f"{row.origin}: column {name!r} of data.template {state}; there are {', '.join(values)}")
+        pieces.append(str(values[name]))
+    return "".join(pieces)
+
+
+def _chat_text(tokenizer: Any, turns: tuple[Mapping[str, str], ...]) -> str:
+    """A prompt that ends in an assistant's turn is continued, any other is answered."""
+    unfinished = turns[-1]["role"] == "assistant"
+    text: str = tokenizer.apply_chat_template(
+        [dict(turn) for turn in turns],
+        tokenize=False,
+        add_generation_prompt=not unfinished,
+        continue_final_message=unfinished,
+    )
+    return text
+
+
+def _plain_text(row: Row, turns: tuple[Mapping[str, str], ...]) -> str:
+    if not isinstance(row.prompt, str):
+        raise DataError(f"{row.origin}: the prompt is a list of chat messages and no chat template is applied")
+    return turns[0]["content"]
+
+
+def _other_columns(row: Row, config: DataConfig) -> dict[str, Any]:
+    prompt_column = config.columns.get("prompt") or next(name for name in PROMPT_NAMES if name in row.columns)
+    skipped = {prompt_column, config.columns.get("id", "id")}
+    return {name: value for name, value in row.columns.items() if name not in skipped}

@@ -1,0 +1,144 @@
+"""A recipe's data section -> rows: from generators, files or the hub, mapped, shuffled, limited, split, checked."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from itertools import count
+from typing import Any
+
+from llmrl.data.config import DataConfig, EvalDataConfig
+from llmrl.data.errors import DataError
+from llmrl.data.files import is_file_source, read_files
+from llmrl.data.generators import GENERATORS, RawRow, is_generator
+from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
+from llmrl.seeding import generator
+
+DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
+MISSES = 50  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
+
+
+def load_rows(config: DataConfig, *, seed: int) -> list[Row]:
+    """All rows that `config` asks for. The same config and seed give the same list.
+
+    Rows are shuffled (if `config.shuffle`) before the limit is applied. Raises DataError: unknown source, missing file,
+    malformed row (file, line, reason), no rows at all, or fewer than `limit` problems in a generator.
+    """
+    if is_generator(config.source):
+        return _generated(config, seed)
+    if config.args:
+        raise DataError(f"data.args are knobs of a generator, and {config.source!r} is none")
+    rows = list(_stored(config))
+    if not rows:
+        raise DataError(f"{config.source} holds no rows")
+    return _drawn(rows, config, seed)
+
+
+def load_train_eval(train: DataConfig, held_out: EvalDataConfig, *, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows), disjoint by problem identity.
+
+    If both come from one file or hub split, a tenth of its problems, chosen by a hash of the problem and of nothing
+    else, is held out. Two different sources are loaded as they are. Either way disjointness is checked: DataError.
+    """
+    evaluation = held_out.over(train)
+    stored = not is_generator(train.source)
+    if stored and (evaluation.source, evaluation.subset, evaluation.split) == (train.source, train.subset, train.split):
+        rows = load_rows(train.model_copy(update={"limit": None, "shuffle": False}), seed=seed)
+        train_rows = _drawn([row for row in rows if not is_held_out(row.identity)], train, seed)
+        eval_rows = _drawn([row for row in rows if is_held_out(row.identity)], evaluation, held_out.seed)
+        for part, name in ((train_rows, "training"), (eval_rows, "held-out")):
+            if not part:
+                raise DataError(f"splitting the {len(rows)} rows of {train.source} left no {name} rows")
+    else:
+        train_rows, eval_rows = load_rows(train, seed=seed), load_rows(evaluation, seed=held_out.seed)
+    check_disjoint(train_rows, eval_rows)
+    return train_rows, eval_rows
+
+
+def _drawn(rows: list[Row], config: DataConfig, seed: int) -> list[Row]:
+    rows = list(rows)
+    if config.shuffle:
+        generator(seed, "rows").shuffle(rows)
+    return rows[: config.limit]
+
+
+def _generated(config: DataConfig, seed: int) -> list[Row]:
+    """Distinct problems of the wanted part, in the order of their index."""
+    if config.split not in ("train", "held_out"):
+        raise DataError(f"split={config.split!r} of generator {config.source}: use train or held_out")
+    make = GENERATORS[config.source]
+    _check_knobs(config.source, make, config.args)
+    wanted = config.limit or DEFAULT_GENERATED
+    rows: list[Row] = []
+    seen: set[str] = set()
+    misses = 0
+    for index in count():
+        if len(rows) == wanted or misses > max(2000, MISSES * len(rows)):
+            break
+        place = f"{config.source} #{index} (seed {seed})"
+        record = _call(make, seed, index, config.args, place)
+        identity = record["identity"]
+        if identity in seen or is_held_out(identity) != (config.split == "held_out"):
+            misses += 1
+            continue
+        misses = 0
+        seen.add(identity)
+        rows.append(make_row(record, columns=config.columns, origin=place, default_id=place))
+    if not rows or (config.limit and len(rows) < config.limit):
+        raise DataError(
+            f"{config.source}({_shown(config.args)}) has only {len(rows)} different {config.split} problems, "
+            f"{wanted} were asked for; make it harder or lower the number"
+        )
+    return rows
+
+
+def _call(make: Callable[..., RawRow], seed: int, index: int, args: dict[str, Any], place: str) -> RawRow:
+    try:
+        return make(seed, index, **args)
+    except DataError as error:
+        raise DataError(f"{place}: {error}") from error
+
+
+def _shown(args: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in args.items())
+
+
+def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -> None:
+    knobs = [item.name for item in inspect.signature(make).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    for knob, value in args.items():
+        if knob not in knobs:
+            near = difflib.get_close_matches(knob, knobs, n=1)
+            guess = f"did you mean {near[0]}? " if near else ""
+            raise DataError(f"generator {name} has no knob {knob!r}; {guess}It has {', '.join(knobs)}")
+        if type(value) is not int:
+            raise DataError(f"knob {knob} of generator {name} must be a whole number, not {value!r}")
+
+
+def _stored(config: DataConfig) -> Iterator[Row]:
+    if is_file_source(config.source):
+        records = read_files(config.source)
+    elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
+        records = _hub(config)
+    else:
+        near = difflib.get_close_matches(config.source, GENERATORS, n=2)
+        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        raise DataError(
+            f"unknown data source {config.source!r}: {guess}It may be a generator ({', '.join(GENERATORS)}), "
+            "a .jsonl, .json or .parquet file, or a hub id such as org/name"
+        )
+    for place, default_id, record in records:
+        yield make_row(record, columns=config.columns, origin=place, default_id=default_id)
+
+
+def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(config.source, config.subset, split=config.split)
+    except (OSError, ValueError, RuntimeError) as error:
+        where = f"{config.source} (subset {config.subset}, split {config.split})"
+        raise DataError(f"could not load data set {where}: {type(error).__name__}: {error}") from error
+    for number, record in enumerate(loaded):
+        yield f"{config.source} [{config.split}] row {number}", f"{config.source}/{config.split}/{number}", record
