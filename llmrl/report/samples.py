@@ -25,7 +25,7 @@ STRONG_ADVANTAGE = 1.0
 def show_samples(run: Path, *, step: int | None, n: int, console: Console) -> None:
     """Print up to `n` samples of `step` (None: the latest stored one), whole groups first.
 
-    Raises FileNotFoundError if the run or the step has no stored rollouts, ValueError if the file is unreadable or n < 1.
+    Raises FileNotFoundError if the run or the step has no stored rollouts, ValueError for an unreadable file or n < 1.
     """
     if n < 1:
         raise ValueError(f"n={n}; ask for at least 1 sample")
@@ -36,7 +36,9 @@ def show_samples(run: Path, *, step: int | None, n: int, console: Console) -> No
     if chosen not in files:
         raise FileNotFoundError(f"{run} has no rollouts of step {chosen}; stored: {step_ranges(list(files))}")
     samples = read_samples(files[chosen], step=chosen)
-    console.print(Rule(Text(f"{visible(run.resolve().name)} · step {chosen} · {min(n, len(samples))} of {len(samples)}")))
+    console.print(
+        Rule(Text(f"{visible(run.resolve().name)} · step {chosen} · {min(n, len(samples))} of {len(samples)}"))
+    )
     for _, group in groupby(samples[:n], key=lambda sample: sample.prompt_id):
         siblings = list(group)
         console.print(Text(visible(siblings[0].prompt_text).rstrip(), style="dim"))

@@ -79,7 +79,7 @@ def read_samples(file: Path, *, step: int) -> list[Sample]:
 
 
 def read_scores_and_lengths(file: Path) -> tuple[list[float | None], list[int]]:
-    """Each trajectory's score and number of sampled tokens, which is all the distributions need. Raises as read_samples."""
+    """Each trajectory's score and number of sampled tokens: what the distributions need. Raises as read_samples."""
     table = _read_table(file, only=("score", "mask"))
     sampled, _ = _token_sums(table)
     if "score" not in table.column_names:

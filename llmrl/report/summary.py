@@ -24,14 +24,16 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
 
     With `run` (the run folder), two more rows name it and, if it exists, its plot.
     """
-    table = Table(title="Run", title_justify="left", show_header=False, min_width=48)
+    table = Table(show_header=False, min_width=48)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     before, after = finite(summary.get("accuracy_before")), finite(summary.get("accuracy_after"))
     table.add_row("held-out accuracy before", accuracy_text(before, summary.get("accuracy_before_interval")))
     after_text = Text(accuracy_text(after, summary.get("accuracy_after_interval")))
     if before is not None and after is not None:
-        after_text.append(f"  ({after - before:+.1%})", style="bold green" if after > before else "bold red")
+        after_text.append(
+            f"  ({100 * (after - before):+.1f} points)", style="bold green" if after > before else "bold red"
+        )
     table.add_row("held-out accuracy after", after_text)
     table.add_row("held-out problems", count_text(summary.get("n_eval")))
     table.add_row("steps", steps_text(summary))
@@ -174,13 +176,15 @@ def _draw_times(axes: Axes, run: Run) -> None:
 
 
 def _finish(axes: Axes, label: str, *, empty: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel("step")
     axes.set_ylabel(label)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.25)
     if empty:
         axes.text(0.5, 0.5, "no steps yet", transform=axes.transAxes, ha="center", va="center", color="#777777")
     else:
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))

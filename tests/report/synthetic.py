@@ -51,7 +51,7 @@ def write_run(
     finished: bool = True,
     hostile: Sequence[str] = (),
 ) -> Path:
-    """Write a run folder at `path` and return it. `hostile` texts replace the first completions of every stored step."""
+    """Write a run folder at `path` and return it. `hostile` texts replace the first completions of each step."""
     rng = random.Random(seed)
     (path / "rollouts").mkdir(parents=True)
     (path / "recipe.yaml").write_text(
