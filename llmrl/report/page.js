@@ -111,7 +111,7 @@ function metricTable(rows) {
 function outcome() {
   const box = document.getElementById('interval'), ends = data.outcome;
   if (!box || !ends.length) return;
-  const width = 420, px = (v) => 10 + v * (width - 20);
+  const width = 420, px = (v) => 14 + v * (width - 32);
   const drawing = s('svg', { viewBox: `0 0 ${width} ${22 * ends.length + 22}`, role: 'img', 'aria-label': 'accuracy before and after with intervals' });
   for (const v of [0, 0.25, 0.5, 0.75, 1]) {
     drawing.append(s('line', { class: 'grid', x1: px(v), x2: px(v), y1: 2, y2: 22 * ends.length + 4 }));

@@ -18,9 +18,18 @@ BINARY = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --disable-extensions --disable-dev-shm-usage --remote-debugging-pipe"
-).split()
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-dev-shm-usage",
+    "--remote-debugging-pipe",
+)
 
 
 class Page:
@@ -32,7 +41,7 @@ class Page:
         self.events: list[dict[str, Any]] = []
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
-        """Send a command and wait for its answer. Raises RuntimeError if Chromium refuses it, TimeoutError if it hangs."""
+        """Send a command, wait for its answer. Raises RuntimeError if it is refused, TimeoutError if none comes."""
         self._id += 1
         message: dict[str, Any] = {"id": self._id, "method": method, "params": params}
         if self._session:
@@ -76,7 +85,7 @@ class Page:
             self.call("Input.dispatchKeyEvent", type=kind, key=key, **({"text": key} if len(key) == 1 else {}))
 
     def problems(self) -> list[str]:
-        """Console errors and warnings, uncaught exceptions and log entries (refusals by the security policy among them)."""
+        """Console errors and warnings, uncaught exceptions, log entries (refusals by the security policy too)."""
         found = []
         for event in self.events:
             params = event.get("params", {})
