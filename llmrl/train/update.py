@@ -60,7 +60,7 @@ def annotate(
 
 
 def update(
-    batch: Batch, *, algo: Algorithm, scorer: Scorer, updater: Updater, config: TrainConfig, step: int, seed: int,
+    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Updater, config: TrainConfig, *, step: int, seed: int,
     world: World,
 ) -> dict[str, float]:  # fmt: skip
     """All optimizer steps of one rollout. Returns their metrics: means over the steps, and sums for counts.
