@@ -165,15 +165,16 @@ def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, floor: float = 1
 
 
 def length_adaptive_lambda(mask: Tensor, *, alpha: float = 0.05) -> Tensor:
-    """GAE's lambda for a response of l sampled tokens, max(0, 1 - 1 / (alpha l)): mask [B, T] bool -> [B] float32.
+    """GAE's lambda for a response of l sampled tokens, max(0, 1 - 1 / (alpha l)): mask [B, T] bool -> [B] float64.
 
     Long responses get a lambda near 1, so that the outcome still reaches their first tokens (VAPO, Yue et al. 2025,
     arXiv:2504.05118).
 
     >>> length_adaptive_lambda(torch.ones(1, 100, dtype=torch.bool))
-    tensor([0.8000])
+    tensor([0.8000], dtype=torch.float64)
     """
-    return (1.0 - 1.0 / (alpha * mask.sum(dim=1).clamp(min=1))).clamp(min=0.0)
+    length = mask.sum(dim=1).clamp(min=1).to(torch.float64)
+    return (1.0 - 1.0 / (alpha * length)).clamp(min=0.0)
 
 
 def _inside(x: Tensor, mask: Tensor) -> Tensor:

@@ -277,9 +277,9 @@ def pacs_weights(labels: Tensor, group: Tensor, *, mode: PacsWeight = "question"
     if mode != "question":
         raise ValueError(f"mode={mode!r} is not a PACS weight mode; use question, only_positive, only_negative or none")
     same_group = group[:, None] == group[None, :]
-    size = same_group.sum(dim=1)
-    same_class = (same_group & (labels[:, None] == labels[None, :])).sum(dim=1)
-    return torch.where(same_class < size, size / (2 * same_class), 1.0).to(labels.dtype)
+    size = same_group.sum(dim=1).to(labels.dtype)
+    same_class = (same_group & (labels[:, None] == labels[None, :])).sum(dim=1).to(labels.dtype)
+    return torch.where(same_class < size, size / (2 * same_class), torch.ones_like(size))
 
 
 def pacs_loss(scores: Tensor, labels: Tensor, weights: Tensor, *, total: int | Tensor | None = None) -> Tensor:

@@ -115,6 +115,10 @@ def capped_reinforce(new: float, old: float, advantage: float, cap: float) -> fl
     return -min(math.exp(new - old), cap) * advantage * new
 
 
+def truncated_importance(old: float, sampler: float, cap: float) -> float:
+    return min(math.exp(old) / math.exp(sampler), cap)
+
+
 def clipped_value(value: float, old: float, target: float, clip: float) -> float:
     clipped = min(max(value, old - clip), old + clip)
     return max((value - target) ** 2, (clipped - target) ** 2) / 2
