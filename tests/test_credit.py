@@ -1,6 +1,9 @@
+import doctest
+
 import pytest
 import torch
 
+from llmrl import credit
 from llmrl.credit import (
     discounted_returns,
     gae,
@@ -228,3 +231,9 @@ def test_group_zscore_of_equal_scores_is_zero_even_without_eps():
     score, group = torch.tensor([0.3, 0.3, 1.0, 2.0], dtype=F64), torch.tensor([0, 0, 1, 1])
     expected = torch.tensor([0.0, 0.0, -1.0, 1.0], dtype=F64)
     torch.testing.assert_close(group_zscore(score, group, eps=0.0, ddof=0), expected)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    outcome = doctest.testmod(credit)
+    assert outcome.attempted >= 9
+    assert outcome.failed == 0

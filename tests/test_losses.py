@@ -1,8 +1,10 @@
+import doctest
 import math
 
 import pytest
 import torch
 
+from llmrl import losses
 from llmrl.losses import (
     aggregate,
     capped_reinforce,
@@ -204,3 +206,9 @@ def test_clipped_value_stops_rewarding_a_value_beyond_the_clip():
     values = tensor(0.8, 0.3).requires_grad_()
     clipped_value(values, tensor(0.0, 0.0), tensor(1.0, 1.0), clip=0.5).sum().backward()
     torch.testing.assert_close(values.grad, tensor(0.0, -0.7))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    outcome = doctest.testmod(losses)
+    assert outcome.attempted >= 12
+    assert outcome.failed == 0
