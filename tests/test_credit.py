@@ -101,8 +101,8 @@ def test_group_credit_sums_to_zero_in_a_group_and_keeps_the_dtype(credit, rule):
 def test_leave_one_out_and_center_are_differentiable_at_equal_scores():
     group = torch.zeros(4, dtype=torch.int64)
     score = torch.full((4,), 0.3, dtype=F64, requires_grad=True)
-    for credit, own, other in ((leave_one_out, 1.0, -1 / 3), (group_center, 0.75, -0.25)):
-        jacobian = torch.autograd.functional.jacobian(lambda s, credit=credit: credit(s, group), score)
+    for rule, own, other in ((leave_one_out, 1.0, -1 / 3), (group_center, 0.75, -0.25)):
+        jacobian = torch.autograd.functional.jacobian(lambda s, rule=rule: rule(s, group), score)
         expected = torch.full((4, 4), other, dtype=F64).fill_diagonal_(own)
         torch.testing.assert_close(jacobian, expected)
 
