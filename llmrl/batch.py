@@ -110,3 +110,4 @@ class Algorithm(Protocol):
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The loss of one micro-batch, with gradient."""
         ...
+
