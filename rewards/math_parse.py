@@ -335,19 +335,31 @@ class Parser:
                 return base
 
     def subscript(self, base: Node) -> Node:
-        start = self.at
-        index = self.argument() if not self._word_ahead() else None
-        if index is None:
-            words = self._braced_word()
-            index = Num(Fraction(NUMBER_WORDS[words])) if words in NUMBER_WORDS and isinstance(base, Num) else Name(words)
-        written = "".join(token.text for token in self.tokens[start : self.at] if token.text not in "{}")
-        if isinstance(base, Num):
-            if base.places is not None or not isinstance(index, Num) or index.value.denominator != 1:
-                raise Unreadable("a strange subscript")
-            return in_base(str(base.value), int(index.value))
         if isinstance(base, Name):
-            return Name(f"{base.text}_{written}")
-        raise Unreadable("a strange subscript")
+            return Name(f"{base.text}_{self._raw_group()}")
+        if not isinstance(base, Num) or base.places is not None:
+            raise Unreadable("a strange subscript")
+        if self._word_ahead():
+            word = self._braced_word()
+            if word not in NUMBER_WORDS:
+                raise Unreadable(f"base {word!r}")
+            return in_base(str(base.value), NUMBER_WORDS[word])
+        index = self.argument()
+        if not isinstance(index, Num) or index.value.denominator != 1:
+            raise Unreadable("a strange subscript")
+        return in_base(str(base.value), int(index.value))
+
+    def _raw_group(self) -> str:
+        """The text of one subscript, not read any further."""
+        if not self.is_op("{"):
+            return self.take().text
+        self.at += 1
+        depth, parts = 1, ""
+        while depth:
+            text = self.take().text
+            depth += {"{": 1, "}": -1}.get(text, 0)
+            parts += text if depth else ""
+        return parts
 
     def _word_ahead(self) -> bool:
         token, after = self.peek(), self.peek(1)

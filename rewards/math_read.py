@@ -150,6 +150,10 @@ def clean(text: str) -> str:
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
     text = re.sub(r"(?<!\d)\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
+    text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)
+    text = re.sub(r"([-+])\s*\\(usd|eur)(?![a-zA-Z])", r"\\\2 \1", text)
+    if "\\begin{" in text:  # row breaks that lost a backslash on the way
+        text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\ ", text)
     text = re.sub(r"\s+", " ", text).strip()
     while text.endswith((".", ",", ";", ":")) and not text.endswith(("..", "\\,", "\\;", "\\:")):
         text = text[:-1].rstrip()
@@ -170,6 +174,8 @@ _TEXT_COMMANDS = {
     "text", "mathrm", "textrm", "textbf", "textit", "mbox", "hbox", "operatorname", "mathsf", "texttt", "mathtt",
     "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "rm", "mathop", "operatorname*", "ensuremath",
 }  # fmt: skip
+# \sinx, \pir, \leqg: a command that lost the space behind it.
+_GLUED = re.compile(r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})")
 _SHORT_WORDS = frozenset(
     "yes no odd even true false the is not all one two three four five six ten if of to in at dne none both it"
     " cm mm km ft mi yd kg mg lb oz hr min sec mph pm am".split()
@@ -203,6 +209,9 @@ def tokenize(text: str) -> list[Token]:
             continue
         elif kind == "run":
             tokens.extend(_letters(value, spaced, tokens[-1] if tokens else None))
+        elif kind == "cmd" and (glued := _GLUED.fullmatch(value)) and value[1:] not in FUNCTIONS:
+            at -= len(glued.group(2))
+            tokens.append(Token("cmd", glued.group(1), spaced))
         elif kind == "cmd":
             tokens.append(Token("cmd", {"{": "lbrace", "}": "rbrace", "|": "lVert"}.get(value[1:], value[1:]), spaced))
         else:

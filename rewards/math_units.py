@@ -48,6 +48,8 @@ _SPELLINGS = {
     "mol": "mole moles",
     "pa": "pascal pascals",
     "k": "kelvin",
+    "am": "a.m. a.m am",
+    "pm": "p.m. p.m pm",
 }
 UNITS = {name: unit for unit, names in _SPELLINGS.items() for name in (unit, *names.split())}
 
@@ -83,6 +85,8 @@ def canonical_unit(phrase: str) -> str | None:
     >>> canonical_unit("square inches"), canonical_unit("miles per hour"), canonical_unit("is wrong")
     ('in^2', 'mi/h', None)
     """
+    if phrase.strip() in UNITS:
+        return UNITS[phrase.strip()]
     text = phrase.strip().strip(".").replace("-", " ").replace("²", "^2").replace("³", "^3")
     text = re.sub(r"\s+", " ", text)
     if not text or len(text) > 60 or not re.fullmatch(r"[A-Za-z°€¢/ ^0-9.]+", text):

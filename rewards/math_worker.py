@@ -12,6 +12,7 @@ import re
 from llmrl.rewards.math_judge import judge
 
 _CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right|pi|sqrt|to|,|;|!| |ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _ASKS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 
 
@@ -35,7 +36,7 @@ def _with_sympy(gold: str, answer: str) -> tuple[bool, str] | None:
     sides = []
     for text in (gold, answer):
         try:
-            value = latex2sympy(text.strip().strip("$"))
+            value = latex2sympy(_SHORT_FRACTION.sub(r"\\frac{\1}{\2}", text.strip().strip("$")))
         except Exception:  # noqa: BLE001 - a foreign parser's many errors all mean: not readable this way
             return None
         if not isinstance(value, sympy.Expr):
