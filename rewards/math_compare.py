@@ -54,15 +54,21 @@ def _with_sign(node: Node, plus: bool) -> Node:
     return node
 
 
+def _signs(node: Node) -> tuple[Node, ...]:
+    return (_with_sign(node, True), _with_sign(node, False)) if _has_pm(node) else (node,)
+
+
 def spread(node: Node) -> Node:
     """Plus-minus as two answers; nested lists of answers as one; a degree sign as a unit."""
     items = node.items if isinstance(node, Many) else (node,)
     flat: list[Node] = []
     for item in items:
-        for one in (_with_sign(item, True), _with_sign(item, False)) if _has_pm(item) else (item,):
+        for one in _signs(item):
             flat.extend(one.items if isinstance(one, Many) else (one,))
     if len(flat) == 1:
         return _degrees(flat[0])
+    if isinstance(node, Group) and node.kind == "{}":
+        return Group("{}", tuple(item for one in node.items for item in _signs(one)))
     return Many(tuple(_degrees(item) for item in flat), node.joint if isinstance(node, Many) else "or")
 
 

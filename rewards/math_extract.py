@@ -201,6 +201,19 @@ def _from_number(text: str) -> Extracted:
     return Extracted(last.group(), "last number")
 
 
+def _stands_alone(whole: str) -> bool:
+    """Whether a response is nothing but an answer: one short line, all of it mathematics or all of it a few words."""
+    if len(whole) > 200 or "\n" in whole:
+        return False
+    span = _SPAN.search(whole)
+    if span:
+        return span.end() - span.start() >= len(whole.rstrip("."))
+    prose = re.sub(r"\\[a-zA-Z]+", "", whole)
+    if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}", prose):
+        return not re.search(r"\d", prose) and len(prose.split()) <= 6
+    return True
+
+
 def extract(response: str) -> Extracted:
     """The answer `response` commits to. Linear in its length (only the last 400,000 characters are read).
 
@@ -217,7 +230,7 @@ def extract(response: str) -> Extracted:
     found = (_from_boxes(text) if "box" in text else None) or _from_phrase(text)
     if found is None:
         whole = text.strip()
-        if len(whole) <= 200 and "\n" not in whole and not re.search(r"[A-Za-z]{2,}\s+[A-Za-z]{2,}\s+[A-Za-z]{2,}", whole):
+        if _stands_alone(whole):
             found = Extracted(whole or None, "whole response")
         else:
             found = _from_spans(text) or _from_number(text)

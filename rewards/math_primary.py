@@ -55,6 +55,8 @@ def primary(p: Parser) -> Node:
         return _word(p, token.text)
     if token.text in ("(", "[", "{", "lbrace", "langle", "lparen", "lbrack") or token.text == "\\{":
         return _bracket(p, token.text)
+    if token.text == "]":
+        return _outward(p)
     if token.text in ("|", "lvert", "vert", "lVert"):
         return _absolute(p)
     if token.kind == "cmd":
@@ -158,6 +160,15 @@ def _bracket(p: Parser, opening: str) -> Node:
     if kind == "[]" and isinstance(items[0], Group) and items[0].kind == "[]":
         return Group("[]", tuple(items))
     return items[0]
+
+
+def _outward(p: Parser) -> Node:
+    """]a, b[ and its half-open relatives, as some countries write open ends."""
+    items, _ = p.items()
+    right = p.want("[", "]").text
+    if len(items) != 2:
+        raise Unreadable("brackets that do not match")
+    return Group("(" + (")" if right == "[" else "]"), tuple(items))
 
 
 def _braces(p: Parser, *, plain: bool) -> Node:

@@ -120,7 +120,7 @@ def thousands_readings(text: str) -> list[str]:
 def _repeating(match: re.Match[str]) -> str:
     block, lead = match.group(2), match.group(1)
     whole = match.group(0)
-    digits = re.match(r"[\d.]*", whole)
+    digits = re.match(r"\d*\.\d*", whole)
     shown = digits.group(0) if digits else ""
     rest = shown[len(lead) :]
     times = len(rest) // len(block)
@@ -150,6 +150,7 @@ def clean(text: str) -> str:
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
     text = re.sub(r"(?<!\d)\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
+    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)
     text = re.sub(r"([-+])\s*\\(usd|eur)(?![a-zA-Z])", r"\\\2 \1", text)
     if "\\begin{" in text:  # row breaks that lost a backslash on the way
@@ -233,9 +234,9 @@ def _text_command(text: str, at: int, spaced: bool) -> tuple[int, list[Token]]:
         end += 1
     inner = text[opened.end() : end - 1].strip() if depth == 0 else text[opened.end() :]
     low = inner.lower().strip(" ,.")
-    if low in ("and", "or"):
+    if low in ("and", "or", "percent"):
         return end, [Token("cmd", low, spaced)]
-    if re.fullmatch(r"[A-Za-z]+", inner) and (inner in FUNCTIONS or low in ("infinity", "choose")):
+    if re.fullmatch(r"[A-Za-z]+", inner) and ((inner in FUNCTIONS and inner != "min") or low in ("infinity", "choose")):
         return end, [Token("cmd", "infty" if low == "infinity" else inner, spaced)]
     if re.fullmatch(r"[A-Za-z°][A-Za-z\s.'°-]*(?:/\s*[A-Za-z\s]+)?(?:\^\d)?", inner):
         return end, [Token("word", inner, spaced)]
@@ -247,6 +248,8 @@ def _text_command(text: str, at: int, spaced: bool) -> tuple[int, list[Token]]:
 def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     """A run of plain letters: a known name, a word, or a product of one-letter names."""
     low = run.lower()
+    if run == "min" and before is not None and before.kind == "num":
+        return [Token("word", run, spaced)]
     if run in _PLAIN_COMMANDS or (len(run) > 2 and low in _PLAIN_COMMANDS):
         return [Token("cmd", _PLAIN_COMMANDS.get(run) or _PLAIN_COMMANDS[low], spaced)]
     after_number = before is not None and (before.kind == "num" or before.text in (")", "}", "degree"))

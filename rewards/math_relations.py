@@ -183,7 +183,7 @@ def _same_equation(gold: Relation, answer: Relation, equal_to: Tell, heavy: bool
     if g_name is not None and a_name is not None and golds and answers and _alike_names(g_name, a_name):
         if any(equal_to(g, a) for g in golds for a in answers):
             return True
-    if g_name is not None and golds and not any(names(value) for value in golds):
+    if g_name is not None and not _compound(g_name) and golds and not any(names(value) for value in golds):
         named = assignments(gold), assignments(answer)
         if named[0] is not None and named[1] is not None:
             return named[0].keys() == named[1].keys() and all(equal_to(named[0][k], named[1][k]) for k in named[0])
@@ -191,6 +191,10 @@ def _same_equation(gold: Relation, answer: Relation, equal_to: Tell, heavy: bool
     if len(gold.sides) != 2 or len(answer.sides) != 2:
         return False
     return _ratio(_difference(gold), _difference(answer), heavy) is not None
+
+
+def _compound(name: Node) -> bool:
+    return isinstance(name, Call) and name.op in ("+", "/")
 
 
 def _difference(node: Relation) -> Node:

@@ -14,7 +14,7 @@ from typing import Any
 
 from llmrl.rewards.math_nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Ratio, Relation
 
-MOST_BITS = 120_000
+MOST_BITS = 400_000
 CONSTANTS = frozenset(("pi", "e", "i", "infty"))
 
 

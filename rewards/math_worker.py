@@ -11,7 +11,7 @@ import re
 
 from llmrl.rewards.math_judge import judge
 
-_CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right|pi|sqrt|to|,|;|!| |ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])")
+_CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right|pi|sqrt|to|ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])|\\[,;:! ]")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _ASKS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 
