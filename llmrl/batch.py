@@ -104,4 +104,3 @@ class Algorithm(Protocol):
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The loss of one micro-batch, with gradient."""
         ...
-

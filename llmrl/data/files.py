@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,16 +21,18 @@ def is_file_source(source: str) -> bool:
 
 
 def read_files(source: str) -> Iterator[tuple[str, str, Any]]:
-    """(place, file stem/number, record) of every row of the files that `source` names, in the order of their names.
+    """(place, file name/number, record) of every row of the files that `source` names, in the order of their names.
 
     Raises DataError: no such file (with the nearest name), an unknown kind of file, a line that is no JSON.
     """
-    for path in find_files(source):
+    paths = find_files(source)
+    top = Path(os.path.commonpath([path.parent for path in paths]))
+    for path in paths:
         if path.suffix not in SUFFIXES:
             raise DataError(f"{path}: files of kind {path.suffix or '(none)'} are not read; use {', '.join(SUFFIXES)}")
         read = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix]
         for number, (place, record) in enumerate(read(path)):
-            yield place, f"{path.stem}/{number}", record
+            yield place, f"{path.relative_to(top).with_suffix('').as_posix()}/{number}", record
 
 
 def find_files(source: str) -> list[Path]:

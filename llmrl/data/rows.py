@@ -31,12 +31,14 @@ class Row:
     origin: str
 
 
-def make_row(record: Any, *, columns: Mapping[str, str], origin: str, default_id: str) -> Row:
+def make_row(
+    record: Any, *, columns: Mapping[str, str], origin: str, default_id: str, identity: str | None = None
+) -> Row:
     """Map a raw record to a Row.
 
     `columns` maps our names to the data's. Without it the prompt is the first of prompt, problem, question that exists;
-    `answer` and `id` may be absent (an empty answer; `default_id`) unless the mapping names them. Raises DataError with
-    `origin` and the reason.
+    `answer` and `id` may be absent (an empty answer; `default_id`) unless the mapping names them. Without an `identity`
+    the prompt's own text tells problems apart. Raises DataError with `origin` and the reason.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{origin}: a row must be an object with named columns, not {type(record).__name__}")
@@ -56,13 +58,12 @@ def make_row(record: Any, *, columns: Mapping[str, str], origin: str, default_id
     if not row_id:
         raise DataError(f"{origin}: column {id_column!r} is empty")
     renamed = {ours: record[theirs] for ours, theirs in columns.items() if ours not in ("prompt", "answer", "id")}
-    identity = record.get("identity")
     return Row(
         id=row_id,
         prompt=prompt,
         answer=answer,
         columns={**record, **renamed},
-        identity=identity if isinstance(identity, str) and identity else _plain_identity(prompt),
+        identity=identity or _plain_identity(prompt),
         origin=origin,
     )
 

@@ -33,6 +33,7 @@ def load_rows(config: DataConfig, *, seed: int) -> list[Row]:
     rows = list(_stored(config))
     if not rows:
         raise DataError(f"{config.source} holds no rows")
+    _check_ids(rows)
     return _drawn(rows, config, seed)
 
 
@@ -55,6 +56,14 @@ def load_train_eval(train: DataConfig, held_out: EvalDataConfig, *, seed: int) -
         train_rows, eval_rows = load_rows(train, seed=seed), load_rows(evaluation, seed=held_out.seed)
     check_disjoint(train_rows, eval_rows)
     return train_rows, eval_rows
+
+
+def _check_ids(rows: list[Row]) -> None:
+    origins: dict[str, str] = {}
+    for row in rows:
+        if row.id in origins:
+            raise DataError(f"{row.origin} has the id {row.id!r}, which {origins[row.id]} has too; ids must differ")
+        origins[row.id] = row.origin
 
 
 def _drawn(rows: list[Row], config: DataConfig, seed: int) -> list[Row]:
@@ -85,7 +94,7 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
             continue
         misses = 0
         seen.add(identity)
-        rows.append(make_row(record, columns=config.columns, origin=place, default_id=place))
+        rows.append(make_row(record, columns=config.columns, origin=place, default_id=place, identity=identity))
     if not rows or (config.limit and len(rows) < config.limit):
         raise DataError(
             f"{config.source}({_shown(config.args)}) has only {len(rows)} different {config.split} problems, "

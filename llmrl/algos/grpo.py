@@ -1,0 +1,124 @@
+"""GRPO: group-relative policy optimisation, the score of a completion judged against its siblings.
+
+For a group of completions with scores R_i, every token of completion i gets the advantage
+
+    A_i = (R_i - mean R) / (std R + 1e-4)        or, with advantage: center,        A_i = R_i - mean R
+
+and the loss is the normalised sum over tokens of
+
+    w_t * -min(r_t A_i, clip(r_t, 1 - clip_low, 1 + clip_high) A_i) + kl_coef * KL_t,    r_t = pi(t) / pi_old(t)
+
+DeepSeekMath (arXiv:2402.03300). The defaults follow later practice rather than that paper: the clip range is DAPO's,
+the loss is averaged over tokens (DAPO) instead of over sequences, there is no KL term, and w_t =
+min(pi_old / pi_sampler, importance_cap) corrects for the engine's numbers. The deviation is the sample one, as in TRL
+and verl. The entropy bonus is always a mean over tokens, whatever the normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llmrl.algos.terms import (
+    check,
+    clean_terms,
+    group_credit,
+    importance_weights,
+    kl_term,
+    ratio_metrics,
+    total_loss,
+)
+from llmrl.batch import Batch, Loss, Output
+from llmrl.credit import group_center, group_zscore
+from llmrl.losses import clipped_surrogate
+
+CREDIT = {"zscore": group_zscore, "center": group_center}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GRPO:
+    """GRPO's hyper-parameters.
+
+    advantage        zscore divides the centred score by the group's deviation, center does not (Dr.GRPO).
+    clip_low         the ratio of a token with a negative advantage has no gradient below 1 - clip_low.
+    clip_high        the ratio of a token with a positive advantage has no gradient above 1 + clip_high.
+    dual_clip        the loss of a token with a negative advantage A is at most -dual_clip * A; off if null.
+    kl_coef          weight of the KL to the reference model; 0 loads no reference.
+    kl_estimator     k1, k2 or k3, see llmrl.losses.kl_estimate.
+    normalize        token (DAPO), sequence (GRPO's paper) or constant (Dr.GRPO), see llmrl.losses.aggregate.
+    constant_tokens  tokens per sequence that `normalize: constant` divides by, usually the largest completion length.
+    importance_cap   largest weight pi_old / pi_sampler of a token; null trusts the sampler's numbers.
+    entropy_coef     weight of the entropy bonus.
+
+    Raises ValueError for hyper-parameters that make no sense.
+    """
+
+    advantage: Literal["zscore", "center"] = "zscore"
+    clip_low: float = 0.2
+    clip_high: float = 0.28
+    dual_clip: float | None = None
+    kl_coef: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    normalize: Literal["token", "sequence", "constant"] = "token"
+    constant_tokens: int | None = None
+    importance_cap: float | None = 2.0
+    entropy_coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        constant = self.constant_tokens
+        check(
+            (
+                0 <= self.clip_low <= 1,
+                f"clip_low={self.clip_low} leaves no ratio in [1 - clip_low, 1]; set it between 0 and 1",
+            ),
+            (self.clip_high >= 0, f"clip_high={self.clip_high} clips the ratio 1 itself; set it to 0 or more"),
+            (
+                self.dual_clip is None or self.dual_clip > 1,
+                f"dual_clip={self.dual_clip} would stop every bad token; set it above 1, or to null",
+            ),
+            (self.kl_coef >= 0, f"kl_coef={self.kl_coef} rewards leaving the reference; set it to 0 or more"),
+            (
+                self.importance_cap is None or self.importance_cap > 0,
+                f"importance_cap={self.importance_cap} makes every loss 0; set it above 0, or to null",
+            ),
+            (self.entropy_coef >= 0, f"entropy_coef={self.entropy_coef} punishes entropy; set it to 0 or more"),
+            (
+                (constant is not None) == (self.normalize == "constant") and (constant is None or constant > 0),
+                f"normalize={self.normalize} with constant_tokens={constant}: give constant_tokens (> 0) with "
+                "normalize: constant, and only then",
+            ),
+        )
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
+        optional = {"ref_logprobs": self.kl_coef, "entropy": self.entropy_coef}
+        return frozenset({"old_logprobs"} | {name for name, coef in optional.items() if coef != 0})
+
+    def credit(self, batch: Batch) -> Batch:
+        """Every sampled token of a row gets the row's group-relative score."""
+        return group_credit(batch, CREDIT[self.advantage])
+
+    def loss(self, out: Output, batch: Batch) -> Loss:
+        """The share of one micro-batch."""
+        terms = clean_terms(out, batch)
+        surrogate = clipped_surrogate(
+            terms.logprobs,
+            terms.old_logprobs,
+            terms.advantages,
+            clip_low=self.clip_low,
+            clip_high=self.clip_high,
+            dual_clip=self.dual_clip,
+        )
+        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
+        kl, kl_metrics = kl_term(terms, batch, coef=self.kl_coef, estimator=self.kl_estimator)
+        ratios = ratio_metrics(terms, batch, clip_low=self.clip_low, clip_high=self.clip_high)
+        return total_loss(
+            weights * surrogate + kl,
+            out,
+            batch,
+            normalize=self.normalize,
+            constant_tokens=self.constant_tokens,
+            entropy_coef=self.entropy_coef,
+            metrics={**ratios, **weight_metrics, **kl_metrics},
+        )

@@ -1,0 +1,1 @@
+"""Conformance: losses, credit and algorithms against slow definitions, finite differences and invariances."""

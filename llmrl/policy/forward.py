@@ -1,0 +1,139 @@
+"""The policy's forward pass: log-probabilities (and entropies) of the sampled tokens of a batch.
+
+Two ways to the same numbers: `packed` shares each group's prompt and pads nothing; `plain` gives the model padded rows,
+exactly as a textbook would. The shift by one between a token and the position that predicts it lives here and nowhere
+else. `check_packed` compares the two on a model, so that an architecture that packs wrongly is noticed before training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from llmrl.batch import Batch, Output
+from llmrl.policy.head import token_logprobs
+from llmrl.policy.packing import Packing, block_attention, pack
+
+PACKED_ATTENTION = "llmrl_packed"
+ForwardMode = Literal["packed", "plain"]
+
+
+def forward(
+    model: nn.Module, batch: Batch, *, mode: ForwardMode, temperature: float = 1.0, entropy: bool = False
+) -> Output:
+    """Log-probabilities of `batch.tokens` where `batch.mask`, under softmax(logits / temperature); 0 elsewhere.
+
+    `model` is a Hugging Face causal LM. Gradients flow to its parameters.
+    """
+    if mode == "packed":
+        packing = pack(batch)
+        hidden = _packed_hidden(model, packing)
+        row, column, source, target = packing.row, packing.column, packing.source, packing.target
+    else:
+        row, column = batch.mask.nonzero(as_tuple=True)
+        hidden = _plain_hidden(model, batch)
+        source = row * batch.tokens.shape[1] + column - 1
+        target = batch.tokens[row, column]
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    values, entropies = token_logprobs(
+        hidden.index_select(0, source), head.weight, getattr(head, "bias", None), target, temperature=temperature
+    )
+    return Output(
+        logprobs=_spread(values, row, column, batch), entropy=_spread(entropies, row, column, batch) if entropy else None
+    )
+
+
+def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor:
+    return values.new_zeros(batch.tokens.shape).index_put((row, column), values)
+
+
+def _plain_hidden(model: nn.Module, batch: Batch) -> Tensor:
+    width = batch.tokens.shape[1]
+    attention = torch.arange(width, device=batch.tokens.device)[None] < batch.length[:, None]
+    out = model.base_model(input_ids=batch.tokens, attention_mask=attention.long(), use_cache=False)  # type: ignore[operator]
+    return out.last_hidden_state.flatten(0, 1)
+
+
+def _packed_hidden(model: nn.Module, packing: Packing) -> Tensor:
+    with _attention(model, PACKED_ATTENTION):
+        out = model.base_model(  # type: ignore[operator]
+            input_ids=packing.tokens[None], position_ids=packing.positions[None], use_cache=False, packing=packing
+        )
+    return out.last_hidden_state[0]
+
+
+@contextmanager
+def _attention(model: Any, name: str) -> Iterator[None]:
+    _register()
+    before = model.config._attn_implementation
+    model.config._attn_implementation = name
+    try:
+        yield
+    finally:
+        model.config._attn_implementation = before
+
+
+def _register() -> None:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    if PACKED_ATTENTION not in AttentionInterface().valid_keys():
+        AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
+        AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The packing itself says who sees whom."""
+    return
+
+
+def _packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    packing: Packing | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """transformers' attention call: query [1, H, L, D], key and value [1, K, L, D] -> [1, L, H, D]."""
+    if packing is None:
+        raise UnsupportedModel("it does not pass extra arguments on to its attention")
+    if softcap is not None:
+        raise UnsupportedModel("it caps attention scores")
+    if sliding_window is not None and int(packing.positions.max()) >= sliding_window:
+        raise UnsupportedModel(f"its sliding window of {sliding_window} tokens is shorter than a row")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    out = block_attention(query[0], key[0], value[0], packing, scale=scale)
+    return out.transpose(0, 1)[None], None
+
+
+class UnsupportedModel(RuntimeError):
+    """This architecture cannot run the packed forward."""
+
+
+def check_packed(model: nn.Module, batch: Batch, *, tolerance: float) -> str | None:
+    """None if packed and model-made log-probabilities agree on `batch` within `tolerance` nats, else what is wrong.
+
+    The judge is the model's own full forward with its own output layer, not our plain path, so that logit scaling or
+    caps inside the model are noticed too.
+    """
+    try:
+        with torch.no_grad():
+            ours = forward(model, batch, mode="packed").logprobs
+    except (UnsupportedModel, TypeError, ValueError, RuntimeError) as error:
+        return f"the packed forward failed: {error}"
+    with torch.no_grad():
+        width = batch.tokens.shape[1]
+        attention = torch.arange(width, device=batch.tokens.device)[None] < batch.length[:, None]
+        logits = model(input_ids=batch.tokens, attention_mask=attention.long(), use_cache=False).logits
+        expected = logits[:, :-1].float().log_softmax(-1).gather(2, batch.tokens[:, 1:, None]).squeeze(2)
+    gap = (ours[:, 1:] - expected).masked_fill(~batch.mask[:, 1:], 0).abs().max()
+    return None if float(gap) <= tolerance else f"log-probabilities differ by {float(gap):.3g} nats"

@@ -1,0 +1,153 @@
+"""Where each token goes when a batch is packed: one copy of a group's shared prompt, no padding, one sequence.
+
+A batch row is its group's prompt followed by its own continuation. Packed, a group becomes its prompt once and then the
+continuations one after another; positions restart after the prompt for each of them:
+
+    rows        P0 P1 a b        packed tokens     P0 P1 a b c
+                P0 P1 c          packed positions   0  1 2 3 2
+
+Attention works on padded blocks (prompts [G, P], continuations [G, S, C]) that are gathered from the packed sequence:
+a continuation sees its group's prompt and itself, nothing else. Everything else in the model is per token and runs on
+the packed sequence without padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from llmrl.batch import Batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Packing:
+    """Index tensors of one micro-batch: G groups of at most S rows, L packed tokens, N scored ones.
+
+    `prompt` and `continuation` point into the packed sequence; -1 marks padding of the attention blocks.
+    """
+
+    tokens: Tensor  # [L] token ids
+    positions: Tensor  # [L]
+    prompt: Tensor  # [G, P] packed index of each group's prompt tokens
+    continuation: Tensor  # [G, S, C] packed index of each row's own tokens
+    source: Tensor  # [N] packed index whose hidden state predicts the scored token
+    target: Tensor  # [N] the scored token's id
+    row: Tensor  # [N] its batch row
+    column: Tensor  # [N] its batch column
+
+    @property
+    def length(self) -> int:
+        return self.tokens.shape[0]
+
+
+def pack(batch: Batch) -> Packing:
+    """Lay out `batch`; rows of a group must agree in their first `prompt_length` tokens. CPU work, O(tokens).
+
+    Raises ValueError if a sampled token has nothing before it.
+    """
+    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.group.tolist()
+    rows_of: dict[int, list[int]] = {}
+    for row, group in enumerate(groups):
+        rows_of.setdefault(group, []).append(row)
+    members = list(rows_of.values())
+    prompt_sizes = [prompts[rows[0]] for rows in members]
+    if min(prompt_sizes) < 1:
+        raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
+    siblings = max(len(rows) for rows in members)
+    longest = max(1, *(lengths[row] - prompts[row] for row in range(batch.rows)))
+    prompt_index = torch.full((len(members), max(prompt_sizes)), -1, dtype=torch.int64)
+    own_index = torch.full((len(members), siblings, longest), -1, dtype=torch.int64)
+    where = torch.full(batch.tokens.shape, -1, dtype=torch.int64)  # packed index of every batch token
+    end = 0
+    for g, rows in enumerate(members):
+        size = prompt_sizes[g]
+        prompt_index[g, :size] = torch.arange(end, end + size)
+        where[rows, :size] = prompt_index[g, :size]
+        end += size
+        for s, row in enumerate(rows):
+            own = lengths[row] - size
+            own_index[g, s, :own] = torch.arange(end, end + own)
+            where[row, size : size + own] = own_index[g, s, :own]
+            end += own
+    valid = where >= 0
+    tokens = torch.zeros(end, dtype=torch.int64)
+    positions = torch.zeros(end, dtype=torch.int64)
+    tokens[where[valid]] = batch.tokens[valid].cpu()
+    positions[where[valid]] = torch.arange(batch.tokens.shape[1]).expand_as(where)[valid]
+    row, column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
+    device = batch.tokens.device
+    return Packing(
+        tokens=tokens.to(device),
+        positions=positions.to(device),
+        prompt=prompt_index.to(device),
+        continuation=own_index.to(device),
+        source=where[row, column - 1].to(device),
+        target=batch.tokens.cpu()[row, column].to(device),
+        row=row.to(device),
+        column=column.to(device),
+    )
+
+
+def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float) -> Tensor:
+    """Exact attention over the packed sequence, computed block by block.
+
+    query [H, L, D], key and value [K, L, D] with H a multiple of K -> [H, L, D]. Prompts attend causally to themselves;
+    a continuation attends to its prompt and causally to itself. Scores are accumulated in float32 (or float64).
+    """
+    heads, length, width = query.shape
+    kv_heads = key.shape[0]
+    query = query.view(kv_heads, heads // kv_heads, length, width)
+    at_prompt = packing.prompt.clamp_min(0)
+    at_own = packing.continuation.clamp_min(0)
+    prompt_key, prompt_value = key[:, at_prompt], value[:, at_prompt]  # [K, G, P, D]
+    own_key, own_value = key[:, at_own], value[:, at_own]  # [K, G, S, C, D]
+
+    out = torch.zeros_like(query)
+    prompt_out = _attend_prompt(query[:, :, at_prompt], prompt_key, prompt_value, scale)
+    there = packing.prompt >= 0
+    out[:, :, packing.prompt[there]] = prompt_out[:, :, there]
+    own_out = _attend_own(
+        query[:, :, at_own], prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
+    )
+    there = packing.continuation >= 0
+    out[:, :, packing.continuation[there]] = own_out[:, :, there]
+    return out.view(heads, length, width)
+
+
+def _attend_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """query [K, R, G, P, D], key and value [K, G, P, D] -> [K, R, G, P, D]; padding is on the right, so causal is enough."""
+    repeated = key[:, None].expand_as(query), value[:, None].expand_as(query)
+    return torch.nn.functional.scaled_dot_product_attention(query, *repeated, is_causal=True, scale=scale)
+
+
+def _attend_own(
+    query: Tensor,
+    prompt_key: Tensor,
+    prompt_value: Tensor,
+    own_key: Tensor,
+    own_value: Tensor,
+    prompt_there: Tensor,
+    scale: float,
+) -> Tensor:
+    """query [K, R, G, S, C, D] against prompts [K, G, P, D] and own keys [K, G, S, C, D] -> [K, R, G, S, C, D]."""
+    kv_heads, repeat, groups, siblings, columns, width = query.shape
+    query = query * scale
+    by_group = query.permute(0, 2, 1, 3, 4, 5).reshape(kv_heads, groups, repeat * siblings * columns, width)
+    on_prompt = by_group @ prompt_key.transpose(-1, -2)  # [K, G, R*S*C, P]
+    on_prompt = on_prompt.masked_fill(~prompt_there[None, :, None, :], float("-inf"))
+    on_prompt = on_prompt.view(kv_heads, groups, repeat, siblings, columns, -1)
+    by_row = query.permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
+    on_own = (by_row @ own_key.transpose(-1, -2)).view(kv_heads, groups, siblings, repeat, columns, columns)
+    future = torch.ones(columns, columns, dtype=torch.bool, device=query.device).triu(1)
+    on_own = on_own.masked_fill(future, float("-inf")).permute(0, 1, 3, 2, 4, 5)  # [K, G, R, S, C, C]
+    scores = torch.cat([on_prompt, on_own], dim=-1)
+    wide = scores if scores.dtype == torch.float64 else scores.float()
+    weights = wide.softmax(-1).to(query.dtype)
+    to_prompt, to_own = weights.split([prompt_key.shape[2], columns], dim=-1)
+    to_prompt = to_prompt.reshape(kv_heads, groups, repeat * siblings * columns, -1)
+    from_prompt = (to_prompt @ prompt_value).view(kv_heads, groups, repeat, siblings, columns, width)
+    to_own = to_own.permute(0, 1, 3, 2, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, columns)
+    from_own = (to_own @ own_value).view(kv_heads, groups, siblings, repeat, columns, width)
+    return (from_prompt + from_own.permute(0, 1, 3, 2, 4, 5)).permute(0, 2, 1, 3, 4, 5)

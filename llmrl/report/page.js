@@ -1,0 +1,145 @@
+// Fills the page from the JSON block: which charts there are, the health table, all metrics.
+'use strict';
+
+const data = JSON.parse(document.getElementById('data').textContent);
+const { train, evals } = data;
+const of = (key) => train.columns[key];
+const has = (key) => Boolean(of(key)) && of(key).some((v) => v !== null);
+const place = (id, ...nodes) => document.getElementById(id).append(...nodes);
+const span = [...train.step, ...evals.step]; // one x axis for all curves over steps
+const COLOURS = ['c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7', 'c8'];
+
+function evalCharts() {
+  const get = (key) => evals.columns[key] || evals.step.map(() => null);
+  const found = [];
+  if (evals.columns['eval/accuracy']) {
+    found.push(chart({ title: 'Held-out accuracy', hint: 'on held-out problems, with its interval', x: evals.step, span, min: 0, format: percent,
+      series: [{ name: 'accuracy', color: 'c1', y: get('eval/accuracy'), low: get('eval/low'), high: get('eval/high'), dots: true }] }));
+  }
+  return found;
+}
+
+function rewardChart() {
+  const reward = of('reward/mean'), many = reward.filter((v) => v !== null).length >= 20;
+  const raw = { name: many ? 'each step' : 'mean reward', color: 'c2', y: reward, faint: many, opacity: many ? 0.45 : 1 };
+  const smoothed = { name: 'smoothed', color: 'c2', y: smooth(reward, 0.85) };
+  return chart({ title: 'Reward in training', hint: 'mean over the samples of a step', x: train.step, span, min: 0, series: many ? [raw, smoothed] : [raw] });
+}
+
+function partsChart() {
+  const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'none', 'unscored']);
+  const parts = Object.keys(train.columns).filter((key) => key.startsWith('reward/') && !known.has(key.slice(7)) && has(key));
+  if (!parts.length) return [];
+  const series = parts.slice(0, 8).map((key, i) => ({ name: key.slice(7), color: COLOURS[(i + 1) % 8], y: of(key) }));
+  return [chart({ title: 'Reward parts', hint: 'each component before weighting', x: train.step, span, min: 0, series })];
+}
+
+// One small chart a metric that is there: [key or keys, title, hint, extra]
+const SINGLE = [
+  [['loss'], 'Loss', 'near zero by construction in group methods', {}],
+  [['grad_norm'], 'Gradient norm', 'before clipping', { min: 0 }],
+  [['mismatch/mean_abs_logprob'], 'Sampler–trainer mismatch', 'mean |Δ log-prob| per token; should stay small', { min: 0 }],
+  [['policy/entropy'], 'Entropy', 'nats per sampled token', { min: 0 }],
+  [['algo/clip_low', 'algo/clip_high'], 'Clipped tokens', 'share of tokens whose ratio met the bound', { min: 0, format: percent }],
+  [['algo/kl', 'policy/kl'], 'KL to the reference', 'nats per token', {}],
+  [['lr'], 'Learning rate', '', { min: 0 }],
+];
+
+function singleCharts() {
+  return SINGLE.flatMap(([keys, title, hint, extra]) => {
+    const there = keys.filter(has);
+    if (!there.length) return [];
+    const series = there.map((key, i) => ({ name: there.length > 1 ? key.split('/').pop() : title.toLowerCase(), color: COLOURS[i], y: of(key) }));
+    return [chart({ title, hint, x: train.step, span, series, ...extra })];
+  });
+}
+
+function timeCharts() {
+  const phases = data.phases.filter((name) => has(`time/${name}`)), found = [];
+  if (phases.length) {
+    const series = phases.map((name, i) => ({ name, color: COLOURS[i % 7], y: of(`time/${name}`).map((v) => v || 0) }));
+    if (has('time/step')) {
+      const rest = of('time/step').map((v, i) => Math.max(0, (v || 0) - series.reduce((sum, one) => sum + one.y[i], 0)));
+      if (rest.some((v, i) => v > 0.01 * (of('time/step')[i] || Infinity))) series.push({ name: 'other', color: 'c8', y: rest });
+    }
+    found.push(chart({ title: 'Seconds per step', hint: 'by phase', x: train.step, stack: true, min: 0, series, format: (v) => `${fmt(Number(v.toFixed(2)))} s`, tick: fmt }));
+  }
+  if (has('tokens/per_s')) {
+    found.push(chart({ title: 'Tokens per second', hint: 'over the whole step', x: train.step, span, min: 0, series: [{ name: 'tokens/s', color: 'c3', y: of('tokens/per_s') }] }));
+  }
+  return found;
+}
+
+function distributionCharts() {
+  const d = data.distributions, found = [];
+  if (!d.step.length) return found;
+  const levels = d.reward.labels, scored = levels.filter((label) => label !== 'none').length;
+  found.push(chart({ title: 'Rewards', hint: 'share of samples at each reward', x: d.step, stack: true, min: 0, max: 1, format: percent,
+    series: levels.map((label, k) => ({ name: label === 'none' ? 'no score' : label, color: label === 'none' ? 'bad' : 'c1',
+      opacity: label === 'none' || scored < 2 ? 1 : 0.14 + (0.86 * k) / (scored - 1), y: d.reward.shares.map((row) => row[k]) })) }));
+  const q = (k) => d.length.map((row) => row[k]);
+  found.push(chart({ title: 'Completion lengths', hint: 'sampled tokens', x: d.step, min: 0, series: [
+    { name: 'longest', color: 'c8', y: q(5), faint: true, dash: '3 3' },
+    { name: '5% to 95%', color: 'c3', y: q(2), low: q(0), high: q(4), bandOnly: true, bandOpacity: 0.15, opacity: 0.35, silent: true },
+    { name: 'quartiles', color: 'c3', y: q(2), low: q(1), high: q(3), bandOnly: true, bandOpacity: 0.28, opacity: 0.6, silent: true },
+    { name: 'median', color: 'c3', y: q(2), low: q(0), high: q(4), bandOpacity: 0 }] }));
+  const t = d.thirds;
+  found.push(chart({ title: 'Length histogram', hint: 'share of samples, over thirds of the run', x: t.edges, xName: t.width > 1 ? `${t.width} tokens from` : 'tokens', min: 0, format: percent,
+    series: t.groups.map((group, i) => ({ name: group.label, color: COLOURS[[7, 4, 0][i + 3 - t.groups.length]], y: group.shares })) }));
+  return found;
+}
+
+const HEALTH = [
+  ['rollout/errored', 'rollouts that failed', true], ['rollout/truncated', 'truncated completions', false],
+  ['reward/errored', 'rewards that failed', true], ['reward/timed_out', 'rewards that timed out', true],
+  ['group/uniform', 'groups without contrast (all rewards equal)', false], ['mismatch/mean_abs_logprob', 'sampler–trainer mismatch', false],
+];
+
+function metricRow(name, key, alarming) {
+  const y = of(key), known = y.filter((v) => v !== null), [low, high] = range(known, [null, null]);
+  const mean = known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
+  const lost = train.bucket === 1 ? y.length - known.length : 0;
+  return h('tr', {}, h('td', {}, name, lost ? h('span', { class: 'muted small' }, ` (${lost} steps without a number)`) : null), h('td', {}, sparkline(train.step, y)),
+    ...[known[0], mean, known[known.length - 1], low, high].map((v, i) => h('td', { class: i === 4 && alarming && v > 0 ? 'n alert' : 'n' }, fmt(v))));
+}
+
+function metricTable(rows) {
+  const heads = ['first', 'mean', 'last', 'lowest', 'highest'].map((name) => h('th', { class: 'n' }, name));
+  return h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, h('th', {}, 'per step'), h('th', {}, 'over the run'), ...heads)), h('tbody', {}, rows)));
+}
+
+function outcome() {
+  const box = document.getElementById('interval'), ends = data.outcome;
+  if (!box || !ends.length) return;
+  const width = 420, px = (v) => 14 + v * (width - 32);
+  const drawing = s('svg', { viewBox: `0 0 ${width} ${22 * ends.length + 22}`, role: 'img', 'aria-label': 'accuracy before and after with intervals' });
+  for (const v of [0, 0.25, 0.5, 0.75, 1]) {
+    drawing.append(s('line', { class: 'grid', x1: px(v), x2: px(v), y1: 2, y2: 22 * ends.length + 4 }));
+    drawing.append(s('text', { x: px(v), y: 22 * ends.length + 18, 'text-anchor': 'middle' }, percent(v)));
+  }
+  ends.forEach((one, i) => {
+    const y = 14 + 22 * i, stroke = one.name === 'after' ? 'var(--c1)' : 'var(--c8)';
+    if (one.interval) drawing.append(s('line', { x1: px(one.interval[0]), x2: px(one.interval[1]), y1: y, y2: y, stroke, 'stroke-width': 6, 'stroke-opacity': 0.35, 'stroke-linecap': 'round' }));
+    drawing.append(s('circle', { cx: px(one.value), cy: y, r: 5.5, fill: stroke }));
+  });
+  box.append(drawing);
+}
+
+function fill(id, charts, missing) {
+  if (charts.length) place(id, ...charts);
+  else place(id, h('p', { class: 'muted' }, missing));
+}
+
+outcome();
+fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart()], 'No evaluation and no step recorded yet.');
+fill('optimisation-charts', singleCharts(), 'No training step recorded yet.');
+fill('time-charts', timeCharts(), 'No times recorded yet.');
+fill('distribution-charts', distributionCharts(), 'No stored rollouts to draw from.');
+const health = HEALTH.filter(([key]) => of(key)).map(([key, name, alarming]) => metricRow(name, key, alarming));
+fill('health-table', health.length ? [metricTable(health)] : [], 'No counters recorded yet.');
+const every = Object.keys(train.columns);
+if (every.length) {
+  const box = h('details', {}, h('summary', {}, `All ${every.length} metrics`));
+  box.addEventListener('toggle', () => { if (box.children.length === 1) box.append(metricTable(every.map((key) => metricRow(key, key, false)))); });
+  place('health-table', box);
+}

@@ -1,0 +1,183 @@
+"""Writes `report.html`: one page that holds its styles, scripts and data, and loads nothing.
+
+Everything a model, a data set or a recipe wrote is untrusted. It enters the page in two ways only: through
+`html.escape`, or as JSON in a data block in which `<`, `>` and `&` are `\\u` escapes, which the scripts turn into text
+nodes. A content security policy that names the hashes of the page's own script and style forbids everything else,
+inline handlers and every network request included, should an escape ever be forgotten.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from llmrl.report.embedded import RIGHT_FROM, embedded_samples
+from llmrl.report.figures import distributions, metric_columns
+from llmrl.report.read import Run, finite, full_summary, phases, read_run
+from llmrl.report.summary import count_text, duration_text, interval_of, phase_shares, steps_text
+
+GOOD = frozenset({"finished", "done", "complete", "completed"})
+SCRIPTS = ("charts.js", "page.js", "browser.js")
+SECTIONS = (
+    ("learning", "Learning"),
+    ("optimisation", "Optimisation"),
+    ("time", "Time"),
+    ("distributions", "Distributions"),
+    ("health", "Health"),
+    ("samples", "Samples"),
+    ("recipe", "Recipe"),
+)
+
+
+def write_report(run: Path) -> Path:
+    """Write `run/report.html` and return its path. Works on a run that is still going on. Raises as read_run."""
+    data = read_run(run)
+    file = run / "report.html"
+    part = run / "report.html.part"
+    part.write_text(page(data), encoding="utf-8")
+    part.replace(file)
+    return file
+
+
+def page(run: Run) -> str:
+    """The whole HTML page of `run`."""
+    summary = full_summary(run)
+    notes = list(run.notes)
+    payload: dict[str, Any] = {
+        "train": metric_columns(run.train),
+        "evals": metric_columns(run.evals),
+        "phases": phases(run),
+        "distributions": distributions(run.path, notes),
+        "samples": embedded_samples(run.path, notes),
+        "outcome": outcome(summary),
+    }
+    style = _asset("page.css")
+    script = "\n".join(_asset(name) for name in SCRIPTS)
+    if bucket := payload["train"]["bucket"] - 1:
+        notes.append(f"long run: each point of the curves is the mean of {bucket + 1} steps")
+    status = str(summary.get("status", ""))
+    return Template(_asset("page.html")).substitute(
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=style,
+        script=script,
+        data=json_block(payload),
+        name=escape(run.name),
+        status=escape(status),
+        tone="good" if status in GOOD else "",
+        about=escape(" · ".join(f"{key} {value}" for key, value in facts(run).items())),
+        links="".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS),
+        numbers=_numbers(summary),
+        tiles=_tiles(summary),
+        notes=_notes(notes),
+        extent=_extent(run, payload["samples"]),
+        recipe=escape(run.recipe_text) or "not stored",
+        environment=escape(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+    )
+
+
+def json_block(value: Any) -> str:
+    """`value` as JSON that is safe inside a script element: no `<`, `>`, `&` and no line separators.
+
+    >>> json_block({"a": "</script>"})
+    '{"a":"\\\\u003c/script\\\\u003e"}'
+    """
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for char in "<>&\u2028\u2029":
+        text = text.replace(char, f"\\u{ord(char):04x}")
+    return text
+
+
+def outcome(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The known ones of the accuracy before and after, each with its interval or None."""
+    found = []
+    for name in ("before", "after"):
+        value = finite(summary.get(f"accuracy_{name}"))
+        if value is not None:
+            found.append(
+                {"name": name, "value": value, "interval": interval_of(summary.get(f"accuracy_{name}_interval"))}
+            )
+    return found
+
+
+def facts(run: Run) -> dict[str, str]:
+    """What the recipe says of itself: model, algorithm, engine; only what is there."""
+    found = {"model": _named(run.recipe.get("model")), "algorithm": _named(run.recipe.get("algo"))}
+    found["engine"] = _named(run.recipe.get("rollout"))
+    return {key: value for key, value in found.items() if value}
+
+
+def _named(section: Any) -> str:
+    """The name in a recipe section, which is a string or a mapping that has it under one of the usual keys."""
+    if isinstance(section, str):
+        return section
+    if isinstance(section, Mapping):
+        for key in ("name", "id", "path", "kind", "engine"):
+            if isinstance(section.get(key), str):
+                return str(section[key])
+    return ""
+
+
+def _asset(name: str) -> str:
+    return files("llmrl.report").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+def _tiles(summary: Mapping[str, Any]) -> str:
+    tiles = {
+        "steps": steps_text(summary),
+        "training wall time": duration_text(finite(summary.get("train_wall_s"))),
+        "tokens/s": count_text(summary.get("tokens_per_s")),
+        "held-out problems": count_text(summary.get("n_eval")),
+        "seed": str(summary.get("seed", "–")),
+    }
+    for phase, _, share in phase_shares(summary)[:1]:
+        tiles["longest phase"] = f"{phase} {share:.0%}"
+    return "".join(f'<div class="card"><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>' for k, v in tiles.items())
+
+
+def _numbers(summary: Mapping[str, Any]) -> str:
+    ends = {end["name"]: end for end in outcome(summary)}
+    if not ends:
+        return '<p class="muted">not evaluated yet</p>'
+    parts = []
+    for name, mark in (("before", " before"), ("after", "")):
+        value = f"{ends[name]['value']:.1%}" if name in ends else "–"
+        parts.append(f'<span class="big{mark}">{value}</span>')
+    text = '<span class="arrow" aria-label="to">→</span>'.join(parts)
+    if len(ends) == 2:
+        gain = 100 * (ends["after"]["value"] - ends["before"]["value"])
+        text += f'<span class="gain{" down" if gain < 0 else ""}">{gain:+.1f} points</span>'
+    spans = [f"{name} {i[0]:.1%} to {i[1]:.1%}" for name, end in ends.items() if (i := end["interval"])]
+    said = f'<p class="muted small">interval {escape(", ".join(spans))}</p>' if spans else ""
+    return f'<div class="numbers">{text}</div>{said}'
+
+
+def _notes(notes: list[str]) -> str:
+    if not notes:
+        return ""
+    return f'<div class="notes"><ul>{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul></div>'
+
+
+def _extent(run: Run, samples: Mapping[str, Any]) -> str:
+    steps = samples["steps"]
+    if not steps:
+        return ""
+    shown, total = sum(step["shown"] for step in steps), sum(step["of"] for step in steps)
+    command = escape(f"llmrl samples {run.path} --step N")
+    return (
+        f"<p>On this page: {shown:,} of the {total:,} samples of {len(steps)} of {samples['stored']} stored steps, "
+        f"whole groups first. <code>{command}</code> shows the others. "
+        f"Right means a reward of at least {RIGHT_FROM:g}.</p>"
+    )
