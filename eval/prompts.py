@@ -1,4 +1,4 @@
-"""Questions into prompts: fills a task's templates, adds worked examples, and lets `llmrl.data` apply the chat template.
+"""Questions into prompts: a task's templates filled, worked examples added; `llmrl.data` applies the chat template.
 
 Also the way back: what the verifier reads of a completion (`response_of`).
 """
@@ -25,9 +25,7 @@ def choose_mode(task: Task, tokenizer: Any, wanted: Mode | None = None) -> tuple
     """
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if wanted == "chat" and not has_template:
-        raise EvalError(
-            "mode=chat, but the model's tokenizer has no chat template; leave --mode out or set it to plain"
-        )
+        raise EvalError("mode=chat, but the tokenizer has no chat template; leave --mode out or set it to plain")
     if wanted is not None:
         return wanted, ""
     if task.mode == "chat" and not has_template:

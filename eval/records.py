@@ -73,7 +73,7 @@ def _line(content: Mapping[str, Any]) -> bytes:
 
 
 def read_records(path: Path) -> tuple[dict[str, Any], list[Record]]:
-    """(settings, records sorted by index) of a file. EvalError if it is none of ours or a line but the last is broken."""
+    """(settings, records sorted by index) of a file. EvalError if it is none, or a line but the last is broken."""
     lines = path.read_text(encoding="utf-8").split("\n")
     header = _header(path, lines[0])
     records = []

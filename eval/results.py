@@ -1,4 +1,4 @@
-"""What an evaluation found: the models behind results.json (its schema is `Results.model_json_schema()`) and their sums.
+"""What an evaluation found: what results.json holds (its schema: `Results.model_json_schema()`), summed from records.
 
 A sample is right if its verifier gave full marks. A question's score is the share of right samples among those that the
 verifier could score; the benchmark's score is the mean over questions. Questions without any scored sample are left out
@@ -80,7 +80,7 @@ class TaskResult(_Frozen):
 class Results(_Frozen):
     """results.json: everything about one model's evaluation. `run` (time, machine) is no part of the result."""
 
-    schema_: str = Field(SCHEMA, alias="schema")
+    schema_version: str = SCHEMA
     model: str
     tasks: list[TaskResult]
     run: dict[str, Any] = Field(default_factory=dict)

@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmrl.eval.prompts import response_of
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.task import Mode, Task
@@ -57,10 +59,10 @@ class Judge:
         asked, said = len(prompt.tokens), len(completion.tokens)
         return Trajectory(
             prompt=prompt,
-            tokens=[*prompt.tokens, *completion.tokens],
-            mask=[False] * asked + [True] * said,
-            logprobs=[0.0] * asked + list(completion.logprobs),
-            step=[-1] * asked + [0] * said,
+            tokens=np.array([*prompt.tokens, *completion.tokens]),
+            mask=np.repeat([False, True], [asked, said]),
+            logprobs=np.array([0.0] * asked + list(completion.logprobs)),
+            step=np.repeat([-1, 0], [asked, said]),
             text=response_of(self.task, prompt, completion.text, mode=self.mode),
             status=completion.status,
             sample=sample,

@@ -27,7 +27,7 @@ def best_of_k(scores: Sequence[float], correct: Sequence[float], k: int | None =
     for level in sorted(set(scores)):
         members = [i for i in range(n) if scores[i] == level]
         through = math.comb(below + len(members), k) - math.comb(below, k)  # subsets whose best has this level
-        total += through * sum(Fraction(float(correct[i])) for i in members) / len(members)
+        total += Fraction(through, len(members)) * sum((Fraction(float(correct[i])) for i in members), Fraction(0))
         below += len(members)
     return float(total / math.comb(n, k))
 
