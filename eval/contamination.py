@@ -9,6 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from llmrl.data.files import read_files
+from llmrl.data.rows import make_row
+from llmrl.eval.errors import EvalError
+from llmrl.eval.load import load_questions
+from llmrl.eval.tasks import find_task
 
 NGRAM = 13
 _WORD = re.compile(r"[^\W_]+")
@@ -73,3 +80,47 @@ def find_overlaps(
                 Overlap(question=question, share=len(hits) / len(own), training=max(set(sources), key=sources.count))
             )
     return sorted(found, key=lambda overlap: (-overlap.share, overlap.question))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskContamination:
+    """What a check found for one task."""
+
+    task: str
+    questions: int
+    training: int
+    overlaps: tuple[Overlap, ...]
+
+
+def check_tasks(
+    names: Sequence[str],
+    training: str,
+    *,
+    column: str | None = None,
+    data_dir: Path | None = None,
+    n: int = NGRAM,
+    threshold: float = 0.5,
+) -> list[TaskContamination]:
+    """Check tasks against a training file (.jsonl, .json, .parquet; globs too). EvalError or DataError for bad data."""
+    if not names:
+        raise EvalError("no task; give --tasks, for example --tasks gsm8k,math500")
+    columns = {"prompt": column} if column else {}
+    texts = []
+    for place, default_id, record in read_files(training):
+        row = make_row(record, columns=columns, origin=place, default_id=default_id)
+        text = row.prompt if isinstance(row.prompt, str) else "\n".join(turn["content"] for turn in row.prompt)
+        texts.append((place, text))
+    found = []
+    for name in names:
+        task = find_task(name)
+        asked = load_questions(task, data_dir=data_dir).questions
+        # The bare question: the template's own words are in every prompt and would count as overlap.
+        questions = [(q.id, str(q.columns.get("problem") or task.template.format(**q.columns))) for q in asked]
+        try:
+            overlaps = find_overlaps(questions, texts, n=n, threshold=threshold)
+        except ValueError as error:
+            raise EvalError(str(error)) from error
+        found.append(
+            TaskContamination(task=task.name, questions=len(asked), training=len(texts), overlaps=tuple(overlaps))
+        )
+    return found

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +57,7 @@ def evaluate(
     settings = engine_settings(found, plans, options, say)
     results: list[TaskResult] = []
     started, generated = time.monotonic(), 0
-    running = (engine or _process_engine(out))(settings)
+    running = (engine or _engine_factory(found, options, tokenizer, out))(settings)
     try:
         for plan in plans:
             path = out / f"{plan.task.name}.jsonl"
@@ -76,7 +77,12 @@ def evaluate(
             results.append(summarise(plan.task.name, plan.settings, records))
             generated += results[-1].tokens.total
             seconds = time.monotonic() - started
-            run = {"seconds": round(seconds, 2), "tokens": generated, "engine": options.engine, **_environment()}
+            run = {
+                "seconds": round(seconds, 2),
+                "tokens": generated,
+                "engine": options.endpoint or options.engine,
+                **_environment(),
+            }
             _write(out / "results.json", Results(model=found.name, tasks=results, run=run))
     except EngineError as error:
         raise EngineError(
@@ -89,6 +95,35 @@ def evaluate(
     return read_results(out)
 
 
+def evaluate_all(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    *,
+    out: Path | None = None,
+    options: Options | None = None,
+    every_checkpoint: bool = False,
+    say: Say = print,
+    progress: Callable[[str], Progress] | None = None,
+) -> list[tuple[Path, Results]]:
+    """Evaluate several models or all checkpoints of runs, one after the other; (folder, results) of each.
+
+    One model goes to `out` itself (default: evals/<its name>), several to folders below it. Reports are written last.
+    """
+    from llmrl.eval.report import write_reports
+
+    found = [model for text in models for model in find_models(text, every_checkpoint=every_checkpoint)]
+    done = []
+    for model in found:
+        slug = re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model"
+        folder = (out or Path("evals")) / slug if len(found) > 1 or out is None else out
+        named = (lambda task, name=model.name: progress(f"{name} {task}")) if progress and len(found) > 1 else progress
+        done.append((folder, evaluate(model, tasks, out=folder, options=options, say=say, progress=named)))
+        write_reports([folder])
+    if len(done) > 1:
+        write_reports([folder for folder, _ in done], out=out or Path("evals"))
+    return done
+
+
 def _tokenizer(path: str) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers import AutoTokenizer
@@ -99,7 +134,14 @@ def _tokenizer(path: str) -> Any:
         raise EvalError(f"no tokenizer for {path}: {str(error).splitlines()[0]:.200}") from error
 
 
-def _process_engine(out: Path) -> EngineFactory:
+def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path) -> EngineFactory:
+    if options.endpoint:
+        from llmrl.eval.endpoint import EndpointEngine
+
+        urls = options.endpoint.split(",")
+        return lambda settings: EndpointEngine(
+            urls, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences
+        )
     from llmrl.rollout.process import ProcessEngine
 
     return lambda settings: ProcessEngine(settings, log=out / "engine.log")

@@ -24,7 +24,8 @@ class Options:
 
     With one sample per question and no temperature set, decoding is greedy. `limit` asks that many questions of each
     task (a subset that depends on their ids alone; `first` takes the first ones). `max_length` bounds prompt plus
-    completion in tokens (None: what the task needs, at most what the model was made for).
+    completion in tokens (None: what the task needs, at most what the model was made for). `endpoint` is the URL of an
+    OpenAI-compatible server (several joined by commas) that is asked instead of an engine.
     """
 
     samples: int | None = None
@@ -42,6 +43,7 @@ class Options:
     first: bool = False
     data_dir: Path | None = None
     engine: Literal["vllm", "hf"] = "vllm"
+    endpoint: str | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int | None = None
     max_sequences: int = 128
@@ -138,7 +140,11 @@ def _settings(
             "seed": options.seed,
         },
         "verifier": {"name": task.verifier, "options": dict(task.options)},
-        "engine": {"kind": options.engine, "dtype": options.dtype, "max_length": options.max_length},
+        "engine": {
+            "kind": "endpoint" if options.endpoint else options.engine,
+            "dtype": options.dtype,
+            "max_length": options.max_length,
+        },
     }
 
 
