@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Protocol
 
-from torch import Tensor
+from torch import Tensor, device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -48,6 +48,11 @@ class Batch:
     @property
     def rows(self) -> int:
         return self.tokens.shape[0]
+
+    def to(self, device: device | str) -> Batch:
+        """The same batch on another device."""
+        moved = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in moved.items() if t is not None})
 
     def select(self, index: Tensor) -> Batch:
         """The rows `index` ([N] int64), cut to their longest; the totals keep counting the whole update.

@@ -27,16 +27,28 @@ def group_zscore(score: Tensor, group: Tensor, *, eps: float = 1e-4, ddof: int =
     """Centred score over (standard deviation of the group + eps): GRPO's advantage (DeepSeekMath, arXiv:2402.03300).
 
     score [B] float, group [B] int64 -> [B]. `ddof` 1 is the sample deviation that TRL and verl use, 0 the population's.
-    A group whose scores are all equal gives exactly 0, a group of one as well. Not meant for gradients: the square root
-    has none at an all-equal group.
+    A group whose scores are all equal gives exactly 0, a group of one as well.
 
     >>> group_zscore(torch.tensor([1.0, 0.0, 5.0]), torch.tensor([7, 7, 3]), ddof=0)
     tensor([ 0.9998, -0.9998,  0.0000])
     """
+    std = group_deviation(score, group, ddof=ddof)
+    return group_center(score, group) / torch.where(std > 0, std + eps, 1.0)
+
+
+def group_deviation(score: Tensor, group: Tensor, *, ddof: int = 1, floor: float = 0.0) -> Tensor:
+    """Standard deviation of each row's group, at least `floor`: score [B] float, group [B] int64 -> [B].
+
+    A group of one has deviation 0. Differentiable: a group at the floor (or at 0) has gradient 0.
+
+    >>> group_deviation(torch.tensor([1.0, 0.0, 5.0]), torch.tensor([7, 7, 3]), ddof=0)
+    tensor([0.5000, 0.5000, 0.0000])
+    """
     centred, inverse, count = _center(score, group)
     variance = _sum_by(centred.square(), inverse, len(count)) / (count - ddof).clamp(min=1)
-    std = variance.sqrt()[inverse]
-    return torch.where(std > 0, centred / (std + eps), torch.zeros_like(centred))
+    above = variance > floor**2
+    # The square root's gradient is infinite at 0, so it must not see what the floor replaces.
+    return torch.where(above, torch.where(above, variance, 1.0).sqrt(), floor)[inverse]
 
 
 def leave_one_out(score: Tensor, group: Tensor) -> Tensor:
@@ -68,3 +80,102 @@ def _center(score: Tensor, group: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _sum_by(values: Tensor, inverse: Tensor, groups: int) -> Tensor:
     return torch.zeros(groups, dtype=values.dtype, device=values.device).index_add(0, inverse, values)
+
+
+def gae(rewards: Tensor, values: Tensor, mask: Tensor, *, gamma: float, lam: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimation over sampled tokens (Schulman et al. 2015, arXiv:1506.02438).
+
+    rewards, values [B, T] float, mask [B, T] bool -> (advantages, returns) [B, T], 0 outside the mask. `values[t]` is
+    the value of the state in which token t was chosen. Tokens outside the mask (prompt, environment, padding) do not
+    exist: the token after a gap follows the one before it, with one factor gamma * lam, and their rewards are not read.
+    The last token of a row is final (no bootstrap). returns = advantages + values. `lam` may differ by row ([B]).
+
+    >>> gae(torch.tensor([[0.0, 9.0, 1.0]]), torch.tensor([[0.5, 9.0, 0.25]]), torch.tensor([[True, False, True]]),
+    ...     gamma=1.0, lam=0.5)
+    (tensor([[0.1250, 0.0000, 0.7500]]), tensor([[0.6250, 0.0000, 1.0000]]))
+    """
+    rewards, values = _inside(rewards, mask), _inside(values, mask)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        here = mask[:, t]
+        advantage = rewards[:, t] + gamma * next_value - values[:, t] + gamma * lam * next_advantage
+        advantages[:, t] = torch.where(here, advantage, 0.0)
+        next_value = torch.where(here, values[:, t], next_value)
+        next_advantage = torch.where(here, advantage, next_advantage)
+    return advantages, advantages + values
+
+
+def step_gae(rewards: Tensor, values: Tensor, step: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
+    """GAE over environment steps, shared by the tokens of a step (VL-DAC, Bredis et al. 2025, arXiv:2508.04280).
+
+    rewards, values [B, T] float, step [B, T] int64 (environment step of a sampled token, -1 elsewhere) -> (advantages,
+    returns) [B, T], 0 where step is -1. A step's reward is the sum over its tokens, its value the one at its first
+    token (the state before anything was answered); gamma and lam act once per step. The last step of a row is final.
+
+    >>> step_gae(torch.tensor([[0.0, 1.0, 9.0, 2.0]]), torch.tensor([[0.5, 9.0, 9.0, 1.0]]),
+    ...          torch.tensor([[0, 0, -1, 1]]), gamma=0.5, lam=1.0)
+    (tensor([[1.5000, 1.5000, 0.0000, 1.0000]]), tensor([[2., 2., 0., 2.]]))
+    """
+    mask = step >= 0
+    steps, width = max(int(step.max()) + 1, 1), step.shape[1]
+    slot = torch.where(mask, step, steps)  # what belongs to no step goes to one more column, cut off below
+    at = torch.arange(width, device=step.device).expand_as(step)
+    table = torch.zeros(step.shape[0], steps + 1, dtype=rewards.dtype, device=rewards.device)
+    step_rewards = table.scatter_add(1, slot, _inside(rewards, mask))[:, :steps]
+    never = torch.full_like(table, width, dtype=at.dtype)
+    first = never.scatter_reduce(1, slot, torch.where(mask, at, width), "amin")[:, :steps]
+    exists = first < width
+    step_values = values.gather(1, first.clamp(max=width - 1))
+    by_step = gae(step_rewards, step_values, exists, gamma=gamma, lam=lam)
+    advantages, returns = (_inside(x.gather(1, step.clamp(min=0)), mask) for x in by_step)
+    return advantages, returns
+
+
+def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:
+    """Return-to-go of every sampled token: [B, T], mask [B, T] bool -> [B, T], 0 outside the mask.
+
+    Sum of the rewards at this token and the sampled ones after it, discounted once per sampled token.
+
+    >>> discounted_returns(torch.tensor([[1.0, 9.0, 2.0]]), torch.tensor([[True, False, True]]), gamma=0.5)
+    tensor([[2., 0., 2.]])
+    """
+    returns, _ = gae(rewards, torch.zeros_like(rewards), mask, gamma=gamma, lam=1.0)
+    return returns
+
+
+def whiten(x: Tensor, mask: Tensor, *, shift_mean: bool = True, floor: float = 1e-4, ddof: int = 0) -> Tensor:
+    """(x - mean) / max(std, floor) over everything inside `mask`: [B, T], bool -> [B, T], 0 outside the mask.
+
+    The floor keeps a batch without a signal from being blown up to unit noise; equal values give exactly 0. Without
+    `shift_mean` the mean is put back. `ddof` 0 is the population deviation, 1 the sample one.
+
+    >>> whiten(torch.tensor([[1.0, 3.0, float("nan")]]), torch.tensor([[True, True, False]]))
+    tensor([[-1.,  1.,  0.]])
+    """
+    chosen = x[mask]
+    if chosen.numel() == 0:
+        return torch.zeros_like(x)
+    anchor = chosen[0]  # as in _center: equal values must differ from their mean by exactly 0
+    shift = (chosen - anchor).mean()
+    centred = (chosen - anchor) - shift
+    std = (centred.square().sum() / max(chosen.numel() - ddof, 1)).sqrt().clamp(min=floor)
+    whitened = centred / std + (0.0 if shift_mean else anchor + shift)
+    return torch.zeros_like(x).masked_scatter(mask, whitened)
+
+
+def length_adaptive_lambda(mask: Tensor, *, alpha: float = 0.05) -> Tensor:
+    """GAE's lambda for a response of l sampled tokens, max(0, 1 - 1 / (alpha l)): mask [B, T] bool -> [B] float64.
+
+    Long responses get a lambda near 1, so that the outcome still reaches their first tokens (VAPO, Yue et al. 2025,
+    arXiv:2504.05118).
+
+    >>> length_adaptive_lambda(torch.ones(1, 100, dtype=torch.bool))
+    tensor([0.8000], dtype=torch.float64)
+    """
+    length = mask.sum(dim=1).clamp(min=1).to(torch.float64)
+    return (1.0 - 1.0 / (alpha * length)).clamp(min=0.0)
+
+
+def _inside(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, torch.zeros_like(x))

@@ -14,11 +14,18 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from llmrl.credit import group_center, group_deviation, leave_one_out
 
 LOG_RATIO_LIMIT = 20.0
 
 KLEstimator = Literal["k1", "k2", "k3"]
 Normalize = Literal["token", "sequence", "constant"]
+SequenceRatio = Literal["mean", "sum"]
+PacsProxy = Literal["log_ratio", "mean_logprob"]
+PacsScore = Literal["rloo", "grpo", "drgrpo", "naive"]
+PacsWeight = Literal["question", "only_positive", "only_negative", "none"]
 
 
 def keep(x: Tensor, mask: Tensor) -> Tensor:
@@ -55,6 +62,67 @@ def clipped_surrogate(
     if dual_clip is None:
         return loss
     return torch.where(advantages < 0, torch.minimum(loss, -dual_clip * advantages), loss)
+
+
+def sequence_clipped_surrogate(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    advantages: Tensor,
+    mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    ratio: SequenceRatio = "mean",
+) -> Tensor:
+    """The clipped surrogate with one ratio per row: all [B, T] (advantages may be [B]) -> [B, T].
+
+    Every sampled token carries its row's ratio, exp of the mean log-ratio of the row's tokens (GSPO, Zheng et al. 2025,
+    arXiv:2507.18071) or, with ratio="sum", of their sum: the probability ratio of the whole answer (RLOO with several
+    updates). 0 outside the mask. Aggregate with normalize="sequence": the row's mean is then the row's loss.
+
+    Raises ValueError for an unknown ratio.
+
+    >>> sequence_clipped_surrogate(torch.tensor([[0.3, 0.1]]), torch.zeros(1, 2), torch.tensor([-1.0]),
+    ...                            torch.tensor([[True, True]]), clip_low=0.2, clip_high=0.2)
+    tensor([[1.2214, 1.2214]])
+    """
+    log_ratio = (keep(logprobs, mask) - keep(old_logprobs, mask)).sum(dim=1, keepdim=True)
+    if ratio == "mean":
+        log_ratio = log_ratio / mask.sum(dim=1, keepdim=True).clamp(min=1)
+    elif ratio != "sum":
+        raise ValueError(f"ratio={ratio!r} is not a sequence ratio; use mean or sum")
+    per_token = advantages if advantages.dim() == 2 else advantages[:, None].expand(mask.shape)
+    kept = keep(per_token, mask)
+    return keep(
+        clipped_surrogate(log_ratio, torch.zeros_like(log_ratio), kept, clip_low=clip_low, clip_high=clip_high), mask
+    )
+
+
+def capped_reinforce(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, ratio_cap: float) -> Tensor:
+    """CISPO's loss, elementwise: -min(r, ratio_cap) A logprobs, the weight without gradient; all [B, T] -> [B, T].
+
+    No token loses its gradient, only its weight is bounded (MiniMax-M1, arXiv:2506.13585).
+
+    >>> capped_reinforce(torch.tensor([-1.0]), torch.tensor([-3.0]), torch.tensor([0.5]), ratio_cap=2.0)
+    tensor([1.])
+    """
+    weight = probability_ratio(logprobs, old_logprobs).detach().clamp(max=ratio_cap)
+    return -weight * advantages * logprobs
+
+
+def clipped_value(values: Tensor, old_values: Tensor, returns: Tensor, *, clip: float | None) -> Tensor:
+    """PPO's value loss, elementwise: max((v - R)^2, (clip(v, v_old +- clip) - R)^2) / 2; all [B, T] -> [B, T].
+
+    `clip` None leaves the plain squared error.
+
+    >>> clipped_value(torch.tensor([1.0]), torch.tensor([0.0]), torch.tensor([1.0]), clip=0.5)
+    tensor([0.1250])
+    """
+    error = (values - returns).square()
+    if clip is None:
+        return 0.5 * error
+    clipped = old_values + (values - old_values).clamp(-clip, clip)
+    return 0.5 * torch.maximum(error, (clipped - returns).square())
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, *, estimator: KLEstimator = "k3") -> Tensor:
@@ -126,3 +194,125 @@ def aggregate(
             raise ValueError("normalize='constant' needs the constant, usually the largest completion length")
         return kept.sum() / (sequences_total * constant)
     raise ValueError(f"normalize={normalize!r} is not a normalisation; use token, sequence or constant")
+
+
+def pacs_proxy(
+    logprobs: Tensor, ref_logprobs: Tensor, mask: Tensor, *, beta: float = 1.0, proxy: PacsProxy = "log_ratio"
+) -> Tensor:
+    """PACS's reward proxy r of each row: logprobs, ref_logprobs, mask [B, T] -> [B], 0 for a row without any mask.
+
+    log_ratio: beta * sum of (logprobs - ref_logprobs), summed as differences in at least float32 (the two sums are
+    thousands of nats, what matters is a tenth of one). mean_logprob: beta * mean of logprobs, no reference.
+    Raises ValueError for an unknown proxy.
+    """
+    wide = torch.promote_types(logprobs.dtype, torch.float32)
+    own = keep(logprobs, mask).to(wide)
+    if proxy == "log_ratio":
+        return beta * (own - keep(ref_logprobs, mask).to(wide)).sum(dim=1)
+    if proxy == "mean_logprob":
+        return beta * own.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    raise ValueError(f"proxy={proxy!r} is not a PACS reward proxy; use log_ratio or mean_logprob")
+
+
+def pacs_center(proxies: Tensor, group: Tensor, *, score: PacsScore = "rloo", std_floor: float = 1e-3) -> Tensor:
+    """The classifier's logit psi from reward proxies: proxies [B], group [B] int64 -> [B]. Nothing is detached.
+
+    rloo: r - mean of the others. drgrpo: r - mean. grpo: (r - mean) / (std + 1e-6), sample deviation; a group whose
+    deviation is below `std_floor` (every group, on policy) is only centred, where the quotient would be noise with a
+    gradient of 1e5. naive: r. Raises ValueError for an unknown score.
+    """
+    if score == "rloo":
+        return leave_one_out(proxies, group)
+    if score == "drgrpo":
+        return group_center(proxies, group)
+    if score == "grpo":
+        centred, std = group_center(proxies, group), group_deviation(proxies, group, floor=std_floor)
+        return centred / torch.where(std > std_floor, std + 1e-6, 1.0)
+    if score == "naive":
+        return proxies
+    raise ValueError(f"score={score!r} is not a PACS score; use rloo, grpo, drgrpo or naive")
+
+
+def pacs_scores(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    mask: Tensor,
+    group: Tensor,
+    *,
+    beta: float = 1.0,
+    proxy: PacsProxy = "log_ratio",
+    score: PacsScore = "rloo",
+) -> Tensor:
+    """PACS's logit psi of each row: logprobs, ref_logprobs, mask [B, T], group [B] -> [B] (arXiv:2509.02522, eqs 6-10).
+
+    The gradient flows through the group's baseline too. Rows without any mask are no siblings and score 0.
+
+    >>> pacs_scores(torch.tensor([[-1.0], [-2.0]]), torch.tensor([[-1.5], [-1.5]]), torch.ones(2, 1, dtype=torch.bool),
+    ...             torch.tensor([0, 0]))
+    tensor([ 1., -1.])
+    """
+    proxies = pacs_proxy(logprobs, ref_logprobs, mask, beta=beta, proxy=proxy)
+    alive = mask.any(dim=1)
+    scores = pacs_center(proxies[alive], group[alive], score=score)
+    return torch.zeros_like(proxies).index_put((alive,), scores)
+
+
+def pacs_weights(labels: Tensor, group: Tensor, *, mode: PacsWeight = "question") -> Tensor:
+    """Weight of each row's cross-entropy: labels [B] of 0 and 1, group [B] int64 -> [B].
+
+    question: n / (2 n_class) in a group of n that holds both classes, 1 in a one-class group. only_positive and
+    only_negative: 1 for that class, else 0. none: 1. Raises ValueError for other labels and for an unknown mode.
+
+    >>> pacs_weights(torch.tensor([1.0, 0.0, 0.0, 0.0]), torch.tensor([5, 5, 5, 5]))
+    tensor([2.0000, 0.6667, 0.6667, 0.6667])
+    """
+    if mode == "none":
+        return torch.ones_like(labels)
+    if not bool(((labels == 0) | (labels == 1)).all()):
+        raise ValueError(f"labels must be 0 or 1 for mode={mode!r}, got {labels.tolist()}; threshold them or use none")
+    if mode == "only_positive":
+        return labels.clone()
+    if mode == "only_negative":
+        return 1 - labels
+    if mode != "question":
+        raise ValueError(f"mode={mode!r} is not a PACS weight mode; use question, only_positive, only_negative or none")
+    same_group = group[:, None] == group[None, :]
+    size = same_group.sum(dim=1).to(labels.dtype)
+    same_class = (same_group & (labels[:, None] == labels[None, :])).sum(dim=1).to(labels.dtype)
+    return torch.where(same_class < size, size / (2 * same_class), torch.ones_like(size))
+
+
+def pacs_loss(scores: Tensor, labels: Tensor, weights: Tensor, *, total: int | Tensor | None = None) -> Tensor:
+    """Sum of w (softplus(psi) - R psi) over `total`: scores, labels, weights [B] -> []. arXiv:2509.02522, eq 8.
+
+    `total` is the number of rows of the whole update, so that micro-batches add up; None takes B. Labels may be soft.
+
+    >>> pacs_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), torch.ones(2))
+    tensor(0.6931)
+    """
+    entropy = binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
+    return (weights.to(scores.dtype) * entropy).sum() / (len(scores) if total is None else total)
+
+
+def pacs_coefficients(
+    proxies: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    group: Tensor,
+    *,
+    score: PacsScore = "rloo",
+    total: int | Tensor | None = None,
+) -> Tensor:
+    """dL/dr of every row, without gradient: all [B] -> [B]. The first half of exact PACS under any micro-batching.
+
+    Compute r for all rows without gradient, take c = pacs_coefficients(r, ...), then minimise sum c_i r_i(theta) in
+    micro-batches of any shape: as long as the parameters stay, its gradient is that of `pacs_loss` on whole groups.
+
+    >>> pacs_coefficients(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([0, 0]))
+    tensor([-0.5000,  0.5000])
+    """
+    with torch.enable_grad():
+        leaf = proxies.detach().requires_grad_()
+        loss = pacs_loss(pacs_center(leaf, group, score=score), labels, weights, total=total)
+        (gradient,) = torch.autograd.grad(loss, leaf)
+    return gradient

@@ -1,6 +1,32 @@
-"""Algorithms, one file a method: which credit, which loss, and what it needs."""
+"""Algorithms, one file a method: which credit, which loss, and what it needs.
 
-# The recipe's `algo.name` -> where its dataclass lives. Strings, so that a listing imports no torch.
+A recipe's `algo.name` is a key of ALGORITHMS or of PRESETS; its other fields are the method's dataclass fields.
+"""
+
+# Name -> where its dataclass lives. Strings, so that a listing imports no torch.
 ALGORITHMS = {
     "grpo": "llmrl.algos.grpo:GRPO",
+    "rloo": "llmrl.algos.rloo:RLOO",
+    "reinforce_pp": "llmrl.algos.reinforce_pp:ReinforcePP",
+    "gspo": "llmrl.algos.gspo:GSPO",
+    "cispo": "llmrl.algos.cispo:CISPO",
+    "pacs": "llmrl.algos.pacs:PACS",
+}
+
+# Name -> (the method it is, the fields in which it differs from that method's defaults). A recipe may override these.
+PRESETS: dict[str, tuple[str, dict[str, object]]] = {
+    # Liu et al. 2025, arXiv:2503.20783: neither deviation nor length in the denominator. The recipe gives
+    # constant_tokens, usually the largest completion length.
+    "dr_grpo": (
+        "grpo",
+        {"advantage": "center", "clip_high": 0.2, "normalize": "constant", "importance_cap": None},
+    ),
+    # Yu et al. 2025, arXiv:2503.14476: clip-higher and the token mean. Its dynamic sampling is the trainer's, its
+    # soft over-long punishment a reward.
+    "dapo": (
+        "grpo",
+        {"advantage": "zscore", "clip_low": 0.2, "clip_high": 0.28, "normalize": "token", "importance_cap": None},
+    ),
+    # Hu et al. 2025, arXiv:2501.03262, section on REINFORCE++-baseline.
+    "reinforce_pp_baseline": ("reinforce_pp", {"baseline": "group"}),
 }

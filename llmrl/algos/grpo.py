@@ -20,8 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmrl.algos.terms import (
-    check,
+    check_normalize,
+    check_ranges,
     clean_terms,
+    coefficient_needs,
     group_credit,
     importance_weights,
     kl_term,
@@ -65,35 +67,13 @@ class GRPO:
     entropy_coef: float = 0.0
 
     def __post_init__(self) -> None:
-        constant = self.constant_tokens
-        check(
-            (
-                0 <= self.clip_low <= 1,
-                f"clip_low={self.clip_low} leaves no ratio in [1 - clip_low, 1]; set it between 0 and 1",
-            ),
-            (self.clip_high >= 0, f"clip_high={self.clip_high} clips the ratio 1 itself; set it to 0 or more"),
-            (
-                self.dual_clip is None or self.dual_clip > 1,
-                f"dual_clip={self.dual_clip} would stop every bad token; set it above 1, or to null",
-            ),
-            (self.kl_coef >= 0, f"kl_coef={self.kl_coef} rewards leaving the reference; set it to 0 or more"),
-            (
-                self.importance_cap is None or self.importance_cap > 0,
-                f"importance_cap={self.importance_cap} makes every loss 0; set it above 0, or to null",
-            ),
-            (self.entropy_coef >= 0, f"entropy_coef={self.entropy_coef} punishes entropy; set it to 0 or more"),
-            (
-                (constant is not None) == (self.normalize == "constant") and (constant is None or constant > 0),
-                f"normalize={self.normalize} with constant_tokens={constant}: give constant_tokens (> 0) with "
-                "normalize: constant, and only then",
-            ),
-        )
+        check_ranges(self)
+        check_normalize(self.normalize, self.constant_tokens)
 
     @property
     def needs(self) -> frozenset[str]:
         """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
-        optional = {"ref_logprobs": self.kl_coef, "entropy": self.entropy_coef}
-        return frozenset({"old_logprobs"} | {name for name, coef in optional.items() if coef != 0})
+        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef)
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's group-relative score."""

@@ -8,7 +8,8 @@ importance weights, the KL and entropy terms, and the metrics that all of them r
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from llmrl.batch import Batch, Loss, Output
 from llmrl.losses import (
     KLEstimator,
     Normalize,
+    SequenceRatio,
     aggregate,
     keep,
     kl_estimate,
@@ -58,6 +60,19 @@ def clean_terms(out: Output, batch: Batch) -> Terms:
     return Terms(logprobs=logprobs, old_logprobs=old, advantages=keep(batch.advantages, batch.mask), mask=batch.mask)
 
 
+def required(x: Tensor | None, name: str, coef: float) -> Tensor:
+    """`x`, or ValueError if the trainer did not provide the batch's field `name`, which `coef` multiplies."""
+    if x is None:
+        raise ValueError(f"batch.{name} is None, but a coefficient of {coef} multiplies it; compute what `needs` names")
+    return x
+
+
+def behaviour_logprobs(batch: Batch) -> Tensor:
+    """Log-probs of the policy that sampled, 0 outside the mask: the trainer's own, or else the engine's. [B, T]."""
+    own = batch.logprobs if batch.old_logprobs is None else batch.old_logprobs
+    return keep(own, batch.mask)
+
+
 def importance_weights(terms: Terms, batch: Batch, *, cap: float | None) -> tuple[Tensor | float, dict[str, Tensor]]:
     """Truncated weights between trainer and sampler [B, T] (1.0 if `cap` is None) and their metrics."""
     if cap is None:
@@ -76,16 +91,30 @@ def kl_term(
     """
     if coef == 0:
         return 0.0, {}
-    if batch.ref_logprobs is None:
-        raise ValueError(f"kl_coef={coef} needs batch.ref_logprobs, which is None; load a reference model")
-    kl = kl_estimate(terms.logprobs, keep(batch.ref_logprobs, batch.mask), estimator=estimator)
+    ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", coef), batch.mask)
+    kl = kl_estimate(terms.logprobs, ref_logprobs, estimator=estimator)
     return coef * kl, {"kl_ref": partial_mean(batch)(kl)}
 
 
 def ratio_metrics(terms: Terms, batch: Batch, *, clip_low: float, clip_high: float) -> dict[str, Tensor]:
     """Token means of the ratio, of the KL from the old policy (k3), and of the tokens whose gradient is clipped."""
-    share = partial_mean(batch)
     ratio = probability_ratio(terms.logprobs.detach(), terms.old_logprobs)
+    return _ratio_metrics(ratio, terms, batch, clip_low, clip_high)
+
+
+def sequence_ratio_metrics(
+    terms: Terms, batch: Batch, *, clip_low: float, clip_high: float, ratio: SequenceRatio
+) -> dict[str, Tensor]:
+    """As `ratio_metrics`, with the ratio of the row that each token is in."""
+    log_ratio = (terms.logprobs.detach() - terms.old_logprobs).sum(dim=1, keepdim=True)
+    if ratio == "mean":
+        log_ratio = log_ratio / terms.mask.sum(dim=1, keepdim=True).clamp(min=1)
+    by_token = probability_ratio(log_ratio, torch.zeros_like(log_ratio)).expand(terms.mask.shape)
+    return _ratio_metrics(by_token, terms, batch, clip_low, clip_high)
+
+
+def _ratio_metrics(ratio: Tensor, terms: Terms, batch: Batch, clip_low: float, clip_high: float) -> dict[str, Tensor]:
+    share = partial_mean(batch)
     return {
         "ratio": share(ratio),
         "approx_kl": share(kl_estimate(terms.old_logprobs, terms.logprobs.detach(), estimator="k3")),
@@ -100,9 +129,9 @@ def total_loss(
     batch: Batch,
     *,
     normalize: Normalize,
-    constant_tokens: int | None,
     entropy_coef: float,
     metrics: dict[str, Tensor],
+    constant_tokens: int | None = None,
 ) -> Loss:
     """Aggregate `per_token` [B, T] and subtract `entropy_coef` times the mean entropy per token, however normalised.
 
@@ -134,8 +163,45 @@ def partial_mean(batch: Batch) -> Callable[[Tensor], Tensor]:
     return share
 
 
-def check(*rules: tuple[bool, str]) -> None:
-    """Raise ValueError with every message whose condition is False."""
-    broken = [message for holds, message in rules if not holds]
+# Field name -> (what holds for a sensible value, why another makes no sense and what to do). None means "off".
+RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    "clip_low": (lambda x: 0 <= x <= 1, "leaves no ratio in [1 - clip_low, 1]; set it between 0 and 1"),
+    "clip_high": (lambda x: x >= 0, "clips the ratio 1 itself; set it to 0 or more"),
+    "dual_clip": (lambda x: x > 1, "would stop the gradient of every bad token; set it above 1, or to null"),
+    "ratio_cap": (lambda x: x > 0, "gives every token the weight 0; set it above 0"),
+    "kl_coef": (lambda x: x >= 0, "rewards leaving the reference; set it to 0 or more"),
+    "entropy_coef": (lambda x: x >= 0, "punishes entropy; set it to 0 or more"),
+    "importance_cap": (lambda x: x > 0, "makes every loss 0; set it above 0, or to null"),
+    "constant_tokens": (lambda x: x > 0, "cannot divide a loss; set it to the largest completion length"),
+    "beta": (lambda x: x > 0, "gives the classifier no logit; set it above 0"),
+    "gamma": (lambda x: 0 <= x <= 1, "is no discount; set it between 0 and 1"),
+    "lam": (lambda x: 0 <= x <= 1, "is no GAE lambda; set it between 0 and 1"),
+    "lam_critic": (lambda x: 0 <= x <= 1, "is no GAE lambda; set it between 0 and 1, or to null"),
+    "lam_alpha": (lambda x: x > 0, "gives no length-adaptive lambda; set it above 0, or to null"),
+    "value_coef": (lambda x: x >= 0, "drives the values away from the returns; set it to 0 or more"),
+    "value_clip": (lambda x: x > 0, "freezes the values; set it above 0, or to null"),
+    "std_floor": (lambda x: x > 0, "lets a batch without a signal divide by 0; set it above 0"),
+}
+
+
+def check_ranges(algo: Any) -> None:
+    """Raise ValueError naming every field of the dataclass `algo` that is outside its range; NaN is outside."""
+    values = {item.name: getattr(algo, item.name) for item in fields(algo) if item.name in RANGES}
+    broken = [f"{n}={x} {RANGES[n][1]}" for n, x in values.items() if x is not None and not RANGES[n][0](x)]
     if broken:
         raise ValueError("; ".join(broken))
+
+
+def check_normalize(normalize: Normalize, constant_tokens: int | None) -> None:
+    """Raise ValueError unless `constant_tokens` is given with "constant" and only with it."""
+    if (constant_tokens is not None) != (normalize == "constant"):
+        raise ValueError(
+            f"normalize={normalize} with constant_tokens={constant_tokens}: "
+            "give constant_tokens with normalize: constant, and only then"
+        )
+
+
+def coefficient_needs(*, kl_coef: float, entropy_coef: float) -> frozenset[str]:
+    """What every policy-gradient method needs: old log-probs, and what a non-zero coefficient multiplies."""
+    optional = {"ref_logprobs": kl_coef, "entropy": entropy_coef}
+    return frozenset({"old_logprobs"} | {name for name, coef in optional.items() if coef != 0})

@@ -6,39 +6,14 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 
+from llmrl.config import LoraConfig, ModelConfig
+
 ADAPTER_PREFIX = "base_model.model."
-
-
-class LoraConfig(BaseModel):
-    """A LoRA adapter (Hu et al. 2021): `r` is its rank, `alpha` / r its scale; `target` the layers that get one."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    r: PositiveInt = 16
-    alpha: float = Field(default=32.0, gt=0)
-    dropout: float = Field(default=0.0, ge=0, lt=1)
-    target: Literal["all-linear"] | list[str] = "all-linear"
-
-
-class ModelConfig(BaseModel):
-    """Which model, in which precision. `path` is a catalogue name, a local folder or a hub id.
-
-    `dtype` is the precision of the forward and backward pass; the optimizer always works on float32 weights.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    path: str
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    max_length: PositiveInt = 1024
-    lora: LoraConfig | None = None
-    gradient_checkpointing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

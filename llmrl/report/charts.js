@@ -20,7 +20,7 @@ const s = (tag, attributes, ...children) => put(document.createElementNS(SVG, ta
 function fmt(value) {
   if (value === null || value === undefined) return '–';
   const size = Math.abs(value);
-  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace('e', ' e').replace('+', '');
+  if (size !== 0 && (size < 1e-3 || size >= 1e6)) return Number(value.toPrecision(3)).toExponential().replace('+', '');
   return size >= 100 ? value.toLocaleString('en', { maximumFractionDigits: 1 }) : String(Number(value.toPrecision(4)));
 }
 const percent = (value) => (value === null || value === undefined ? '–' : `${Number((100 * value).toFixed(1))}%`);
@@ -40,15 +40,28 @@ function range(values, fallback) {
   return low > high ? fallback : [low, high];
 }
 
-// Exponential moving average with its start corrected; gaps stay gaps.
-function smooth(values, weight) {
-  let mean = 0, mass = 0;
-  return values.map((v) => {
-    if (v === null) return null;
-    mean = weight * mean + (1 - weight) * v;
-    mass = weight * mass + (1 - weight);
-    return mean / mass;
+// Triangular average over `radius` steps to both sides: no lag. Gaps stay gaps and weigh nothing.
+function smooth(values, radius) {
+  return values.map((here, i) => {
+    if (here === null) return null;
+    let sum = 0, mass = 0;
+    for (let k = Math.max(0, i - radius); k <= Math.min(values.length - 1, i + radius); k += 1) {
+      if (values[k] === null) continue;
+      const weight = radius + 1 - Math.abs(k - i);
+      sum += weight * values[k];
+      mass += weight;
+    }
+    return sum / mass;
   });
+}
+
+// A noisy curve as a faint one of each step and a strong smoothed one; a short curve as it is.
+function noisy(series, from) {
+  const long = (one) => one.y.filter((v) => v !== null).length >= from;
+  const name = (one, what) => (series.length > 1 ? `${one.name}, ${what}` : what);
+  return series.flatMap((one) => (!long(one) ? [one] : [
+    { ...one, name: name(one, 'each step'), faint: true, opacity: one.y.length > 300 ? 0.22 : 0.4, unlisted: series.length > 1 },
+    { ...one, name: name(one, 'smoothed'), y: smooth(one.y, Math.max(2, Math.round(one.y.length / 30))) }]));
 }
 
 function linePath(x, y, px, py) {
@@ -75,7 +88,7 @@ const cursors = [];
 function chart(spec) {
   const root = h('figure', { class: 'card chart', css: { margin: '0' } }, h('h3', {}, spec.title));
   if (spec.hint) root.append(h('p', { class: 'hint' }, spec.hint));
-  if (spec.series.length > 1 || spec.stack) root.append(h('div', { class: 'legend' }, spec.series.map((one) =>
+  if (spec.series.length > 1 || spec.stack) root.append(h('div', { class: 'legend' }, spec.series.filter((one) => !one.unlisted).map((one) =>
     h('span', {}, h('i', { css: { '--k': `var(--${one.color})`, '--o': one.opacity || 1 } }), one.name))));
   const drawing = s('svg', { height: 200, role: 'img', 'aria-label': describe(spec) });
   root.append(drawing);
@@ -191,7 +204,9 @@ function follow(root, drawing, spec, { px, format, top, base, width }) {
   drawing.onpointerleave = () => { tip.hidden = true; point(null); };
 }
 
-function sparkline(x, y) {
+function sparkline(steps, values) {
+  const every = Math.ceil(steps.length / 120), keep = (_, i) => i % every === 0;
+  const x = steps.filter(keep), y = every > 1 ? smooth(values, every).filter(keep) : values;
   const [low, high] = range(y, [0, 1]), [first, last] = range(x, [0, 1]);
   const px = (v) => 2 + ((v - first) / (last - first || 1)) * 126;
   const py = (v) => (high > low ? 21 - ((v - low) / (high - low)) * 18 : 12);

@@ -20,17 +20,15 @@ function evalCharts() {
 }
 
 function rewardChart() {
-  const reward = of('reward/mean'), many = reward.filter((v) => v !== null).length >= 20;
-  const raw = { name: many ? 'each step' : 'mean reward', color: 'c2', y: reward, faint: many, opacity: many ? 0.45 : 1 };
-  const smoothed = { name: 'smoothed', color: 'c2', y: smooth(reward, 0.85) };
-  return chart({ title: 'Reward in training', hint: 'mean over the samples of a step', x: train.step, span, min: 0, series: many ? [raw, smoothed] : [raw] });
+  const series = noisy([{ name: 'reward', color: 'c2', y: of('reward/mean') }], 20);
+  return chart({ title: 'Reward in training', hint: 'mean over the samples of a step', x: train.step, span, min: 0, series });
 }
 
 function partsChart() {
   const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'none', 'unscored']);
   const parts = Object.keys(train.columns).filter((key) => key.startsWith('reward/') && !known.has(key.slice(7)) && has(key));
   if (!parts.length) return [];
-  const series = parts.slice(0, 8).map((key, i) => ({ name: key.slice(7), color: COLOURS[(i + 1) % 8], y: of(key) }));
+  const series = noisy(parts.slice(0, 8).map((key, i) => ({ name: key.slice(7), color: COLOURS[(i + 1) % 8], y: of(key) })), 100);
   return [chart({ title: 'Reward parts', hint: 'each component before weighting', x: train.step, span, min: 0, series })];
 }
 
@@ -42,14 +40,14 @@ const SINGLE = [
   [['policy/entropy'], 'Entropy', 'nats per sampled token', { min: 0 }],
   [['algo/clip_low', 'algo/clip_high'], 'Clipped tokens', 'share of tokens whose ratio met the bound', { min: 0, format: percent }],
   [['algo/kl', 'policy/kl'], 'KL to the reference', 'nats per token', {}],
-  [['lr'], 'Learning rate', '', { min: 0 }],
+  [['lr'], 'Learning rate', '', { min: 0, smoothed: false }],
 ];
 
 function singleCharts() {
   return SINGLE.flatMap(([keys, title, hint, extra]) => {
     const there = keys.filter(has);
     if (!there.length) return [];
-    const series = there.map((key, i) => ({ name: there.length > 1 ? key.split('/').pop() : title.toLowerCase(), color: COLOURS[i], y: of(key) }));
+    const series = noisy(there.map((key, i) => ({ name: there.length > 1 ? key.split('/').pop() : title.toLowerCase(), color: COLOURS[i], y: of(key) })), extra.smoothed === false ? Infinity : 100);
     return [chart({ title, hint, x: train.step, span, series, ...extra })];
   });
 }
@@ -65,7 +63,7 @@ function timeCharts() {
     found.push(chart({ title: 'Seconds per step', hint: 'by phase', x: train.step, stack: true, min: 0, series, format: (v) => `${fmt(Number(v.toFixed(2)))} s`, tick: fmt }));
   }
   if (has('tokens/per_s')) {
-    found.push(chart({ title: 'Tokens per second', hint: 'over the whole step', x: train.step, span, min: 0, series: [{ name: 'tokens/s', color: 'c3', y: of('tokens/per_s') }] }));
+    found.push(chart({ title: 'Tokens per second', hint: 'over the whole step', x: train.step, span, min: 0, series: noisy([{ name: 'tokens/s', color: 'c3', y: of('tokens/per_s') }], 100) }));
   }
   return found;
 }

@@ -41,7 +41,7 @@ def write_report(run: Path) -> Path:
     data = read_run(run)
     file = run / "report.html"
     part = run / "report.html.part"
-    part.write_text(page(data), encoding="utf-8")
+    part.write_text(page(data), encoding="utf-8", errors="replace")  # a lone surrogate is no reason to fail
     part.replace(file)
     return file
 

@@ -136,7 +136,7 @@ def test_needs_follow_the_coefficients():
         {"entropy_coef": -1.0},
         {"normalize": "constant"},
         {"constant_tokens": 128},
-        {"normalize": "constant", "constant_tokens": 0},
+        {"constant_tokens": 0, "normalize": "constant"},
         {"clip_low": float("nan")},
     ],
     ids=str,

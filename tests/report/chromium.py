@@ -8,6 +8,7 @@ import os
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,15 @@ FLAGS = (
     "--disable-dev-shm-usage",
     "--remote-debugging-pipe",
 )
+
+# Chromium reads commands from its descriptor 3 and writes to 4. Ours are moved out of the way first, then put there.
+LAUNCH = """
+import os, sys
+read, write = (os.dup(int(fd)) for fd in sys.argv[1:3])
+read, write = (os.dup2(fd, 100 + i) for i, fd in enumerate((read, write)))
+os.dup2(read, 3), os.dup2(write, 4)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 
 
 class Page:
@@ -139,8 +149,7 @@ def chromium(profile: Path, *, timeout_s: float = 60.0) -> Iterator[Page]:
         raise FileNotFoundError("no Chromium on this machine")
     to_browser, from_us = os.pipe()
     to_us, from_browser = os.pipe()
-    # Chromium reads commands from its descriptor 3 and writes to 4; the shell puts ours there.
-    command = ["sh", "-c", f'exec "$@" 3<&{to_browser} 4>&{from_browser}', "sh"]
+    command = [sys.executable, "-c", LAUNCH, str(to_browser), str(from_browser)]
     process = subprocess.Popen(
         [*command, BINARY, *FLAGS, f"--user-data-dir={profile}"],
         pass_fds=(to_browser, from_browser),

@@ -42,7 +42,9 @@ def test_kinds_separate_failures_from_wrong_answers() -> None:
 
 def test_whole_groups_are_taken_while_they_fit() -> None:
     samples = [sample(g, i) for g in range(5) for i in range(4)]
-    assert [(s.prompt_id, s.sample) for s in choose(samples, limit=10)] == [(f"p{g}", i) for g in (0, 1) for i in range(4)]
+    assert [(s.prompt_id, s.sample) for s in choose(samples, limit=10)] == [
+        (f"p{g}", i) for g in (0, 1) for i in range(4)
+    ]
 
 
 def test_a_first_group_larger_than_the_limit_is_cut() -> None:

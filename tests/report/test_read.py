@@ -52,7 +52,7 @@ def test_a_resumed_run_counts_the_last_line_of_a_step(tmp_path: Path) -> None:
 
 
 def test_non_finite_numbers_are_none_and_leave_no_point(tmp_path: Path) -> None:
-    text = '{"kind":"train","step":1,"loss":null}\n{"kind":"train","step":2,"loss":NaN}\n{"kind":"train","step":3,"loss":1}\n'
+    text = "".join(f'{{"kind":"train","step":{i},"loss":{v}}}\n' for i, v in enumerate(("null", "NaN", "1"), start=1))
     run = read_run(metrics_run(tmp_path / "r", text))
     assert [p.get("loss") for p in run.train] == [None, None, 1.0]
     assert series(run.train, "loss") == ([3], [1.0])

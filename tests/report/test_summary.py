@@ -49,7 +49,9 @@ def test_the_table_has_the_numbers_of_the_summary(tmp_path: Path) -> None:
     assert "600.0" not in text
 
 
-@pytest.mark.parametrize("summary", [{}, {"seconds": None, "accuracy_after": None, "accuracy_before_interval": [None, 1]}])
+@pytest.mark.parametrize(
+    "summary", [{}, {"seconds": None, "accuracy_after": None, "accuracy_before_interval": [None, 1]}]
+)
 def test_missing_numbers_are_dashes(summary: dict[str, object]) -> None:
     assert printed(summary_table(summary)).count("–") >= 6
 

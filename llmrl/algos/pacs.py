@@ -1,0 +1,129 @@
+"""PACS: the verifier's outcome is a class label, and the policy itself, by its log-ratios, is the classifier.
+
+    r_i = beta * sum over tokens of log(pi / pi_ref)         psi_i = r_i - mean over j != i of r_j
+    L = mean over answers of w_i (softplus(psi_i) - R_i psi_i),    R_i in {0, 1}
+
+arXiv:2509.02522. Nothing is detached: the gradient flows through the siblings' baseline too, so a
+micro-batch must hold whole groups. No advantage, no ratio clipping, no KL term; the sigmoid's saturation and the
+gradient clipping of the trainer (which the released code bypasses) are the trust region. As in the released code, the
+default reference is the policy at the start of the rollout step; the paper's is a fixed model that is reset now and
+then (`reference: model`; when it is reset is the trainer's affair). The paper's equation 5 has a score-function term
+that the released code leaves out: `score_function` adds it. Weights: question balances the classes within a group, and
+the paper's own ablation is mixed about it.
+
+With the rollout reference and one update per rollout psi is 0 for ever: the gradient is then RLOO's (unnormalised by
+length, times beta) and the loss a constant 0.6931; see `degenerate`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from llmrl.algos.terms import check_ranges, partial_mean, required
+from llmrl.batch import Batch, Loss, Output
+from llmrl.losses import keep, kl_estimate, pacs_center, pacs_loss, pacs_proxy, pacs_weights, probability_ratio
+
+SATURATED = 6.0  # |psi| beyond which the sigmoid's residual is below 0.0025
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PACS:
+    """PACS's hyper-parameters.
+
+    beta             nats of log-ratio to logit; the paper's best are between 0.5 and 1.
+    proxy            log_ratio sums log(pi / reference) over the answer, mean_logprob averages log pi.
+    score            rloo, drgrpo (centred), grpo (centred over the deviation) or naive, see llmrl.losses.pacs_center.
+    weight           question balances right and wrong within a group; only_positive, only_negative, or none.
+    reference        rollout is the policy that the step's rollouts came from, model the trainer's reference model.
+    label_above      an answer whose score is above this is right.
+    score_function   add equation 5's first term: every answer's log-prob, weighted by its own cross-entropy.
+
+    Raises ValueError for hyper-parameters that make no sense.
+    """
+
+    beta: float = 1.0
+    proxy: Literal["log_ratio", "mean_logprob"] = "log_ratio"
+    score: Literal["rloo", "grpo", "drgrpo", "naive"] = "rloo"
+    weight: Literal["question", "only_positive", "only_negative", "none"] = "question"
+    reference: Literal["rollout", "model"] = "rollout"
+    label_above: float = 0.5
+    score_function: bool = False
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """Whole groups in a micro-batch, old log-probs, and reference log-probs if the reference is a model."""
+        model = {"ref_logprobs"} if self.reference == "model" else set()
+        return frozenset({"whole_groups", "old_logprobs"} | model)
+
+    def credit(self, batch: Batch) -> Batch:
+        """Nothing: the outcome is the label, there is no advantage."""
+        return batch
+
+    def loss(self, out: Output, batch: Batch) -> Loss:
+        """The share of one micro-batch of whole groups."""
+        logprobs = keep(out.logprobs, batch.mask)
+        old = logprobs.detach() if batch.old_logprobs is None else keep(batch.old_logprobs, batch.mask)
+        reference = old
+        if self.reference == "model":
+            reference = keep(required(batch.ref_logprobs, "ref_logprobs", self.beta), batch.mask)
+        alive = batch.mask.any(dim=1)
+        group = batch.group[alive]
+        proxies = pacs_proxy(logprobs, reference, batch.mask, beta=self.beta, proxy=self.proxy)[alive]
+        scores = pacs_center(proxies, group, score=self.score)
+        labels = (batch.score[alive] > self.label_above).to(scores.dtype)
+        weights = pacs_weights(labels, group, mode=self.weight)
+        value = pacs_loss(scores, labels, weights, total=batch.sequences_total)
+        metrics = {
+            "policy_loss": value.detach(),
+            **_diagnostics(scores.detach(), proxies.detach(), labels, group, batch.sequences_total),
+            **_movement(logprobs.detach(), old, batch),
+        }
+        if self.score_function:
+            entropy = binary_cross_entropy_with_logits(scores.detach(), labels, reduction="none")
+            summed = logprobs.sum(dim=1)[alive]
+            # Only its gradient is wanted; the logged loss stays the cross-entropy.
+            value = value + (weights * entropy * (summed - summed.detach())).sum() / batch.sequences_total
+        return Loss(value=value, metrics=metrics)
+
+
+def degenerate(algo: PACS, *, updates_per_rollout: int) -> str:
+    """Why this set-up is not PACS but another method, or "" if it is PACS: the trainer warns with it."""
+    if updates_per_rollout == 1 and algo.reference == "rollout" and algo.proxy == "log_ratio":
+        return (
+            "updates_per_rollout=1 with reference: rollout makes every PACS logit 0: the gradient is RLOO's and "
+            "the loss a constant 0.6931; use several updates per rollout, or reference: model"
+        )
+    return ""
+
+
+def _diagnostics(scores: Tensor, proxies: Tensor, labels: Tensor, group: Tensor, total: Tensor) -> dict[str, Tensor]:
+    """Shares of sums over answers, all divided by the number of answers: psi_right / right is the mean of the right."""
+    right = labels == 1
+    same_group = group[:, None] == group[None, :]
+    one_class = ((labels[:, None] == labels[None, :]) | ~same_group).all(dim=1)
+    answers = {
+        "right": right,
+        "psi_right": torch.where(right, scores, 0.0),
+        "psi_wrong": torch.where(right, 0.0, scores),
+        "label_accuracy": (scores > 0) == right,
+        "saturated": scores.abs() > SATURATED,
+        "drift": proxies,
+        "one_class": one_class,
+    }
+    return {name: x.to(scores.dtype).sum() / total for name, x in answers.items()}
+
+
+def _movement(logprobs: Tensor, old: Tensor, batch: Batch) -> dict[str, Tensor]:
+    share = partial_mean(batch)
+    return {
+        "ratio": share(probability_ratio(logprobs, old)),
+        "approx_kl": share(kl_estimate(old, logprobs, estimator="k3")),
+    }

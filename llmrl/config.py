@@ -1,0 +1,294 @@
+"""The recipe: one YAML file says everything about a run. Its schema, dotted overrides, and errors that help.
+
+    recipe = load_recipe("recipes/arithmetic/grpo.yaml", ["train.steps=50", "algo.clip_high=0.28"])
+
+Unknown keys are errors that name the nearest known one; rules that span sections say what is wrong, the value, and what
+to do. `algo` and `reward` stay plain mappings here; `cli.py` turns them into objects.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import model_validator as rule
+
+from llmrl.data.config import DataConfig, EvalDataConfig
+
+
+class ConfigError(ValueError):
+    """A recipe or an override is wrong; the message says what, where, and what to do."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(_Section):
+    """A LoRA adapter (Hu et al. 2021)."""
+
+    r: PositiveInt = Field(16, description="rank")
+    alpha: PositiveFloat = Field(32.0, description="the adapter is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, le=0, description="must be 0: sampler and trainer would disagree otherwise")
+    target: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
+
+
+class ModelConfig(_Section):
+    """Which model, in which precision. The optimizer always works on float32 weights."""
+
+    path: str = Field(description="catalogue name (llmrl models list), local folder, or hub id")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of forward and backward pass")
+    max_length: PositiveInt = Field(1024, description="tokens of prompt and completion together")
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    forward: Literal["auto", "packed", "plain"] = Field(
+        "auto", description="packed shares prompts and pads nothing; auto checks it on the model and falls back"
+    )
+
+
+class DynamicSampling(_Section):
+    """DAPO's dynamic sampling: groups whose scores are all equal teach nothing and are replaced by new prompts."""
+
+    max_rounds: PositiveInt = Field(3, description="extra rounds of generation per step at most")
+
+
+class RolloutConfig(_Section):
+    """How completions are sampled."""
+
+    engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or the slow reference engine hf")
+    isolated: bool = Field(True, description="run the engine in a child process that is replaced if it dies or hangs")
+    prompts_per_step: PositiveInt = 16
+    group_size: PositiveInt = Field(8, description="completions per prompt")
+    max_tokens: PositiveInt = Field(256, description="completion length limit, in tokens")
+    temperature: PositiveFloat = 1.0
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(-1, ge=-1)
+    min_p: float = Field(0.0, ge=0, lt=1)
+    stop: list[str] = Field(default_factory=list, description="strings that end a completion")
+    mask_truncated: bool = Field(False, description="completions cut by max_tokens do not train (DAPO)")
+    dynamic_sampling: DynamicSampling | None = None
+    max_sequences: PositiveInt = Field(128, description="requests the engine runs at once")
+    kv_cache_gib: PositiveFloat = Field(2.0, description="KV cache on a CPU")
+    gpu_memory: float = Field(0.4, gt=0, lt=1, description="share of a GPU's memory for vLLM")
+    eager: bool = Field(True, description="no compilation: the engine starts in seconds")
+    stall_timeout_s: PositiveFloat = Field(120.0, description="a silent engine is replaced after this long")
+    start_timeout_s: PositiveFloat = 600.0
+
+
+class RewardConfig(_Section):
+    """One part of the reward: an object by import path, called with `args`."""
+
+    name: str = Field(description="import path, such as llmrl.rewards.exact_number:ExactNumber")
+    args: dict[str, Any] = Field(default_factory=dict)
+    weight: float = 1.0
+
+
+class TrainConfig(_Section):
+    """The optimisation."""
+
+    steps: PositiveInt
+    lr: PositiveFloat = 1e-6
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegativeInt = 0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    epochs: PositiveInt = Field(1, description="passes over each rollout")
+    minibatches: PositiveInt = Field(1, description="optimizer steps per pass; 1 with epochs 1 is on-policy")
+    tokens_per_microbatch: PositiveInt = Field(4096, description="tokens of one forward pass; whole groups stay together")
+    save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
+    keep_last: PositiveInt = Field(2, description="checkpoints kept")
+    keep_best: bool = Field(True, description="also keep the checkpoint with the best held-out accuracy")
+    deterministic: bool = Field(True, description="bit-for-bit repeatable and resumable; costs time on GPUs")
+    threads: NonNegativeInt = Field(0, description="CPU threads of the trainer; 0 takes every core it may use")
+
+
+class EvalConfig(_Section):
+    """Held-out evaluation during training: one completion per problem, scored by the recipe's own reward."""
+
+    every: NonNegativeInt = Field(0, description="steps between evaluations; 0: only before and after")
+    data: EvalDataConfig = Field(default_factory=EvalDataConfig)
+    temperature: float = Field(0.0, ge=0)
+    max_tokens: PositiveInt | None = Field(None, description="default: that of the rollouts")
+    threshold: float = Field(1.0, description="a problem counts as solved from this score on")
+
+
+class LimitsConfig(_Section):
+    """When a run stops instead of training on garbage. Rates are shares of a step's trajectories."""
+
+    max_reward_error_rate: float = Field(0.1, ge=0, le=1, description="rewards that raised, timed out or gave NaN")
+    max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
+    max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
+    max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")
+    max_mismatch: PositiveFloat = Field(1.0, description="mean |sampler - trainer| log-probability, nats per token")
+
+
+class TrackingConfig(_Section):
+    """Metrics always go to metrics.jsonl; these trackers get them too."""
+
+    to: list[Literal["tensorboard", "wandb", "trackio"]] = Field(default_factory=list)
+    project: str = "llmrl"
+
+
+class Recipe(_Section):
+    """Everything about one run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run folder is runs/<name>")
+    description: str = ""
+    seed: NonNegativeInt = 0
+    runs_dir: str = "runs"
+    model: ModelConfig
+    data: DataConfig
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    reward: dict[str, RewardConfig] = Field(min_length=1, description="parts by name; the score is their weighted sum")
+    algo: dict[str, Any] = Field(description="name (grpo, or package.module:Class) and its hyper-parameters")
+    train: TrainConfig
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+
+    @property
+    def run_dir(self) -> Path:
+        """Where the run's files go."""
+        return Path(self.runs_dir) / self.name
+
+    @property
+    def updates_per_step(self) -> int:
+        return self.train.epochs * self.train.minibatches
+
+    @rule(mode="after")
+    def _spans_sections(self) -> Recipe:
+        if "name" not in self.algo:
+            raise ValueError("algo needs a name, such as `algo: {name: grpo}`")
+        tokens = self.data.max_prompt_tokens + self.rollout.max_tokens
+        if tokens > self.model.max_length:
+            raise ValueError(
+                f"data.max_prompt_tokens={self.data.max_prompt_tokens} + rollout.max_tokens={self.rollout.max_tokens} = "
+                f"{tokens} is more than model.max_length={self.model.max_length}; lower one or raise the last"
+            )
+        if self.eval.max_tokens and self.data.max_prompt_tokens + self.eval.max_tokens > self.model.max_length:
+            raise ValueError(
+                f"data.max_prompt_tokens={self.data.max_prompt_tokens} + eval.max_tokens={self.eval.max_tokens} is more "
+                f"than model.max_length={self.model.max_length}; lower one or raise the last"
+            )
+        if self.rollout.prompts_per_step % self.train.minibatches:
+            raise ValueError(
+                f"rollout.prompts_per_step={self.rollout.prompts_per_step} cannot be divided into "
+                f"train.minibatches={self.train.minibatches} equal parts; make it a multiple"
+            )
+        if self.train.warmup_steps > self.train.steps:
+            raise ValueError(
+                f"train.warmup_steps={self.train.warmup_steps} is more than train.steps={self.train.steps}: the learning "
+                "rate would never be reached"
+            )
+        return self
+
+
+def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
+    """Read a YAML recipe and apply `section.key=value` overrides (values are YAML).
+
+    Raises ConfigError: missing file (with the nearest recipe), bad YAML, unknown key (with the nearest name), a value
+    of the wrong type, or a rule between sections.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigError(_missing(file))
+    try:
+        data = yaml.safe_load(file.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file} is not valid YAML: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
+    for text in overrides or []:
+        _override(data, text)
+    return parse_recipe(data, where=str(file))
+
+
+def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
+    """A checked Recipe from plain data. Raises ConfigError."""
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(_explain(error, where)) from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe with every default spelled out, as YAML."""
+    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
+
+
+def recipe_schema() -> str:
+    """JSON Schema of recipes, for editors."""
+    return json.dumps(Recipe.model_json_schema(), indent=2)
+
+
+def recipes_folder() -> Path:
+    """Where the packaged recipes lie."""
+    return Path(__file__).parent / "recipes"
+
+
+def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
+    """ "; did you mean x?" if something known is near, else the list of what is known."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
+
+
+def _missing(file: Path) -> str:
+    packaged = sorted(str(p.relative_to(recipes_folder().parent)) for p in recipes_folder().rglob("*.yaml"))
+    close = difflib.get_close_matches(str(file), packaged, n=1, cutoff=0.5)
+    return f"no recipe at {file}" + (f"; did you mean {close[0]}?" if close else "; `llmrl recipes` lists what there is")
+
+
+def _override(data: dict[str, Any], text: str) -> None:
+    key, separator, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not separator or not all(parts):
+        raise ConfigError(f"override {text!r} is not of the form section.key=value")
+    node = data
+    for part in parts[:-1]:
+        child = node.get(part)
+        if child is None:
+            child = node[part] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {text!r}: {part} holds {child!r}, not a section")
+        node = child
+    try:
+        node[parts[-1]] = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
+
+
+def _explain(error: ValidationError, where: str) -> str:
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            parent = _fields_at(item["loc"][:-1])
+            hint = nearest(str(item["loc"][-1]), parent) if parent else ""
+            lines.append(f"{place}: unknown key; {hint}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: missing; add it")
+        else:
+            message = item["msg"].removeprefix("Value error, ")
+            value = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
+            lines.append(f"{place}: {message}{value}" if place else message)
+    return f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _fields_at(location: tuple[int | str, ...]) -> list[str]:
+    model: Any = Recipe
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _section_of(model.model_fields[str(part)].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section model inside `Section | None` or `dict[str, Section]`."""
+    inner = [annotation, *getattr(annotation, "__args__", ())]
+    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

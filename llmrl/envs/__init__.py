@@ -1,1 +1,0 @@
-"""Environments: where a turn of the policy is answered."""

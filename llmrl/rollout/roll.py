@@ -1,0 +1,72 @@
+"""Prompt -> Trajectory: ask an engine for a group of completions of each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmrl.config import RolloutConfig
+from llmrl.rollout.engine import RolloutEngine
+from llmrl.seeding import key
+from llmrl.types import Completion, Prompt, Request, Sampling, Trajectory
+
+
+def roll(
+    engine: RolloutEngine, prompts: Sequence[Prompt], config: RolloutConfig, *, seed: int, step: int
+) -> list[Trajectory]:
+    """`config.group_size` trajectories of each prompt, siblings together, in the order of the prompts.
+
+    `step` is the training step and the version of the policy that samples. Every request's draws are keyed by (seed,
+    step, prompt, sample), so they depend neither on the batch nor on the number of processes.
+    """
+    places = [(prompt, sample) for prompt in prompts for sample in range(config.group_size)]
+    requests = [
+        Request(tokens=prompt.tokens, media=prompt.media, sampling=sampling(config, key(seed, step, "sample", prompt.id, i)))
+        for prompt, i in places
+    ]
+    completions = engine.generate(requests)
+    return [single_turn(p, c, sample=i, version=step) for (p, i), c in zip(places, completions, strict=True)]
+
+
+def greedy(
+    engine: RolloutEngine, prompts: Sequence[Prompt], *, temperature: float, max_tokens: int, seed: int, version: int
+) -> list[Trajectory]:
+    """One trajectory a prompt for evaluation, at `temperature` (0 is greedy)."""
+    requests = [
+        Request(
+            tokens=prompt.tokens,
+            media=prompt.media,
+            sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=key(seed, "eval", prompt.id)),
+        )
+        for prompt in prompts
+    ]
+    completions = engine.generate(requests)
+    return [single_turn(p, c, sample=0, version=version) for p, c in zip(prompts, completions, strict=True)]
+
+
+def sampling(config: RolloutConfig, seed: int) -> Sampling:
+    """The sampling settings of one training request."""
+    return Sampling(
+        max_tokens=config.max_tokens,
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        stop=tuple(config.stop),
+        seed=seed,
+    )
+
+
+def single_turn(prompt: Prompt, completion: Completion, *, sample: int, version: int) -> Trajectory:
+    """A prompt followed by one completion, all of it environment step 0."""
+    before, after = len(prompt.tokens), len(completion.tokens)
+    return Trajectory(
+        prompt=prompt,
+        tokens=[*prompt.tokens, *completion.tokens],
+        mask=[False] * before + [True] * after,
+        logprobs=[0.0] * before + list(completion.logprobs),
+        step=[-1] * before + [0] * after,
+        text=completion.text,
+        status=completion.status,
+        version=(version, version),
+        sample=sample,
+    )

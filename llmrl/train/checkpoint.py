@@ -1,0 +1,193 @@
+"""Checkpoints that are whole or not there: temporary folder, fsync, rename, and a manifest of checksums.
+
+    checkpoints/step-000050/  policy/  optimizer.safetensors  state.json  manifest.json
+
+`policy/` is a plain Hugging Face folder. A folder without a manifest, or whose files do not match it, is not used: resume
+names it and takes the one before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from llmrl.policy.model import Policy
+
+MANIFEST = "manifest.json"
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written, or none can be used."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainState:
+    """Where a run stands after `step` steps. With the weights and the optimizer this is all that resume needs: every
+    random draw and the data order are keyed by the step. `metrics_bytes` is the length of metrics.jsonl then.
+    """
+
+    step: int
+    metrics_bytes: int
+    skipped_in_a_row: int = 0
+    best: float | None = None
+    best_step: int | None = None
+
+
+def folder_of(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:06d}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """Finished checkpoint folders, oldest first."""
+    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+
+
+class Writer:
+    """Writes checkpoints behind the training: weights are copied at once, the disk is written by one thread.
+
+    An error of an earlier save is raised by the next `save` or by `finish`.
+    """
+
+    def __init__(self, run: Path, *, keep_last: int, keep_best: bool) -> None:
+        self._run = run
+        self._keep_last = keep_last
+        self._keep_best = keep_best
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+        for leftover in (run / "checkpoints").glob(".tmp-*"):
+            shutil.rmtree(leftover)
+
+    def save(self, policy: Policy, optimizer: Mapping[str, Tensor], state: TrainState) -> None:
+        self.finish()
+        temporary = self._run / "checkpoints" / f".tmp-step-{state.step:06d}"
+        try:
+            temporary.mkdir(parents=True)
+            policy.save(temporary / "policy")
+        except OSError as error:
+            raise _failed(self._run, state.step, error) from error
+        copied = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in optimizer.items()}
+        self._pending = self._pool.submit(self._write, temporary, copied, state)
+
+    def finish(self) -> None:
+        """Wait for the save under way. Raises CheckpointError if it failed."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def close(self) -> None:
+        try:
+            self.finish()
+        finally:
+            self._pool.shutdown()
+
+    def _write(self, temporary: Path, optimizer: dict[str, Tensor], state: TrainState) -> None:
+        try:
+            save_file(optimizer, temporary / "optimizer.safetensors")
+            (temporary / "state.json").write_text(json.dumps(asdict(state)))
+            _seal(temporary)
+            final = folder_of(self._run, state.step)
+            if final.exists():  # a damaged one of the same step, or a run that repeats steps after a resume
+                shutil.rmtree(final)
+            temporary.rename(final)
+            _sync(final.parent)
+            self._prune(state)
+        except (OSError, RuntimeError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _failed(self._run, state.step, error) from error
+
+    def _prune(self, state: TrainState) -> None:
+        found = checkpoints(self._run)
+        kept = set(found[-self._keep_last :])
+        if self._keep_best and state.best_step is not None:
+            kept.add(folder_of(self._run, state.best_step))
+        for folder in found:
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+
+def _failed(run: Path, step: int, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"the checkpoint of step {step} could not be written to {run / 'checkpoints'}: {error}; earlier checkpoints are "
+        "intact. Make room (or fix the disk) and continue with --resume"
+    )
+
+
+def _seal(folder: Path) -> None:
+    """Flush every file to disk, then write the manifest that makes the folder a checkpoint."""
+    sums = {}
+    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+        _sync(file)
+        sums[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
+    manifest = folder / MANIFEST
+    manifest.write_text(json.dumps({"format": 1, "files": sums}, indent=1))
+    for path in (manifest, *(p for p in folder.rglob("*") if p.is_dir()), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def damage(folder: Path) -> str | None:
+    """What is wrong with a checkpoint folder, or None."""
+    try:
+        files: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
+    except (OSError, ValueError, KeyError) as error:
+        return f"its manifest cannot be read ({error})"
+    for name, expected in files.items():
+        file = folder / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if file.stat().st_size != expected["bytes"]:
+            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
+        if _sha256(file) != expected["sha256"]:
+            return f"{name} does not match its checksum"
+    return None
+
+
+def newest_valid(run: Path) -> tuple[Path | None, list[str]]:
+    """(the newest checkpoint that is whole, what was wrong with newer ones)."""
+    complaints = []
+    for folder in reversed(checkpoints(run)):
+        problem = damage(folder)
+        if problem is None:
+            return folder, complaints
+        complaints.append(f"{folder} is damaged: {problem}")
+    return None, complaints
+
+
+def read_state(folder: Path) -> TrainState:
+    return TrainState(**json.loads((folder / "state.json").read_text()))
+
+
+def read_optimizer(folder: Path) -> dict[str, Tensor]:
+    return load_file(folder / "optimizer.safetensors")
+
+
+def digest(folder: Path) -> str:
+    """sha256 over a checkpoint's step, float32 weights and optimizer state, tensor by tensor in name order."""
+    total = hashlib.sha256(str(read_state(folder).step).encode())
+    for name, tensor in sorted(read_optimizer(folder).items()):
+        total.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()

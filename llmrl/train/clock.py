@@ -1,0 +1,33 @@
+"""Wall time by phase."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+class Clock:
+    """`with clock("update"): ...` adds to that phase; `seconds()` gives time/<phase> and time/step since it was made."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter()
+        self._phases: Counter[str] = Counter()
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._phases[phase] += time.perf_counter() - begin
+
+    def add(self, phase: str, seconds: float) -> None:
+        """Count time that was spent outside this clock's life."""
+        self._phases[phase] += seconds
+        self._start -= seconds
+
+    def seconds(self) -> dict[str, float]:
+        phases = {f"time/{name}": value for name, value in self._phases.items()}
+        return phases | {"time/step": time.perf_counter() - self._start}

@@ -1,0 +1,109 @@
+"""The one telemetry call of the loop: metrics.jsonl, trackers, and what people watch in the terminal."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from llmrl.config import Recipe
+from llmrl.train.checkpoint import TrainState
+from llmrl.train.clock import Clock
+from llmrl.train.folder import Metrics
+from llmrl.train.world import World
+
+
+class Log:
+    """Writes on rank 0 only. `tracker` is accelerate's Accelerator if the recipe names trackers, else None."""
+
+    def __init__(
+        self, recipe: Recipe, world: World, console: Console, *, state: TrainState, tracker: Any | None = None
+    ) -> None:
+        self._main = world.main
+        self._console = console
+        self._tracker = tracker
+        self._metrics = Metrics(Path(recipe.run_dir), keep_bytes=state.metrics_bytes) if world.main else None
+        self._saving_s = 0.0
+        self._accuracy = ""
+        self._progress = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not world.main or not console.is_terminal,
+        )
+        self._task = self._progress.add_task(
+            recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
+        )
+        self._steps = recipe.train.steps
+        self._progress.start()
+
+    @property
+    def bytes(self) -> int:
+        """Length of metrics.jsonl, safely on disk."""
+        return self._metrics.bytes if self._metrics else 0
+
+    def saved(self, seconds: float) -> None:
+        """A checkpoint took this long; it counts in the next step's row, behind the state that was saved."""
+        self._saving_s += seconds
+
+    @property
+    def unaccounted_s(self) -> float:
+        """Checkpoint time after the last step's row."""
+        return self._saving_s
+
+    def step(self, state: TrainState, metrics: dict[str, float], clock: Clock) -> TrainState:
+        """Record a finished step; returns the state after it."""
+        clock.add("checkpoint", self._saving_s)
+        self._saving_s = 0.0
+        metrics |= clock.seconds()
+        metrics["tokens/per_s"] = metrics["tokens/sampled"] / metrics["time/step"]
+        step = state.step + 1
+        self._append("train", step, metrics)
+        numbers = (
+            f"reward {metrics['reward/mean']:.3f}  length {metrics['length/mean']:.1f}  "
+            f"loss {metrics['loss']:+.4f}  grad {metrics['grad_norm']:.2f}  {metrics['time/step']:.1f} s/step"
+        )
+        self._progress.update(self._task, completed=step, numbers=f"{numbers}{self._accuracy}")
+        if self._main and not self._console.is_terminal:
+            self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False)
+        skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
+        return replace(state, step=step, skipped_in_a_row=skipped)
+
+    def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
+        """Record an evaluation of the held-out problems; returns the state with the best step noted."""
+        self._append("eval", state.step, metrics)
+        accuracy = metrics["eval/accuracy"]
+        self._accuracy = f"  held-out {accuracy:.3f}"
+        if self._main:
+            self._console.print(
+                f"step {state.step}: held-out accuracy {accuracy:.3f} "
+                f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
+                highlight=False,
+            )
+        if state.step > 0 and (state.best is None or accuracy > state.best):
+            state = replace(state, best=accuracy, best_step=state.step)
+        return state
+
+    def say(self, text: str) -> None:
+        if self._main:
+            self._console.print(text, highlight=False)
+
+    def close(self) -> None:
+        self._progress.stop()
+        if self._metrics:
+            self._metrics.close()
+        if self._tracker is not None:
+            self._tracker.end_training()
+
+    def _append(self, kind: str, step: int, metrics: dict[str, float]) -> None:
+        if self._metrics:
+            self._metrics.append(kind, step, metrics)
+        if self._tracker is not None:
+            self._tracker.log(metrics, step=step)

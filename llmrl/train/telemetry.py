@@ -1,0 +1,66 @@
+"""Numbers about a step's trajectories: what people watch and what supervision acts on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+
+import numpy as np
+
+from llmrl.config import LimitsConfig
+from llmrl.types import StatusKind, Trajectory
+
+
+class LimitExceeded(RuntimeError):
+    """A health limit of the recipe was passed; the run stops instead of training on garbage."""
+
+
+def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """Rewards, lengths, group spread and health of a step's trajectories, all ranks together."""
+    count = len(trajectories)
+    kinds = Counter(t.status.kind for t in trajectories)
+    scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
+    lengths = np.array([t.sampled for t in trajectories])
+    errors = [score.error for t in trajectories for score in t.scores if score.error]
+    flags = Counter(flag for t in trajectories for score in t.scores for flag in score.flags)
+    parts: dict[str, list[float]] = defaultdict(list)
+    groups: dict[str, set[float | None]] = defaultdict(set)
+    for trajectory in trajectories:
+        groups[trajectory.prompt.id].add(trajectory.reward)
+        for score in trajectory.scores:
+            for name, value in score.parts.items():
+                parts[name].append(value)
+    return {
+        "reward/mean": float(scored.mean()),
+        "reward/std": float(scored.std()),
+        "reward/errored": len(errors) / count,
+        "reward/timed_out": sum("timed out" in error for error in errors) / count,
+        "reward/not_applicable": sum(t.reward is None for t in trajectories) / count - len(errors) / count,
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "length/p95": float(np.quantile(lengths, 0.95)),
+        "rollout/truncated": kinds[StatusKind.TRUNCATED] / count,
+        "rollout/errored": kinds[StatusKind.ERROR] / count,
+        "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
+        "tokens/sampled": float(lengths.sum()),
+        **{f"reward/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
+        **{f"flag/{name}": number / count for name, number in sorted(flags.items())},
+    }
+
+
+def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_a_row: int, step: int) -> None:
+    """Raise LimitExceeded if a step's health is beyond what the recipe allows."""
+    bounds = {
+        "reward/errored": ("max_reward_error_rate", limits.max_reward_error_rate),
+        "rollout/errored": ("max_rollout_error_rate", limits.max_rollout_error_rate),
+        "mismatch/mean_abs_logprob": ("max_mismatch", limits.max_mismatch),
+    }
+    for name, (key, bound) in bounds.items():
+        value = metrics.get(name, 0.0)
+        if value > bound:
+            raise LimitExceeded(f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}")
+    if skipped_in_a_row > limits.max_skipped_updates:
+        raise LimitExceeded(
+            f"step {step}: {skipped_in_a_row} updates in a row had a non-finite loss or gradient, more than "
+            f"limits.max_skipped_updates={limits.max_skipped_updates}; lower train.lr or look at the rollouts"
+        )

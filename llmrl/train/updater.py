@@ -1,0 +1,141 @@
+"""AdamW on float32 master weights: the only thing that moves the policy.
+
+Low-precision parameters get a float32 copy; their gradients are added up in float32 as each backward pass produces
+them, so that splitting a batch into micro-batches loses nothing. After a step the copy is rounded back.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+def learning_rate(step: int, *, peak: float, total: int, warmup: int, schedule: Schedule) -> float:
+    """The learning rate of `step` (0, 1, ...): linear warm-up over `warmup` steps, then the schedule down to 0 at `total`.
+
+    >>> [learning_rate(s, peak=1.0, total=4, warmup=2, schedule="linear") for s in range(4)]
+    [0.5, 1.0, 1.0, 0.5]
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if schedule == "constant":
+        return peak
+    progress = (step - warmup) / max(1, total - warmup)
+    return peak * (1 - progress) if schedule == "linear" else peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Updater:
+    """Holds the master weights and AdamW's state (Loshchilov & Hutter 2019) of `named` parameters.
+
+    `reduce` sums a tensor over ranks in place; gradients are shares of one global loss, so they are summed, not averaged.
+    """
+
+    def __init__(
+        self,
+        named: Sequence[tuple[str, nn.Parameter]],
+        *,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+        max_grad_norm: float,
+        reduce: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self._named = list(named)
+        self._masters = [(name, _master(parameter)) for name, parameter in self._named]
+        self._hooks = [
+            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+            for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True)
+            if master is not parameter
+        ]
+        self._max_grad_norm = max_grad_norm
+        self._reduce = reduce
+        self._adam = torch.optim.AdamW(
+            [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
+        )
+
+    def step(self, lr: float) -> tuple[float, bool]:
+        """Clip and apply what backward passes left. Returns (gradient norm before clipping, whether it was applied).
+
+        A gradient that is not finite is dropped: nothing moves, not even Adam's averages.
+        """
+        masters = [master for _, master in self._masters]
+        grads = [_grad(master) for master in masters]
+        if self._reduce is not None:
+            for grad in grads:
+                self._reduce(grad)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        size = float(norm)
+        if math.isfinite(size):
+            if size > self._max_grad_norm:
+                torch._foreach_mul_(grads, self._max_grad_norm / (size + 1e-6))
+            for group in self._adam.param_groups:
+                group["lr"] = lr
+            self._adam.step()
+            self._round_back()
+        self._adam.zero_grad(set_to_none=True)
+        return size, math.isfinite(size)
+
+    def discard(self) -> None:
+        """Forget accumulated gradients."""
+        self._adam.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def _round_back(self) -> None:
+        for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True):
+            if parameter is not master:
+                parameter.copy_(master)
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything a checkpoint needs, by name: master/, exp_avg/, exp_avg_sq/ and step/ of each parameter."""
+        found: dict[str, Tensor] = {}
+        for name, master in self._masters:
+            found[f"master/{name}"] = master.detach()
+            for key, value in self._adam.state.get(master, {}).items():
+                found[f"{key}/{name}"] = value
+        return found
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave. Raises ValueError if it is of other parameters."""
+        expected = {name for name, _ in self._masters}
+        found = {key.partition("/")[2] for key in state if key.startswith("master/")}
+        if expected != found:
+            odd = sorted(expected ^ found)
+            raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+        with torch.no_grad():
+            for name, master in self._masters:
+                master.copy_(state[f"master/{name}"])
+                kept = {key: state[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in state}
+                if kept:
+                    self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
+        self._round_back()
+
+
+def _master(parameter: nn.Parameter) -> Tensor:
+    if parameter.dtype == torch.float32:
+        return parameter
+    return parameter.detach().clone().float().requires_grad_(True)
+
+
+def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
+    def hook(parameter: Tensor) -> None:
+        if parameter.grad is None:
+            return
+        if master.grad is None:
+            master.grad = parameter.grad.float()
+        else:
+            master.grad += parameter.grad
+        parameter.grad = None
+
+    return hook
+
+
+def _grad(master: Tensor) -> Tensor:
+    if master.grad is None:
+        master.grad = torch.zeros_like(master)
+    return master.grad

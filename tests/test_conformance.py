@@ -1,0 +1,162 @@
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+import llmrl.conformance as conformance
+from llmrl import credit, losses
+from llmrl.algos.grpo import GRPO
+from llmrl.conformance.algorithms import check_algorithm
+from llmrl.conformance.functions import check_function, subjects
+from llmrl.conformance.measure import difference_quotient, gap
+from llmrl.conformance.report import summarise
+
+SUBJECTS = {subject.name: subject for subject in subjects()}
+
+
+@pytest.mark.parametrize("name", SUBJECTS)
+def test_function_is_its_definition_and_keeps_its_invariances(name):
+    results = summarise(finding for seed in (11, 12, 13) for finding in check_function(SUBJECTS[name], seed))
+    assert {"definition", "garbage", "padding", "row order"} <= {result.check for result in results}
+    assert [result for result in results if not result.passed] == []
+
+
+def test_every_public_function_is_a_subject():
+    public = {
+        *(name for name in vars(credit) if callable(getattr(credit, name)) and not name.startswith("_")),
+        *(name for name in vars(losses) if callable(getattr(losses, name)) and not name.startswith("_")),
+    }
+    own = {
+        name
+        for name in public
+        if getattr(vars(credit).get(name, vars(losses).get(name)), "__module__", "") in ("llmrl.credit", "llmrl.losses")
+    }
+    # Parts of the subjects, or tested by hand in test_losses.py and test_credit.py.
+    parts = {"keep", "probability_ratio", "group_deviation", "length_adaptive_lambda"}
+    parts |= {"pacs_proxy", "pacs_center", "pacs_coefficients"}
+    assert own - parts == {name.split()[0] for name in SUBJECTS}
+
+
+def failures(name, seed=1):
+    return {result.check for result in summarise(check_function(SUBJECTS[name], seed)) if not result.passed}
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "wrong", "subject", "caught_by"),
+    [
+        (
+            losses,
+            "clipped_surrogate",
+            lambda new, old, a, *, clip_low, clip_high, dual_clip=None: -(new - old).exp() * a,
+            "clipped_surrogate",
+            {"definition"},
+        ),
+        (
+            losses,
+            "kl_estimate",
+            lambda new, ref, *, estimator: (new - ref) * (new.detach() - ref) / 2,
+            "kl_estimate k2",
+            {"finite difference"},
+        ),
+        (
+            losses,
+            "aggregate",
+            lambda x, mask, **_: (x * mask).sum() / 70.0,
+            "aggregate token",
+            {"garbage", "padding"},
+        ),
+        (
+            credit,
+            "leave_one_out",
+            lambda score, group: score - (score.view(-1, 2).sum(dim=1).repeat_interleave(2) - score),
+            "leave_one_out",
+            {"definition", "row order"},
+        ),
+        (
+            credit,
+            "gae",
+            lambda r, v, mask, *, gamma, lam: (losses.keep(r, mask) - losses.keep(v, mask),) * 2,
+            "gae advantages",
+            {"definition"},
+        ),
+    ],
+)
+def test_a_wrong_function_is_caught(monkeypatch, module, function, wrong, subject, caught_by):
+    assert failures(subject) == set()
+    monkeypatch.setattr(module, function, wrong)
+    assert failures(subject) >= caught_by
+
+
+class MeanOverTheMicroBatch(GRPO):
+    """The classic mistake: the denominator is the micro-batch's own."""
+
+    def loss(self, out, batch):
+        return GRPO.loss(self, out, replace(batch, tokens_total=batch.mask.sum().clamp(min=1)))
+
+
+class RowsMustBeAdjacent(GRPO):
+    """Another classic: siblings are taken to be neighbours."""
+
+    def credit(self, batch):
+        rows = torch.arange(batch.rows) // 4
+        return GRPO.credit(self, replace(batch, group=rows))
+
+
+class WrongSign(GRPO):
+    def loss(self, out, batch):
+        loss = GRPO.loss(self, out, batch)
+        return replace(loss, value=-loss.value)
+
+
+class MasksByMultiplying(GRPO):
+    def loss(self, out, batch):
+        loss = GRPO.loss(self, out, batch)
+        return replace(loss, value=loss.value + 0.0 * (out.logprobs * batch.mask).sum())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "caught_by"),
+    [
+        (MeanOverTheMicroBatch, "micro-batches"),
+        (RowsMustBeAdjacent, "row order"),
+        (WrongSign, "direction"),
+        (MasksByMultiplying, "garbage"),
+    ],
+)
+def test_a_wrong_algorithm_is_caught(wrong, caught_by):
+    findings = check_algorithm("grpo", wrong(), 1)
+    assert caught_by in {result.check for result in summarise(findings) if not result.passed}
+
+
+def test_gap_does_not_hide_nan_or_shapes():
+    assert gap(torch.tensor([1.0, math.nan]), torch.tensor([1.0, 1.0])) == math.inf
+    assert gap(torch.tensor([1.0, math.inf]), torch.tensor([1.0, math.inf])) == math.inf
+    assert gap(torch.ones(2), torch.ones(1)) == math.inf
+    assert gap(torch.tensor([3.0]), torch.tensor([1.0])) == 1.0
+
+
+def test_difference_quotient_is_the_derivative():
+    x = torch.tensor([1.0, -2.0], dtype=torch.float64)
+    torch.testing.assert_close(difference_quotient(lambda x: (x**3).sum(), x), 3 * x**2)
+
+
+def test_the_table_shows_every_result_and_counts_failures():
+    results = [
+        conformance.Result(name="whiten", check="definition", error=1e-16, tolerance=1e-11),
+        conformance.Result(name="whiten", check="padding", error=0.25, tolerance=1e-11),
+        conformance.Result(name="gae", check="padding", error=math.inf, tolerance=1e-11),
+    ]
+    console = Console(width=100, record=True)
+    console.print(conformance.table(results))
+    text = console.export_text()
+    assert "1 of 3 checks pass" in text
+    for word in ("whiten", "gae", "definition", "padding", "1e-16", "2e-01", "inf"):
+        assert word in text
+
+
+def test_run_covers_functions_and_algorithms():
+    results = conformance.run(seeds=[3])
+    assert all(result.passed for result in results)
+    assert {"gae advantages", "pacs_loss", "grpo", "pacs", "ppo"} <= {result.name for result in results}
