@@ -18,6 +18,7 @@ from llmrl.eval.load import load_questions
 from llmrl.eval.tasks import find_task
 
 NGRAM = 13
+BARE = ("problem", "prompt", "code")  # columns that hold a question without its instructions
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -115,7 +116,10 @@ def check_tasks(
         task = find_task(name)
         asked = load_questions(task, data_dir=data_dir).questions
         # The bare question: the template's own words are in every prompt and would count as overlap.
-        questions = [(q.id, str(q.columns.get("problem") or task.template.format(**q.columns))) for q in asked]
+        questions = [
+            (q.id, str(next((q.columns[c] for c in BARE if c in q.columns), task.template.format(**q.columns))))
+            for q in asked
+        ]
         try:
             overlaps = find_overlaps(questions, texts, n=n, threshold=threshold)
         except ValueError as error:

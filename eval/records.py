@@ -101,6 +101,12 @@ def _header(path: Path, line: str) -> dict[str, Any]:
     return settings
 
 
+def _content(settings: Mapping[str, Any], name: str) -> Any:
+    """A setting without where its data lies: the checksum says what it is."""
+    value = settings.get(name)
+    return {k: v for k, v in value.items() if k != "origin"} if isinstance(value, dict) else value
+
+
 @contextmanager
 def open_records(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[BinaryIO, list[Record]]]:
     """(file to append lines to, records that are there already), for a new or a resumed evaluation.
@@ -111,7 +117,7 @@ def open_records(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Bina
     done: list[Record] = []
     if path.exists() and path.stat().st_size and "\n" in path.read_text(encoding="utf-8"):
         found, done = read_records(path)
-        differing = [name for name in sorted({*found, *wanted}) if found.get(name) != wanted.get(name)]
+        differing = [name for name in sorted({*found, *wanted}) if _content(found, name) != _content(wanted, name)]
         if differing:
             shown = "; ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now" for name in differing[:4])
             raise EvalError(f"{path} was written with other settings ({shown}); choose another --out, or --restart")

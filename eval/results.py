@@ -155,7 +155,7 @@ def budgets(samples: int) -> list[int]:
 
 def _metrics(kept: Sequence[Sequence[Sample]], fewest: int) -> dict[str, Metric]:
     """Every k counts only if each question has k scored samples."""
-    found = {f"avg@{fewest}": _score(kept)}
+    found = {f"avg@{max(map(len, kept))}": _score(kept)}
     counts = [(len(samples), sum(map(right, samples))) for samples in kept]
     named: list[tuple[str, Callable[[int, int, int], float]]] = [("pass@", pass_at_k), ("pass^", pass_hat_k)]
     for k in budgets(fewest):

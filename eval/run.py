@@ -20,7 +20,7 @@ from llmrl.eval.prompts import response_of
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.task import Mode, Task
 from llmrl.rewards.border import load_object, load_reward, score_all
-from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.engine import EngineError, RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Reward, Sampling, Score, Trajectory
 
@@ -144,23 +144,39 @@ def _records(
                 for _, prompt in window
                 for sample in range(samples)
             ]
-            finished: dict[int, dict[int, Completion]] = {}
-            judged: dict[Future[tuple[Sample, ...]], int] = {}
-            for item in _stream(engine, requests):
-                if item is not None:
-                    place, sample = divmod(item[0], samples)
-                    parts = finished.setdefault(place, {})
-                    parts[sample] = item[1]
-                    if len(parts) == samples:
-                        ordered = [parts[i] for i in range(samples)]
-                        judged[pool.submit(judge, window[place][1], ordered)] = place
-                        del finished[place]
-                for future in [future for future in judged if future.done()]:
-                    yield _record(window[judged.pop(future)], future.result(), judge.task)
+            judged: dict[Future[tuple[Sample, ...]], tuple[int, Prompt]] = {}
+            failure: EngineError | None = None
+            try:
+                for place, completions in _finished(engine, requests, samples):
+                    if completions:
+                        judged[pool.submit(judge, window[place][1], completions)] = window[place]
+                    for future in [future for future in judged if future.done()]:
+                        yield _record(judged.pop(future), future.result(), judge.task)
+            except EngineError as error:
+                failure = error  # what it finished is kept first
             while judged:
                 done, _ = wait(judged, return_when=FIRST_COMPLETED)
                 for future in done:
-                    yield _record(window[judged.pop(future)], future.result(), judge.task)
+                    yield _record(judged.pop(future), future.result(), judge.task)
+            if failure:
+                raise failure
+
+
+def _finished(
+    engine: RolloutEngine, requests: Sequence[Request], samples: int
+) -> Iterator[tuple[int, list[Completion]]]:
+    """(question's place, its completions) once it has all; (0, []) now and then as a sign of life."""
+    parts: dict[int, dict[int, Completion]] = {}
+    for item in _stream(engine, requests):
+        if item is None:
+            yield 0, []
+            continue
+        place, sample = divmod(item[0], samples)
+        mine = parts.setdefault(place, {})
+        mine[sample] = item[1]
+        if len(mine) == samples:
+            del parts[place]
+            yield place, [mine[i] for i in range(samples)]
 
 
 def _seeded(sampling: Sampling, seed: int, task: str, question: str, sample: int) -> Sampling:

@@ -156,7 +156,8 @@ def tasks_table(data_dir: Path | None) -> str:
         if isinstance(task.source, Generated):
             source, local = f"generator {task.source.generator}", "–"
         else:
-            source = "/".join(filter(None, (task.source.hub, task.source.config, task.source.split))) or "–"
+            parts = (task.source.hub, task.source.config, task.source.split) if task.source.hub else ()
+            source = "/".join(filter(None, parts)) or "–"
             there = data_dir is not None and (data_dir / task.source.file).is_file()
             local = f"{task.source.file}{' (there)' if there else ''}"
         rows.append([name, source, local, task.verifier.rpartition(":")[2], str(task.samples), str(task.max_tokens)])
