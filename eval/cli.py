@@ -1,0 +1,220 @@
+"""`llmrl eval`: run benchmarks, compare two evaluations, look for contamination. Each command imports what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints on benchmarks, with honest intervals.")
+
+EXIT_USER = 2  # wrong arguments, data or settings
+EXIT_ENGINE = 3  # the engine died; what is finished is kept
+EXIT_STOPPED = 130  # Ctrl-C; what is finished is kept
+
+
+@app.callback(invoke_without_command=True)
+def run(
+    context: typer.Context,
+    model: Annotated[list[str] | None, typer.Option(help="folder, hub id, catalog name, run; may be repeated")] = None,
+    tasks: Annotated[str, typer.Option(help="names or task files, joined by commas: gsm8k,math500,mine.yaml")] = "",
+    out: Annotated[Path | None, typer.Option(help="folder for results (default: evals/<model>)")] = None,
+    samples: Annotated[int | None, typer.Option(help="completions per question")] = None,
+    limit: Annotated[int | None, typer.Option(help="ask this many questions of each task")] = None,
+    first: Annotated[bool, typer.Option("--first", help="with --limit: the first ones, not a fixed subset")] = False,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy, the default for one sample")] = None,
+    top_p: Annotated[float | None, typer.Option()] = None,
+    top_k: Annotated[int, typer.Option()] = -1,
+    min_p: Annotated[float, typer.Option()] = 0.0,
+    max_tokens: Annotated[int | None, typer.Option(help="longest completion")] = None,
+    seed: Annotated[int, typer.Option(help="what is sampled depends on it alone")] = 0,
+    mode: Annotated[str | None, typer.Option(help="chat or plain (default: what the model can)")] = None,
+    shots: Annotated[int | None, typer.Option(help="worked examples before the question")] = None,
+    system: Annotated[str | None, typer.Option(help="system message (chat mode)")] = None,
+    template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
+    engine: Annotated[str, typer.Option(help="vllm or hf")] = "vllm",
+    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead")] = None,
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
+    max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
+    max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
+    every_checkpoint: Annotated[bool, typer.Option("--every-checkpoint", help="of a run: all its checkpoints")] = False,
+    restart: Annotated[bool, typer.Option("--restart", help="throw earlier results of the same --out away")] = False,
+) -> None:
+    """Evaluate models: llmrl eval --model smollm2-135m --tasks gsm8k,math500 --samples 8. Stopped, it resumes."""
+    if context.invoked_subcommand is not None:
+        return
+    with _errors():
+        from llmrl.eval.errors import EvalError
+        from llmrl.eval.evaluate import evaluate_all
+        from llmrl.eval.plan import Options
+
+        if not model:
+            raise EvalError("no model; give --model with a folder, a hub id, a catalog name or a run")
+        options = Options(
+            samples=samples,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
+            min_p=min_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            mode=_one_of("mode", mode, "chat", "plain"),
+            shots=shots,
+            system=system,
+            template=template,
+            limit=limit,
+            first=first,
+            data_dir=data_dir,
+            engine=_one_of("engine", engine, "vllm", "hf"),
+            endpoint=endpoint,
+            dtype=_one_of("dtype", dtype, "bfloat16", "float16", "float32"),
+            max_length=max_length,
+            max_sequences=max_sequences,
+            restart=restart,
+        )
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        with _progress() as progress:
+            done = evaluate_all(
+                model, names, out=out, options=options, every_checkpoint=every_checkpoint, progress=progress, say=_say
+            )
+        _show(done)
+
+
+@app.command()
+def compare(
+    a: Annotated[Path, typer.Argument(help="--out folder of model A")],
+    b: Annotated[Path, typer.Argument(help="--out folder of model B")],
+    seed: Annotated[int, typer.Option(help="of the bootstrap")] = 0,
+) -> None:
+    """Is A different from B? Paired on the questions that both asked."""
+    with _errors():
+        from llmrl.eval.compare import compare as compare_folders
+        from llmrl.eval.tables import comparison_table
+
+        found = compare_folders(a, b, seed=seed)
+        _print_markdown(comparison_table(found, a.name, b.name))
+        for item in found:
+            for warning in item.warnings:
+                _say(f"{item.task}: {warning}")
+            if item.only_a or item.only_b:
+                _say(f"{item.task}: {item.only_a} questions only in A and {item.only_b} only in B are left out")
+
+
+@app.command()
+def contamination(
+    tasks: Annotated[str, typer.Option(help="benchmarks, joined by commas")],
+    training: Annotated[Path, typer.Option(help="training data: .jsonl, .json or .parquet")],
+    column: Annotated[str | None, typer.Option(help="its column (default: prompt, problem or question)")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
+    n: Annotated[int, typer.Option(help="words of an n-gram")] = 13,
+    threshold: Annotated[float, typer.Option(help="share of a question's n-grams that flags it")] = 0.5,
+) -> None:
+    """Which benchmark questions occur in the training data? Exits with 1 if any does."""
+    with _errors():
+        from llmrl.eval.contamination import check_tasks
+        from llmrl.eval.tables import contamination_table
+
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        found = check_tasks(names, str(training), column=column, data_dir=data_dir, n=n, threshold=threshold)
+        _print_markdown(contamination_table(found))
+    if any(item.overlaps for item in found):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tasks(data_dir: Annotated[Path | None, typer.Option(envvar="LLMRL_DATA")] = None) -> None:
+    """List the benchmarks with their defaults, and whether --data-dir holds them."""
+    with _errors():
+        from llmrl.eval.tables import tasks_table
+
+        _print_markdown(tasks_table(data_dir))
+
+
+@app.command()
+def report(folders: Annotated[list[Path], typer.Argument(help="--out folders of one or more evaluations")]) -> None:
+    """Write report.md and report.html into the first folder, over the results of all."""
+    with _errors():
+        from llmrl.eval.report import write_reports
+
+        for path in write_reports(folders):
+            _say(f"wrote {path}")
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Known problems become one message and an exit code; anything else is a bug and keeps its traceback."""
+    from llmrl.data.errors import DataError
+    from llmrl.eval.errors import EvalError
+    from llmrl.rollout.engine import EngineError
+
+    try:
+        yield
+    except (EvalError, DataError) as error:
+        _fail(str(error), EXIT_USER)
+    except EngineError as error:
+        _fail(str(error), EXIT_ENGINE)
+    except KeyboardInterrupt:
+        _fail("stopped; finished questions are kept, the same command goes on from there", EXIT_STOPPED)
+
+
+def _fail(message: str, code: int) -> None:
+    typer.secho(f"error: {message}", err=True, fg=typer.colors.RED)
+    raise typer.Exit(code) from None
+
+
+def _say(message: str) -> None:
+    typer.secho(message, err=True)
+
+
+def _one_of(name: str, value: str | None, *known: str) -> Any:
+    from llmrl.eval.errors import EvalError
+
+    if value is not None and value not in known:
+        raise EvalError(f"{name}={value!r}; known: {', '.join(known)}")
+    return value
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], Callable[[int, int, float | None], None]]]:
+    """A bar per task with the running score."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[score]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bars:
+
+        def start(name: str) -> Callable[[int, int, float | None], None]:
+            bar = bars.add_task(name, score="")
+
+            def update(done: int, of: int, score: float | None) -> None:
+                shown = "" if score is None else f"score {100 * score:.1f}"
+                bars.update(bar, completed=done, total=of, score=shown)
+
+            return update
+
+        yield start
+
+
+def _show(done: list[tuple[Path, Any]]) -> None:
+    from llmrl.eval.tables import summary_table, warnings
+
+    _print_markdown(summary_table([results for _, results in done]))
+    for folder, results in done:
+        for task in results.tasks:
+            for warning in warnings(task):
+                _say(f"{results.model} on {task.task}: {warning}")
+        _say(f"wrote {folder}/results.json, report.md and report.html")
+
+
+def _print_markdown(text: str) -> None:
+    typer.echo(text)

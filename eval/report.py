@@ -1,0 +1,194 @@
+"""report.md and report.html over one or more evaluations: tables, pass@k curves, a browser of questions and samples.
+
+The page is one file that loads nothing. Whatever a model or a data set wrote enters it as escaped HTML or as JSON in a
+data block that scripts turn into text nodes; a content security policy names the hashes of its script and style.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any
+
+from llmrl.eval.errors import EvalError
+from llmrl.eval.evaluate import read_results
+from llmrl.eval.records import Record, Sample, read_records
+from llmrl.eval.results import Metric, Results, TaskResult, right
+from llmrl.eval.tables import markdown, percent, warnings, with_interval
+from llmrl.report.page import json_block
+
+MAX_QUESTIONS = 400  # on the page, of one model and task
+MAX_SAMPLES = 8  # of a question
+MAX_TEXT = 8_000  # characters of a prompt or sample
+LENGTH_BINS = 8
+
+
+def write_reports(folders: Sequence[Path], *, out: Path | None = None) -> list[Path]:
+    """Write report.md and report.html into `out` (default: the first folder); their paths."""
+    if not folders:
+        raise EvalError("no folder of an evaluation")
+    many = [read_results(folder) for folder in folders]
+    target = out or folders[0]
+    paths = []
+    for name, content in (("report.md", markdown(many)), ("report.html", page(folders, many))):
+        path = target / name
+        path.write_text(content, encoding="utf-8", errors="backslashreplace")
+        paths.append(path)
+    return paths
+
+
+def page(folders: Sequence[Path], many: Sequence[Results]) -> str:
+    """The whole HTML page."""
+    style = _text("llmrl.report", "page.css") + _text("llmrl.eval", "report.css")
+    script = _text("llmrl.report", "charts.js") + _text("llmrl.eval", "report.js")
+    title = ", ".join(dict.fromkeys(results.model for results in many))
+    payload = [_task_payload(folder, results, task) for folder, results in zip(folders, many) for task in results.tasks]
+    notes = [f"{r.model} on {t.task}: {text}" for r in many for t in r.tasks for text in warnings(t)]
+    return Template(_text("llmrl.eval", "report.html")).substitute(
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'",
+        style=style,
+        script=script,
+        data=json_block(payload),
+        title=escape(title),
+        summary=_summary(many),
+        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
+        notes_hidden="" if notes else "hidden",
+        settings="".join(_settings(results, task) for results in many for task in results.tasks),
+    )
+
+
+def _summary(many: Sequence[Results]) -> str:
+    rows = []
+    for results in many:
+        for task in results.tasks:
+            health = task.health
+            cells = [
+                escape(results.model),
+                escape(task.task),
+                f"{task.questions} × {task.samples}",
+                f"<b>{with_interval(task.score)}</b>",
+                f"{percent(health.truncated)}",
+                percent(health.answered),
+                f"{task.tokens.mean:.0f}",
+                str(health.verifier_errors + health.failed),
+            ]
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+    head = ("model", "task", "questions × samples", "score, 95 %", "truncated %", "answered %", "tokens", "failures")
+    return (
+        "<table><thead><tr>"
+        + "".join(f"<th>{name}</th>" for name in head)
+        + "</tr></thead><tbody>"
+        + "".join(rows)
+        + "</tbody></table>"
+    )
+
+
+def _settings(results: Results, task: TaskResult) -> str:
+    lines = [f"{key}: {value}" for key, value in task.settings.items()]
+    text = "\n".join([*lines, "", "first prompt as the model saw it:", task.example_prompt])
+    title = f"{escape(results.model)} on {escape(task.task)}"
+    return f"<details><summary>{title}</summary><pre>{escape(text)}</pre></details>"
+
+
+def _task_payload(folder: Path, results: Results, task: TaskResult) -> dict[str, Any]:
+    _, records = read_records(folder / f"{task.task}.jsonl")
+    return {
+        "model": results.model,
+        "task": task.task,
+        "score": _point(task.score),
+        "curves": {name: _curve(task, name) for name in ("pass@", "maj@", "pass^") if len(_ks(task, name)) > 1},
+        "breakdown": {
+            column: [{"value": value, **_point(metric)} for value, metric in parts.items()]
+            for column, parts in task.breakdown.items()
+        },
+        "lengths": length_bins(records),
+        "asked": len(records),
+        "questions": [_question(record) for record in spread(records, MAX_QUESTIONS)],
+    }
+
+
+def _point(metric: Metric) -> dict[str, Any]:
+    return {"y": metric.value, "low": metric.low, "high": metric.high, "n": metric.questions}
+
+
+def _ks(task: TaskResult, prefix: str) -> list[int]:
+    return sorted(int(name[len(prefix) :]) for name in task.metrics if name.startswith(prefix))
+
+
+def _curve(task: TaskResult, prefix: str) -> list[dict[str, Any]]:
+    return [{"k": k, **_point(task.metrics[f"{prefix}{k}"])} for k in _ks(task, prefix)]
+
+
+def length_bins(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """Share right by completion length, in bins of equally many samples: mean tokens, share, samples."""
+    samples = sorted(
+        (sample for record in records for sample in record.samples if sample.value is not None), key=lambda s: s.tokens
+    )
+    bins = min(LENGTH_BINS, len(samples))
+    found = []
+    for i in range(bins):
+        part = samples[len(samples) * i // bins : len(samples) * (i + 1) // bins]
+        tokens = sum(sample.tokens for sample in part) / len(part)
+        found.append({"tokens": round(tokens, 1), "right": sum(map(right, part)) / len(part), "samples": len(part)})
+    return found
+
+
+def spread(records: Sequence[Record], most: int) -> list[Record]:
+    """At most `most` records, evenly spread."""
+    if len(records) <= most:
+        return list(records)
+    return [records[len(records) * i // most] for i in range(most)]
+
+
+def kind_of(sample: Sample) -> str:
+    """right, wrong, truncated (and not right), or error (no verdict)."""
+    if sample.value is None:
+        return "error"
+    if right(sample):
+        return "right"
+    return "truncated" if sample.status == "truncated" else "wrong"
+
+
+def _question(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.question,
+        "prompt": clipped(record.prompt),
+        "gold": clipped(record.gold),
+        "columns": dict(record.columns),
+        "of": len(record.samples),
+        "samples": [
+            {
+                "kind": kind_of(sample),
+                "text": clipped(sample.text),
+                "tokens": sample.tokens,
+                "answer": sample.answer,
+                "why": sample.error or sample.status_reason or sample.reason,
+                "flags": list(sample.flags),
+                "cut": sample.status == "truncated",
+            }
+            for sample in record.samples[:MAX_SAMPLES]
+        ],
+    }
+
+
+def clipped(text: str) -> str:
+    """`text`, its middle left out beyond MAX_TEXT characters, which it then says."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
+
+
+def _text(package: str, name: str) -> str:
+    return files(package).joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
+
+
+def _hash(content: str) -> str:
+    digest = hashlib.sha256(content.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -1,0 +1,234 @@
+"""What an evaluation found: what results.json holds (its schema: `Results.model_json_schema()`), summed from records.
+
+A sample is right if its verifier gave full marks. A question's score is the share of right samples among those that the
+verifier could score; the benchmark's score is the mean over questions. Questions without any scored sample are left out
+and counted (`unscored_questions`), never counted as wrong in silence.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from statistics import mean, median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from llmrl.eval.metrics import clustered_interval, maj_at_k, pass_at_k, pass_hat_k, wilson_interval
+from llmrl.eval.records import Record, Sample
+from llmrl.eval.strategies import best_of_k
+
+SCHEMA = "llmrl.eval.results/1"
+FULL_MARKS = 1.0
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Metric(_Frozen):
+    """A mean over questions with its 95 % interval (None where one question alone gives none)."""
+
+    value: float
+    low: float | None
+    high: float | None
+    questions: int
+
+
+class Tokens(_Frozen):
+    """Lengths of completions, in tokens."""
+
+    prompt_mean: float
+    mean: float
+    median: float
+    longest: int
+    total: int
+    mean_right: float | None = Field(description="over right samples; None if there is none")
+    mean_wrong: float | None
+
+
+class Health(_Frozen):
+    """What went wrong on the way, in samples unless said otherwise. Rates are shares of all samples."""
+
+    truncated: float = Field(description="share that max_tokens ended")
+    answered: float | None = Field(description="share with an answer that could be extracted; None if not voted on")
+    failed: int = Field(description="the engine gave no completion")
+    verifier_errors: int = Field(description="the verifier raised, timed out or returned nonsense")
+    not_applicable: int = Field(description="the verifier gave no verdict (an unreadable gold, say)")
+    unscored_questions: int = Field(description="questions without any scored sample; they are in no score")
+    flags: dict[str, int] = Field(description="what verifiers noticed, such as many_boxes")
+
+
+class TaskResult(_Frozen):
+    """One model on one task. `settings` is all that the numbers depend on."""
+
+    task: str
+    settings: dict[str, Any]
+    questions: int = Field(description="asked")
+    samples: int = Field(description="per question")
+    score: Metric
+    interval: str = Field(description="wilson (one sample a question) or clustered by question")
+    metrics: dict[str, Metric] = Field(description="avg@n, pass@k, pass^k, maj@k, best-of-k by scorer")
+    mean_reward: float | None = Field(description="mean verifier score where it is not just 0 or 1")
+    tokens: Tokens
+    health: Health
+    breakdown: dict[str, dict[str, Metric]] = Field(description="column -> its value -> score")
+    example_prompt: str
+
+
+class Results(_Frozen):
+    """results.json: everything about one model's evaluation. `run` (time, machine) is no part of the result."""
+
+    schema_version: str = SCHEMA
+    model: str
+    tasks: list[TaskResult]
+    run: dict[str, Any] = Field(default_factory=dict)
+
+
+def right(sample: Sample) -> bool:
+    """Whether the verifier gave full marks."""
+    return sample.value is not None and sample.value >= FULL_MARKS
+
+
+def summarise(task: str, settings: Mapping[str, Any], records: Sequence[Record]) -> TaskResult:
+    """The result of one task. ValueError if there is no record or none with a scored sample."""
+    if not records:
+        raise ValueError(f"task {task}: no question was finished")
+    scored = [[sample for sample in record.samples if sample.value is not None] for record in records]
+    kept = [samples for samples in scored if samples]
+    if not kept:
+        first = records[0].samples[0]
+        raise ValueError(f"task {task}: no sample could be scored; the first: {first.error or first.reason}")
+    fewest = min(map(len, kept))
+    values = [sample.value for samples in kept for sample in samples if sample.value is not None]
+    return TaskResult(
+        task=task,
+        settings=dict(settings),
+        questions=len(records),
+        samples=max(len(record.samples) for record in records),
+        score=_score(kept),
+        interval="wilson" if max(map(len, kept)) == 1 else "clustered",
+        metrics=_metrics(kept, fewest),
+        mean_reward=mean(values) if any(value not in (0.0, FULL_MARKS) for value in values) else None,
+        tokens=_tokens(records),
+        health=_health(records, unscored=len(records) - len(kept)),
+        breakdown=_breakdown(records, scored),
+        example_prompt=records[0].prompt,
+    )
+
+
+def question_scores(records: Sequence[Record]) -> dict[str, float]:
+    """Question id -> share of right samples, of the questions that have a scored one: what comparisons pair up."""
+    return {
+        record.question: _share([sample for sample in record.samples if sample.value is not None])
+        for record in records
+        if any(sample.value is not None for sample in record.samples)
+    }
+
+
+def _share(samples: Sequence[Sample]) -> float:
+    return sum(map(right, samples)) / len(samples)
+
+
+def _score(kept: Sequence[Sequence[Sample]]) -> Metric:
+    shares = [_share(samples) for samples in kept]
+    if max(map(len, kept)) == 1:
+        low, high = wilson_interval(int(sum(shares)), len(shares))
+        return Metric(value=mean(shares), low=low, high=high, questions=len(shares))
+    return _metric(shares)
+
+
+def _metric(per_question: Sequence[float]) -> Metric:
+    low, high = clustered_interval(per_question) if len(per_question) > 1 else (None, None)
+    return Metric(value=mean(per_question), low=low, high=high, questions=len(per_question))
+
+
+def budgets(samples: int) -> list[int]:
+    """The k of pass@k and the like: powers of two up to `samples`, and `samples` itself.
+
+    >>> budgets(6)
+    [1, 2, 4, 6]
+    """
+    return sorted({2**i for i in range(samples.bit_length())} | {samples})
+
+
+def _metrics(kept: Sequence[Sequence[Sample]], fewest: int) -> dict[str, Metric]:
+    """Every k counts only if each question has k scored samples."""
+    found = {f"avg@{max(map(len, kept))}": _score(kept)}
+    counts = [(len(samples), sum(map(right, samples))) for samples in kept]
+    named: list[tuple[str, Callable[[int, int, int], float]]] = [("pass@", pass_at_k), ("pass^", pass_hat_k)]
+    for k in budgets(fewest):
+        for name, metric in named:
+            found[f"{name}{k}"] = _metric([metric(n, c, k) for n, c in counts]) if k > 1 else _score(kept)
+        if k > 1 and any(sample.answer is not None for samples in kept for sample in samples):
+            found[f"maj@{k}"] = _metric([_voted(samples, k) for samples in kept])
+        for name in _scorers(kept) if k > 1 else ():
+            found[f"best_of_{k}:{name}"] = _metric([_best(samples, name, k) for samples in kept])
+    return found
+
+
+def _voted(samples: Sequence[Sample], k: int) -> float:
+    """A sample judged right although no answer was found in it votes for a class of its own."""
+    answers = [sample.answer if sample.answer is not None or not right(sample) else "(right)" for sample in samples]
+    return maj_at_k(answers, [right(sample) for sample in samples], k)
+
+
+def _scorers(kept: Sequence[Sequence[Sample]]) -> list[str]:
+    """Scorers that scored every sample."""
+    named = [set(sample.scores) for samples in kept for sample in samples]
+    return sorted(set.intersection(*named))
+
+
+def _best(samples: Sequence[Sample], scorer: str, k: int) -> float:
+    return best_of_k([sample.scores[scorer] for sample in samples], [right(sample) for sample in samples], k)
+
+
+def _tokens(records: Sequence[Record]) -> Tokens:
+    samples = [sample for record in records for sample in record.samples]
+    lengths = [sample.tokens for sample in samples]
+    of_right = [sample.tokens for sample in samples if right(sample)]
+    of_wrong = [sample.tokens for sample in samples if sample.value is not None and not right(sample)]
+    return Tokens(
+        prompt_mean=mean(record.prompt_tokens for record in records),
+        mean=mean(lengths),
+        median=float(median(lengths)),
+        longest=max(lengths),
+        total=sum(lengths),
+        mean_right=mean(of_right) if of_right else None,
+        mean_wrong=mean(of_wrong) if of_wrong else None,
+    )
+
+
+def _health(records: Sequence[Record], *, unscored: int) -> Health:
+    samples = [sample for record in records for sample in record.samples]
+    failed = sum(sample.status == "error" for sample in samples)
+    voted = any(sample.answer is not None for sample in samples)
+    return Health(
+        truncated=sum(sample.status == "truncated" for sample in samples) / len(samples),
+        answered=sum(sample.answer is not None for sample in samples) / len(samples) if voted else None,
+        failed=failed,
+        verifier_errors=sum(bool(sample.error) and sample.status != "error" for sample in samples),
+        not_applicable=sum(sample.value is None and not sample.error for sample in samples),
+        unscored_questions=unscored,
+        flags=dict(sorted(Counter(flag for sample in samples for flag in sample.flags).items())),
+    )
+
+
+def _breakdown(records: Sequence[Record], scored: Sequence[Sequence[Sample]]) -> dict[str, dict[str, Metric]]:
+    found: dict[str, dict[str, Metric]] = {}
+    for name in records[0].columns:
+        parts: dict[str, list[Sequence[Sample]]] = {}
+        for record, samples in zip(records, scored):
+            if samples:
+                parts.setdefault(record.columns[name], []).append(samples)
+        found[name] = {part: _score(parts[part]) for part in sorted(parts, key=_natural)}
+    return found
+
+
+def _natural(value: str) -> tuple[float, str]:
+    """Numbers in their order, before words."""
+    try:
+        return float(value), value
+    except ValueError:
+        return math.inf, value

@@ -1,0 +1,34 @@
+"""Answer classes for majority voting: which of a question's responses say the same thing.
+
+A task names one of these functions (`Task.vote`). Each takes all responses to one question and gives every response the
+name of its class, or None if it gave no answer (it abstains). The verdicts are not looked at.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+LONGEST_SHOWN = 200  # characters of a class name
+
+
+def number(responses: Sequence[str]) -> list[str | None]:
+    """Classes of exact numbers: "7", "7.0" and "7/1" vote together.
+
+    >>> number(["It is 7.", "7.0", "8", "no idea"])
+    ['7', '7', '8', None]
+    """
+    from llmrl.rewards.exact_number import ExactNumber, parse_number
+
+    found = [parse_number(ExactNumber().extract(response)[0]) for response in responses]
+    return [None if value is None else str(value) for value in found]
+
+
+def literal(responses: Sequence[str]) -> list[str | None]:
+    """Classes of what stands in the last <answer> tags, white space apart.
+
+    >>> literal(["so <answer>[1,  2]</answer>", "<answer>[1, 2]</answer>", "[1, 2]"])
+    ['[1, 2]', '[1, 2]', None]
+    """
+    found = [re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL) for response in responses]
+    return [" ".join(answers[-1].split())[:LONGEST_SHOWN] or None if answers else None for answers in found]
