@@ -7,6 +7,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 from llmrl.data.config import DataConfig, EvalDataConfig
@@ -132,6 +133,8 @@ def _stored(config: DataConfig) -> Iterator[Row]:
         records = read_files(config.source)
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
         records = _hub(config)
+    elif Path(config.source).expanduser().is_dir():
+        raise DataError(f"{config.source} is a folder; name its files, for example {config.source.rstrip('/')}/*.jsonl")
     else:
         near = difflib.get_close_matches(config.source, GENERATORS, n=2)
         guess = f"did you mean {' or '.join(near)}? " if near else ""

@@ -141,6 +141,8 @@ def test_a_missing_file_names_the_nearest(tmp_path):
         in_order(str(tmp_path / "trian.jsonl"))
     with pytest.raises(DataError, match="there is no folder"):
         in_order(str(tmp_path / "none" / "train.jsonl"))
+    with pytest.raises(DataError, match=r"is a folder; name its files, for example .*/\*\.jsonl"):
+        in_order(str(tmp_path))
     with pytest.raises(DataError, match="no file matches"):
         in_order(str(tmp_path / "x*.jsonl"))
 
