@@ -110,4 +110,3 @@ class Algorithm(Protocol):
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The loss of one micro-batch, with gradient."""
         ...
-

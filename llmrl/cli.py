@@ -79,10 +79,12 @@ def train(
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
     from llmrl.config import ConfigError, load_recipe
+    from llmrl.memory import keep_freed_memory
 
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
     loaded = load_recipe(recipe, overrides)
+    keep_freed_memory()
     parts = resolve(loaded)
     from llmrl.train.start import run
 

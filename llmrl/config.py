@@ -100,7 +100,9 @@ class TrainConfig(_Section):
     max_grad_norm: PositiveFloat = 1.0
     epochs: PositiveInt = Field(1, description="passes over each rollout")
     minibatches: PositiveInt = Field(1, description="optimizer steps per pass; 1 with epochs 1 is on-policy")
-    tokens_per_microbatch: PositiveInt = Field(4096, description="tokens of one forward pass; whole groups stay together")
+    tokens_per_microbatch: PositiveInt = Field(
+        4096, description="tokens of one forward pass; whole groups stay together"
+    )
     save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")
     keep_best: bool = Field(True, description="also keep the checkpoint with the best held-out accuracy")
@@ -241,7 +243,9 @@ def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
 def _missing(file: Path) -> str:
     packaged = sorted(str(p.relative_to(recipes_folder().parent)) for p in recipes_folder().rglob("*.yaml"))
     close = difflib.get_close_matches(str(file), packaged, n=1, cutoff=0.5)
-    return f"no recipe at {file}" + (f"; did you mean {close[0]}?" if close else "; `llmrl recipes` lists what there is")
+    return f"no recipe at {file}" + (
+        f"; did you mean {close[0]}?" if close else "; `llmrl recipes` lists what there is"
+    )
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ class Prompt:
     media: Mapping[str, Any] | None = None
 
 
-class StatusKind(str, Enum):
+class StatusKind(StrEnum):
     """How a trajectory ended."""
 
     DONE = "done"

@@ -43,7 +43,8 @@ def forward(
         hidden.index_select(0, source), head.weight, getattr(head, "bias", None), target, temperature=temperature
     )
     return Output(
-        logprobs=_spread(values, row, column, batch), entropy=_spread(entropies, row, column, batch) if entropy else None
+        logprobs=_spread(values, row, column, batch),
+        entropy=_spread(entropies, row, column, batch) if entropy else None,
     )
 
 

@@ -82,7 +82,9 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     model = model.to(device).train()
     active = [name for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and "lora" not in name]
     if active:
-        raise ValueError(f"{source} trains with dropout ({active[0]} and others); set it to 0 in the model's config.json")
+        raise ValueError(
+            f"{source} trains with dropout ({active[0]} and others); set it to 0 in the model's config.json"
+        )
     return Policy(model=model, tokenizer=load_tokenizer(source), source=source, lora=config.lora is not None)
 
 

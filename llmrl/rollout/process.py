@@ -21,6 +21,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrl.memory import keep_freed_memory
 from llmrl.rollout.engine import EngineError, EngineSettings, StreamingEngine, build_engine, collect
 from llmrl.types import Completion, Request
 
@@ -272,6 +273,7 @@ def _serve(connection: Connection, shared: int) -> None:
 
 
 def _main() -> None:
+    keep_freed_memory()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     connection = Connection(int(sys.argv[1]))
     os.set_inheritable(int(sys.argv[1]), False)

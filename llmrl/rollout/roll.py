@@ -20,7 +20,9 @@ def roll(
     """
     places = [(prompt, sample) for prompt in prompts for sample in range(config.group_size)]
     requests = [
-        Request(tokens=prompt.tokens, media=prompt.media, sampling=sampling(config, key(seed, step, "sample", prompt.id, i)))
+        Request(
+            tokens=prompt.tokens, media=prompt.media, sampling=sampling(config, key(seed, step, "sample", prompt.id, i))
+        )
         for prompt, i in places
     ]
     completions = engine.generate(requests)

@@ -40,7 +40,10 @@ class VLLMEngine:
             ) from error
         import torch
 
-        gpu = {"gpu_memory_utilization": settings.gpu_memory} if torch.cuda.is_available() else {}
+        # A CPU's default block of 128 tokens would keep shorter prompts from being shared between siblings.
+        device: dict[str, Any] = {"block_size": 32}
+        if torch.cuda.is_available():
+            device = {"gpu_memory_utilization": settings.gpu_memory}
         self._llm = LLM(
             model=settings.model,
             dtype=settings.dtype,
@@ -54,21 +57,23 @@ class VLLMEngine:
             trust_remote_code=False,
             disable_log_stats=True,
             logprobs_mode="processed_logprobs",  # of the distribution that was sampled, temperature included
-            **gpu,
+            enable_prefix_caching=True,
+            **device,
         )
         self._max_length = settings.max_length
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        from vllm import TokensPrompt
+
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         for index, request in enumerate(requests):
-            prompt = {"prompt_token_ids": list(request.tokens)}
-            engine.add_request(str(index), prompt, _sampling_params(request.sampling))
+            engine.add_request(str(index), TokensPrompt(prompt_token_ids=list(request.tokens)), _sampling_params(request.sampling))
         beat = time.monotonic()
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
-                    yield int(output.request_id), _completion(output.outputs[0])
+                    yield int(output.request_id), _completion(output)
             if time.monotonic() - beat > HEARTBEAT_S:
                 beat = time.monotonic()
                 yield None
@@ -102,7 +107,8 @@ def _sampling_params(sampling: Sampling) -> Any:
     )
 
 
-def _completion(output: Any) -> Completion:
+def _completion(finished: Any) -> Completion:
+    output = finished.outputs[0]
     tokens = tuple(output.token_ids)
     logprobs = tuple(entry[token].logprob for token, entry in zip(tokens, output.logprobs, strict=True))
     status = Status.truncated() if output.finish_reason == "length" else Status.done()

@@ -1,6 +1,6 @@
 """The run folder: who may write in it, what it holds, and its metrics file.
 
-    runs/<name>/  recipe.yaml  environment.json  metrics.jsonl  summary.json  rollouts/  checkpoints/  engine.log
+runs/<name>/  recipe.yaml  environment.json  metrics.jsonl  summary.json  rollouts/  checkpoints/  engine.log
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ class Lock:
             self._file.seek(0)
             owner = self._file.read().strip() or "another process"
             self._file.close()
-            raise RunFolderError(f"{folder} is in use by {owner}; wait for it, or give this run another name=") from error
+            raise RunFolderError(
+                f"{folder} is in use by {owner}; wait for it, or give this run another name="
+            ) from error
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()}")
         self._file.flush()
@@ -175,5 +177,3 @@ def write_summary(run: Path, *, recipe: Recipe, status: str) -> dict[str, Any]:
 
 def _interval(row: Mapping[str, Any]) -> list[float] | None:
     return [row["eval/low"], row["eval/high"]] if "eval/low" in row else None
-
-

@@ -25,7 +25,9 @@ def train(job: Job, state: TrainState) -> TrainState:
                 batch, needs=algo.needs, policy=job.scorer, reference=job.reference, updates=recipe.updates_per_step
             )
             batch = algo.credit(batch)
-            metrics = update(batch, job.scorer, algo, job.updater, recipe.train, step=step, seed=recipe.seed, world=world)
+            metrics = update(
+                batch, job.scorer, algo, job.updater, recipe.train, step=step, seed=recipe.seed, world=world
+            )
         with clock("sync"):
             job.engine.load(job.policy.weights(), version=step + 1)
         metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock))

@@ -104,9 +104,7 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
         log_with=recipe.tracking.to or None,
         project_dir=str(recipe.run_dir) if recipe.tracking.to else None,
     )
-    return accelerator, World(
-        rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device
-    )
+    return accelerator, World(rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device)
 
 
 def _make_repeatable(recipe: Recipe, world: World) -> None:
@@ -130,7 +128,12 @@ def _build(
     _check_length(recipe, parts.source)
     train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.source))
     stream, spare = (
-        PromptStream(train_prompts, seed=key(recipe.seed, name), prompts_per_step=recipe.rollout.prompts_per_step)
+        PromptStream(
+            train_prompts,
+            seed=key(recipe.seed, name),
+            prompts_per_step=recipe.rollout.prompts_per_step,
+            shuffle=recipe.data.shuffle,
+        )
         for name in ("prompts", "spare prompts")
     )
     engine = _start_engine(recipe, parts.source, world)
@@ -242,9 +245,7 @@ def _probe(prompts: list[Prompt]) -> Batch:
     return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
 
 
-def _reference(
-    recipe: Recipe, parts: Parts, policy: Policy, scorer: Scorer
-) -> Callable[[Batch], Tensor] | None:
+def _reference(recipe: Recipe, parts: Parts, policy: Policy, scorer: Scorer) -> Callable[[Batch], Tensor] | None:
     """Log-probabilities of the model as it was before training, if the algorithm needs them."""
     if "ref_logprobs" not in parts.algo.needs:
         return None

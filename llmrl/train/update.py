@@ -160,7 +160,9 @@ def microbatches(batch: Batch, *, budget: int, whole_groups: bool) -> list[Tenso
     return [torch.tensor(rows, device=batch.tokens.device) for rows in found]
 
 
-def _atoms(rows: list[int], lengths: list[int], prompts: list[int], *, budget: int | None) -> list[tuple[int, list[int]]]:
+def _atoms(
+    rows: list[int], lengths: list[int], prompts: list[int], *, budget: int | None
+) -> list[tuple[int, list[int]]]:
     atoms: list[tuple[int, list[int]]] = []
     for row in rows:
         own = lengths[row] - prompts[row]

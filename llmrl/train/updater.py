@@ -78,12 +78,12 @@ class Updater:
                 group["lr"] = lr
             self._adam.step()
             self._round_back()
-        self._adam.zero_grad(set_to_none=True)
+        self.discard()
         return size, math.isfinite(size)
 
     def discard(self) -> None:
-        """Forget accumulated gradients."""
-        self._adam.zero_grad(set_to_none=True)
+        """Forget accumulated gradients; their memory is kept for the next ones."""
+        self._adam.zero_grad(set_to_none=False)
 
     @torch.no_grad()
     def _round_back(self) -> None:
@@ -110,7 +110,9 @@ class Updater:
         with torch.no_grad():
             for name, master in self._masters:
                 master.copy_(state[f"master/{name}"])
-                kept = {key: state[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in state}
+                kept = {
+                    key: state[f"{key}/{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"{key}/{name}" in state
+                }
                 if kept:
                     self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
         self._round_back()

@@ -1,0 +1,32 @@
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install quickstart test test-slow lint durability bench clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+install: $(INSTALLED)  ## everything for CPU training and tests, in .venv
+
+$(INSTALLED): pyproject.toml launch/cpu-lock.txt launch/install_cpu.sh
+	@sh launch/install_cpu.sh $(PYTHON) $(VENV)
+	@touch $@
+
+quickstart: $(INSTALLED)  ## train a real model with GRPO on this machine, and see it learn
+	$(BIN)/llmrl train recipes/arithmetic/grpo.yaml --fresh $(ARGS)
+
+test: $(INSTALLED)  ## the test suite
+	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+
+test-slow: $(INSTALLED)  ## the tests that take minutes
+	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+lint: $(INSTALLED)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy llmrl rewards eval
+
+clean:  ## remove the virtual environment and caches, never runs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
