@@ -60,7 +60,7 @@ def _exit_code(error: Exception) -> int | None:
     return None
 
 
-USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "FileNotFoundError"}
+USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
 RUN_ERRORS = {"EngineError", "CheckpointError"}
 
 
@@ -102,27 +102,33 @@ def train(
 def resolve(recipe: Recipe) -> Parts:
     """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
     from llmrl.algos.build import build_algorithm
-    from llmrl.config import ConfigError
     from llmrl.eval.metrics import wilson_interval
     from llmrl.policy.catalog import resolve as resolve_model
-    from llmrl.rewards.border import load_reward, score_all
-    from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.border import score_all
     from llmrl.train.start import Parts
 
-    algo = build_algorithm(recipe.algo)
+    reward = rewards_of(recipe)
+    return Parts(
+        algo=build_algorithm(recipe.algo),
+        score=lambda trajectories: score_all(reward, trajectories),
+        interval=wilson_interval,
+        source=str(resolve_model(recipe.model.path, report=lambda text: console.print(text, highlight=False))),
+    )
+
+
+def rewards_of(recipe: Recipe) -> Any:
+    """The recipe's reward: the weighted sum of its parts."""
+    from llmrl.config import ConfigError
+    from llmrl.rewards.border import load_reward
+    from llmrl.rewards.combine import WeightedSum
+
     parts = {}
     for name, section in recipe.reward.items():
         try:
             parts[name] = load_reward(section.name, section.args)
         except (ValueError, TypeError) as error:
             raise ConfigError(f"reward.{name}: {error}") from error
-    reward: Any = WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
-    return Parts(
-        algo=algo,
-        score=lambda trajectories: score_all(reward, trajectories),
-        interval=wilson_interval,
-        source=str(resolve_model(recipe.model.path, report=lambda text: console.print(text, highlight=False))),
-    )
+    return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 
 def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
@@ -132,6 +138,93 @@ def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
     plot_curves(recipe.run_dir)
     write_report(recipe.run_dir)
     console.print(summary_table(summary, run=recipe.run_dir))
+
+
+@app.command()
+def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
+    """Say what a recipe will do, without loading a model: samples, tokens, updates, memory."""
+    from rich.table import Table
+
+    from llmrl.algos.build import build_algorithm, check_siblings
+    from llmrl.config import load_recipe
+    from llmrl.plan import plan as rows_of
+    from llmrl.policy.catalog import MODELS, cache_root
+
+    loaded = load_recipe(recipe, overrides)
+    algo = build_algorithm(loaded.algo)
+    check_siblings(loaded, algo)
+    rewards_of(loaded)
+    source = loaded.model.path
+    if source in MODELS:
+        source = str(cache_root() / "models" / source)
+    table = Table(show_header=False)
+    for what, how_much in rows_of(loaded, algo, source):
+        table.add_row(what, how_much)
+    console.print(table)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: what is there, what is missing, what would make it faster."""
+    from rich.table import Table
+
+    from llmrl.doctor import examine
+
+    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
+    table = Table("what", "state", "detail")
+    findings = examine()
+    for finding in findings:
+        table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", _escaped(finding.detail))
+    console.print(table)
+    if any(finding.state == "missing" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command("hash")
+def hash_(run: RunFolder) -> None:
+    """Print the digest of a run's newest whole checkpoint: float32 weights and optimizer state."""
+    from llmrl.train.checkpoint import CheckpointError, digest, newest_valid
+
+    folder, complaints = newest_valid(run)
+    for complaint in complaints:
+        Console(stderr=True).print(f"[yellow]{_escaped(complaint)}[/]")
+    if folder is None:
+        raise CheckpointError(f"{run} has no whole checkpoint")
+    print(f"{digest(folder)}  {folder.name}")
+
+
+@app.command()
+def replay(
+    run: RunFolder,
+    step: Annotated[int, typer.Option(help="Which step; 1 is the first.")],
+    algo: Annotated[Path | None, typer.Option(help="A recipe whose algo section is tried on the same data.")] = None,
+) -> None:
+    """Repeat a stored step's update without an engine, and compare loss and gradient norm with the recorded ones."""
+    from rich.table import Table
+
+    from llmrl.algos.build import build_algorithm
+    from llmrl.memory import keep_freed_memory
+    from llmrl.policy.catalog import resolve as resolve_model
+
+    keep_freed_memory()
+    from llmrl.train.replay import COMPARED, algo_section, stored_recipe
+    from llmrl.train.replay import replay as run_replay
+
+    recipe = stored_recipe(run)
+    algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=str(resolve_model(recipe.model.path)))
+    table = Table(f"step {step}", "recorded", "replayed")
+    shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
+    for name in shown:
+        table.add_row(name, *(f"{side[name]:.9g}" if name in side else "" for side in (found.recorded, found.replayed)))
+    console.print(table)
+    if algo:
+        console.print(f"another algorithm on the same data, from the weights after step {found.replayed_from}")
+    elif found.reproduced:
+        console.print("[green]reproduced:[/] loss and gradient norm are the recorded ones, bit for bit")
+    else:
+        console.print("[red]not reproduced:[/] loss or gradient norm differ from the recorded ones")
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -32,7 +32,7 @@ class LoraConfig(_Section):
     """A LoRA adapter (Hu et al. 2021)."""
 
     r: PositiveInt = Field(16, description="rank")
-    alpha: PositiveFloat = Field(32.0, description="the adapter is scaled by alpha / r")
+    alpha: PositiveInt = Field(32, description="the adapter is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, le=0, description="must be 0: sampler and trainer would disagree otherwise")
     target: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
 

@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
-EMPTY: Mapping[str, Any] = MappingProxyType({})
+# Any, so that lists are accepted too; a Trajectory turns whatever it gets into a read-only array.
+Numbers = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +137,7 @@ class Completion:
 
 
 def _frozen_array(values: Sequence[Any] | np.ndarray, dtype: type) -> np.ndarray:
-    array = np.array(values, dtype=dtype)
+    array: np.ndarray = np.array(values, dtype=dtype)
     array.setflags(write=False)
     return array
 
@@ -156,10 +156,10 @@ class Trajectory:
     """
 
     prompt: Prompt
-    tokens: np.ndarray  # [T] int64
-    mask: np.ndarray  # [T] bool, True where the policy sampled
-    logprobs: np.ndarray  # [T] float32, of the sampler, 0 elsewhere
-    step: np.ndarray  # [T] int32, environment step, -1 elsewhere
+    tokens: Numbers  # [T] int64
+    mask: Numbers  # [T] bool, True where the policy sampled
+    logprobs: Numbers  # [T] float32, of the sampler, 0 elsewhere
+    step: Numbers  # [T] int32, environment step, -1 elsewhere
     text: str
     status: Status
     version: tuple[int, int] = (0, 0)

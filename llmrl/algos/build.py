@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm
-from llmrl.config import ConfigError, nearest
+from llmrl.config import ConfigError, Recipe, nearest
 
 
 def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -42,6 +42,15 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
         return kind(**checked)  # type: ignore[no-any-return]
     except (ValueError, TypeError) as error:
         raise ConfigError(f"algo: {error}") from error
+
+
+def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
+    """Raise ConfigError if the algorithm compares siblings and there are none."""
+    if "siblings" in algo.needs and recipe.rollout.group_size < 2:
+        raise ConfigError(
+            f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
+            "completions of one prompt; set rollout.group_size >= 2"
+        )
 
 
 def _load(path: str) -> Any:

@@ -61,7 +61,7 @@ class PACS:
     def needs(self) -> frozenset[str]:
         """Whole groups in a micro-batch, old log-probs, and reference log-probs if the reference is a model."""
         model = {"ref_logprobs"} if self.reference == "model" else set()
-        return frozenset({"whole_groups", "old_logprobs"} | model)
+        return frozenset({"whole_groups", "siblings", "old_logprobs"} | model)
 
     def credit(self, batch: Batch) -> Batch:
         """Nothing: the outcome is the label, there is no advantage."""

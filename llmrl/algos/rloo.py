@@ -50,7 +50,7 @@ class RLOO:
     @property
     def needs(self) -> frozenset[str]:
         """Old log-probs, reference log-probs with a KL penalty, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef)
+        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"siblings"}
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's leave-one-out score."""

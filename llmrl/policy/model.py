@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,7 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     model.config.use_cache = False
     if config.lora is not None:
         model = _with_adapter(model, config.lora, seed)
-    model = model.to(device).train()
+    model = cast(nn.Module, model).to(device).train()
     active = [name for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and "lora" not in name]
     if active:
         raise ValueError(
@@ -106,7 +106,7 @@ def _with_adapter(model: Any, config: LoraConfig, seed: int) -> Any:
 def _merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.lora import LoraLayer
 
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
+    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
     for name, parameter in model.named_parameters():
         if ".lora_" in name:
             continue

@@ -62,15 +62,15 @@ def pack(batch: Batch) -> Packing:
     own_index = torch.full((len(members), siblings, longest), -1, dtype=torch.int64)
     where = torch.full(batch.tokens.shape, -1, dtype=torch.int64)  # packed index of every batch token
     end = 0
-    for g, rows in enumerate(members):
+    for g, siblings_of in enumerate(members):
         size = prompt_sizes[g]
         prompt_index[g, :size] = torch.arange(end, end + size)
-        where[rows, :size] = prompt_index[g, :size]
+        where[siblings_of, :size] = prompt_index[g, :size]
         end += size
-        for s, row in enumerate(rows):
-            own = lengths[row] - size
+        for s, member in enumerate(siblings_of):
+            own = lengths[member] - size
             own_index[g, s, :own] = torch.arange(end, end + own)
-            where[row, size : size + own] = own_index[g, s, :own]
+            where[member, size : size + own] = own_index[g, s, :own]
             end += own
     valid = where >= 0
     tokens = torch.zeros(end, dtype=torch.int64)

@@ -201,12 +201,12 @@ def child_environment() -> dict[str, str]:
         env.pop(name, None)  # the engine is no rank of the trainer's process group
     package_root = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package_root, env.get("PYTHONPATH", "")]))
-    found = [path for path in (_openmp_library(), _tcmalloc_library()) if path]
+    found = [path for path in (openmp_library(), tcmalloc_library()) if path]
     env["LD_PRELOAD"] = os.pathsep.join(filter(None, [*found, env.get("LD_PRELOAD", "")]))
     return env
 
 
-def _openmp_library() -> str | None:
+def openmp_library() -> str | None:
     """Intel's OpenMP from the `intel-openmp` wheel, which vLLM's CPU build brings along."""
     try:
         files = importlib.metadata.files("intel-openmp") or []
@@ -215,7 +215,7 @@ def _openmp_library() -> str | None:
     return next((str(Path(f.locate()).resolve()) for f in files if f.name == "libiomp5.so"), None)
 
 
-def _tcmalloc_library() -> str | None:
+def tcmalloc_library() -> str | None:
     pattern = "libtcmalloc_minimal.so.4"
     roots = (Path("/usr/lib"), Path("/usr/lib/x86_64-linux-gnu"), Path("/usr/lib/aarch64-linux-gnu"))
     return next((str(root / pattern) for root in roots if (root / pattern).exists()), None)

@@ -41,26 +41,25 @@ class VLLMEngine:
         import torch
 
         # A CPU's default block of 128 tokens would keep shorter prompts from being shared between siblings.
-        device: dict[str, Any] = {"block_size": 32}
+        options: dict[str, Any] = {"block_size": 32}
         if torch.cuda.is_available():
-            device = {"gpu_memory_utilization": settings.gpu_memory}
-        self._llm = LLM(
-            model=settings.model,
-            dtype=settings.dtype,
-            max_model_len=settings.max_length,
-            max_num_seqs=settings.max_sequences,
+            options = {"gpu_memory_utilization": settings.gpu_memory}
+        options |= {
+            "model": settings.model,
+            "dtype": settings.dtype,
+            "max_model_len": settings.max_length,
+            "max_num_seqs": settings.max_sequences,
             # A seeded request whose prompt is prefilled in pieces rewinds its generator, which a CPU generator cannot.
-            enable_chunked_prefill=False,
-            max_num_batched_tokens=max(settings.max_length, PREFILL_TOKENS),
-            enforce_eager=settings.eager,
-            seed=settings.seed,
-            trust_remote_code=False,
-            disable_log_stats=True,
-            logprobs_mode="processed_logprobs",  # of the distribution that was sampled, temperature included
-            enable_prefix_caching=True,
-            **device,
-        )
-        self._max_length = settings.max_length
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(settings.max_length, PREFILL_TOKENS),
+            "enable_prefix_caching": True,
+            "enforce_eager": settings.eager,
+            "seed": settings.seed,
+            "trust_remote_code": False,
+            "disable_log_stats": True,
+            "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
+        }
+        self._llm = LLM(**options)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         from vllm import TokensPrompt
@@ -68,7 +67,8 @@ class VLLMEngine:
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         for index, request in enumerate(requests):
-            engine.add_request(str(index), TokensPrompt(prompt_token_ids=list(request.tokens)), _sampling_params(request.sampling))
+            prompt = TokensPrompt(prompt_token_ids=list(request.tokens))
+            engine.add_request(str(index), prompt, _sampling_params(request.sampling))
         beat = time.monotonic()
         while engine.has_unfinished_requests():
             for output in engine.step():

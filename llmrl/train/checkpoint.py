@@ -167,7 +167,7 @@ def damage(folder: Path) -> str | None:
 
 def newest_valid(run: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that is whole, what was wrong with newer ones)."""
-    complaints = []
+    complaints: list[str] = []
     for folder in reversed(checkpoints(run)):
         problem = damage(folder)
         if problem is None:

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from llmrl.algos.build import check_siblings
 from llmrl.batch import Algorithm, Batch
 from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
@@ -68,7 +69,7 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     """
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
-    check_group_size(recipe, parts.algo)
+    check_siblings(recipe, parts.algo)
     with ExitStack() as stack:
         if world.main:
             stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
@@ -85,15 +86,6 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 summary = write_summary(recipe.run_dir, recipe=recipe, status=status) if world.main else {}
         code = 0 if status == "finished" else interrupts.exit_code
         return Outcome(summary=summary, exit_code=code, interrupted_by="" if code == 0 else interrupts.name)
-
-
-def check_group_size(recipe: Recipe, algo: Algorithm) -> None:
-    """Raise ConfigError if the algorithm compares siblings and there are none."""
-    if "siblings" in algo.needs and recipe.rollout.group_size < 2:
-        raise ConfigError(
-            f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
-            "completions of one prompt; set rollout.group_size >= 2"
-        )
 
 
 def _start_processes(recipe: Recipe) -> tuple[Any, World]:
@@ -139,16 +131,9 @@ def _build(
     engine = _start_engine(recipe, parts.source, world)
     stack.callback(engine.close)
     policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
-    scorer = _scorer(recipe, policy, train_prompts, notes)
-    updater = Updater(
-        policy.trainable(),
-        betas=recipe.train.betas,
-        eps=recipe.train.eps,
-        weight_decay=recipe.train.weight_decay,
-        max_grad_norm=recipe.train.max_grad_norm,
-        reduce=world.sum_ if world.size > 1 else None,
-    )
-    reference = _reference(recipe, parts, policy, scorer)
+    scorer = make_scorer(recipe, policy, train_prompts, notes)
+    updater = make_updater(recipe, policy, world)
+    reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source)
     state, found = _restore(recipe, updater)
     if world.size > 1:
         world.barrier()
@@ -218,7 +203,8 @@ def _start_engine(recipe: Recipe, source: str, world: World) -> RolloutEngine:
     )
 
 
-def _scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
+def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
+    """Packed scoring if the model supports it (checked on a few rows), else plain with a note."""
     mode: ForwardMode = "packed" if recipe.model.forward == "auto" else recipe.model.forward
     if recipe.model.forward == "auto":
         batch = _probe(prompts).to(next(policy.model.parameters()).device)
@@ -245,9 +231,26 @@ def _probe(prompts: list[Prompt]) -> Batch:
     return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
 
 
-def _reference(recipe: Recipe, parts: Parts, policy: Policy, scorer: Scorer) -> Callable[[Batch], Tensor] | None:
-    """Log-probabilities of the model as it was before training, if the algorithm needs them."""
-    if "ref_logprobs" not in parts.algo.needs:
+def make_updater(recipe: Recipe, policy: Policy, world: World) -> Updater:
+    """The recipe's optimizer over the policy's trainable weights."""
+    return Updater(
+        policy.trainable(),
+        betas=recipe.train.betas,
+        eps=recipe.train.eps,
+        weight_decay=recipe.train.weight_decay,
+        max_grad_norm=recipe.train.max_grad_norm,
+        reduce=world.sum_ if world.size > 1 else None,
+    )
+
+
+def reference_logprobs(
+    recipe: Recipe, algo: Algorithm, policy: Policy, scorer: Scorer, source: str
+) -> Callable[[Batch], Tensor] | None:
+    """Log-probabilities of the model as it was before training, if the algorithm needs them.
+
+    With LoRA that is the model without its adapter; otherwise a frozen second copy is loaded.
+    """
+    if "ref_logprobs" not in algo.needs:
         return None
     if policy.lora:
 
@@ -256,7 +259,8 @@ def _reference(recipe: Recipe, parts: Parts, policy: Policy, scorer: Scorer) -> 
                 return scorer.logprobs(batch)
 
         return without_adapter
-    frozen = load_policy(recipe.model, source=parts.source, device=policy.model.device, seed=0)  # type: ignore[arg-type]
+    device = next(policy.model.parameters()).device
+    frozen = load_policy(recipe.model, source=source, device=device, seed=0)
     return replace(scorer, model=frozen.causal_lm.requires_grad_(False)).logprobs
 
 

@@ -124,7 +124,7 @@ def rows_that_learn(batch: Batch, needs: frozenset[str]) -> Tensor:
     return alive.nonzero().squeeze(1)
 
 
-def minibatches(batch: Batch, count: int, *, order: tuple[object, ...]) -> Iterator[Batch]:
+def minibatches(batch: Batch, count: int, *, order: tuple[str | int, ...]) -> Iterator[Batch]:
     """`count` parts with whole groups, shuffled by the keyed `order`; the batch itself if `count` is 1."""
     if count == 1:
         yield batch

