@@ -95,9 +95,10 @@ class Loss:
 class Algorithm(Protocol):
     """A method: a frozen dataclass whose fields are its hyper-parameters and its config schema.
 
-    `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "siblings", "whole_groups"}; the trainer
-    reads nothing else to decide what to compute. "siblings" means that a group of one teaches nothing, "whole_groups"
-    that a group must not be cut into micro-batches.
+    `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "siblings", "whole_groups",
+    "whole_batch"}; the trainer reads nothing else to decide what to compute. "siblings" means that a group of one
+    teaches nothing, "whole_groups" that a group must not be cut into micro-batches, "whole_batch" that credit looks
+    across groups (whitening), which several ranks cannot do yet.
     """
 
     @property

@@ -20,6 +20,9 @@ from pydantic import model_validator as rule
 from llmrl.data.config import DataConfig, EvalDataConfig
 
 
+RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
+
+
 class ConfigError(ValueError):
     """A recipe or an override is wrong; the message says what, where, and what to do."""
 
@@ -165,6 +168,9 @@ class Recipe(_Section):
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
+        taken = sorted(set(self.reward) & RESERVED_PARTS)
+        if taken:
+            raise ValueError(f"reward.{taken[0]}: this name is taken by a metric; rename the part")
         if "name" not in self.algo:
             raise ValueError("algo needs a name, such as `algo: {name: grpo}`")
         tokens = self.data.max_prompt_tokens + self.rollout.max_tokens

@@ -63,8 +63,8 @@ class ReinforcePP:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef)
+        """The whole batch for whitening, old log-probs, reference log-probs with a KL, entropy with a bonus."""
+        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"whole_batch"}
 
     def credit(self, batch: Batch) -> Batch:
         """Returns-to-go or centred scores, whitened over all sampled tokens."""

@@ -79,7 +79,7 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     model.config.use_cache = False
     if config.lora is not None:
         model = _with_adapter(model, config.lora, seed)
-    model = cast(nn.Module, model).to(device).train()
+    model = cast(Any, model).to(device).train()
     active = [name for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and "lora" not in name]
     if active:
         raise ValueError(

@@ -81,7 +81,7 @@ def pack(batch: Batch) -> Packing:
     filled = (blocks >= 0).nonzero().squeeze(1)
     place = torch.empty(end, dtype=torch.int64)
     place[blocks[filled]] = filled
-    row, column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
+    scored_row, scored_column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
     device = batch.tokens.device
     return Packing(
         tokens=tokens.to(device),
@@ -89,10 +89,10 @@ def pack(batch: Batch) -> Packing:
         prompt=prompt_index.to(device),
         continuation=own_index.to(device),
         place=place.to(device),
-        source=where[row, column - 1].to(device),
-        target=batch.tokens.cpu()[row, column].to(device),
-        row=row.to(device),
-        column=column.to(device),
+        source=where[scored_row, scored_column - 1].to(device),
+        target=batch.tokens.cpu()[scored_row, scored_column].to(device),
+        row=scored_row.to(device),
+        column=scored_column.to(device),
     )
 
 

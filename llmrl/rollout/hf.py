@@ -26,7 +26,7 @@ class HFEngine:
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         dtype = getattr(torch, settings.dtype)
         model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, trust_remote_code=False)
-        self._model: Any = cast(torch.nn.Module, model).to(self._device).eval()
+        self._model: Any = cast(Any, model).to(self._device).eval()
         self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._settings = settings
         ends = self._model.generation_config.eos_token_id

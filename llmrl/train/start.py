@@ -70,6 +70,11 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
     check_siblings(recipe, parts.algo)
+    if world.size > 1 and "whole_batch" in parts.algo.needs:
+        raise ConfigError(
+            f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over {world.size} "
+            "processes yet; run it with one process, or use grpo or rloo"
+        )
     with ExitStack() as stack:
         if world.main:
             stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
