@@ -8,15 +8,20 @@ from typing import Any
 import numpy as np
 
 from llmrl.rewards.border import describe, score_one
-from llmrl.types import EMPTY, Prompt, Reward, Status, Trajectory
+from llmrl.types import Prompt, Reward, Status, Trajectory
 
 
 def trajectory_of(
-    text: str, answer: str = "", *, question: str = "", columns: Mapping[str, Any] = EMPTY, status: Status | None = None
+    text: str,
+    answer: str = "",
+    *,
+    question: str = "",
+    columns: Mapping[str, Any] | None = None,
+    status: Status | None = None,
 ) -> Trajectory:
     """A finished trajectory without tokens that says `text`; enough for rewards that read text."""
     none = np.zeros(0)
-    prompt = Prompt(id="validate", tokens=(), text=question, answer=answer, columns=dict(columns))
+    prompt = Prompt(id="validate", tokens=(), text=question, answer=answer, columns=dict(columns or {}))
     return Trajectory(
         prompt=prompt,
         tokens=none,
@@ -34,7 +39,7 @@ def expect(
     *,
     full: Iterable[str],
     none: Iterable[str],
-    columns: Mapping[str, Any] = EMPTY,
+    columns: Mapping[str, Any] | None = None,
     best: float = 1.0,
     worst: float = 0.0,
 ) -> None:
