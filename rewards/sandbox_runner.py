@@ -12,13 +12,18 @@ import sys
 from typing import Any
 
 DEEPEST = 200
+_BUILTIN_TYPES = {t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, frozenset, bytes, complex)}
 
 
 class Opaque:
     """In the tester: a value that stays in the candidate's process; attributes and calls go there."""
 
     def __init__(self, number: int, ask: Any) -> None:
-        self._number, self._ask = number, ask
+        object.__setattr__(self, "_number", number)
+        object.__setattr__(self, "_ask", ask)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._ask({"do": "set", "object": self._number, "name": name, "args": [value]})
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -54,6 +59,8 @@ def encode(value: Any, keep: Any = None, depth: int = 0) -> Any:
     if issubclass(kind, dict):
         pairs = dict.items(value)
         return {"dict": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in pairs]}
+    if kind is type and _BUILTIN_TYPES.get(value.__name__) is value:
+        return {"type": value.__name__}
     if kind is range:
         return {"range": [value.start, value.stop, value.step]}
     if keep is None:
@@ -83,6 +90,8 @@ def decode(data: Any, opaque: Any = None) -> Any:
         return {decode(k, opaque): decode(v, opaque) for k, v in content}
     if tag == "range":
         return range(*content)
+    if tag == "type" and content in _BUILTIN_TYPES:
+        return _BUILTIN_TYPES[content]
     if tag == "opaque" and opaque is not None:
         return opaque(content)
     raise ValueError(f"not a value: {tag}")
@@ -128,8 +137,12 @@ def run_function(first: dict, receive: Any, send: Any) -> None:
                 target = scope[request["name"]]
             else:
                 raise NameError(f"name {request['name']!r} is not defined")
-            value = getattr(target, request["name"]) if request["do"] == "attribute" else target
-            value = value(*args, **kwargs) if request["do"] == "call" else value
+            if request["do"] == "attribute":
+                value = getattr(target, request["name"])
+            elif request["do"] == "set":
+                value = setattr(target, request["name"], args[0])
+            else:
+                value = target(*args, **kwargs)
             answer = {"value": encode_(value, keep)}
         except BaseException as error:  # noqa: BLE001 - reported; SystemExit too
             answer = complain(error)

@@ -230,6 +230,7 @@ class WorkerPool:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
         self._slots = threading.BoundedSemaphore(self.size)
 
     @contextlib.contextmanager
@@ -244,9 +245,11 @@ class WorkerPool:
                 if worker is not None:
                     worker.kill()
                 worker = Worker(self.handler, memory_bytes=self.memory_bytes, quiet=self.quiet)
+            self._busy.add(worker)
             try:
                 yield worker
             finally:
+                self._busy.discard(worker)
                 if worker.alive:
                     with self._lock:
                         self._idle.append(worker)
@@ -263,10 +266,12 @@ class WorkerPool:
         raise AssertionError
 
     def close(self) -> None:
-        """Kill the idle workers."""
+        """Kill all workers; one that is busy raises WorkerDied where it is waited for."""
+        if self._pid != os.getpid():
+            return self._reset()
         with self._lock:
             idle, self._idle = self._idle, []
-        for worker in idle:
+        for worker in [*idle, *self._busy]:
             worker.kill()
 
 
