@@ -95,8 +95,9 @@ class Loss:
 class Algorithm(Protocol):
     """A method: a frozen dataclass whose fields are its hyper-parameters and its config schema.
 
-    `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "whole_groups"}; the trainer reads
-    nothing else to decide what to compute.
+    `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "siblings", "whole_groups"}; the trainer
+    reads nothing else to decide what to compute. "siblings" means that a group of one teaches nothing, "whole_groups"
+    that a group must not be cut into micro-batches.
     """
 
     @property
@@ -109,3 +110,4 @@ class Algorithm(Protocol):
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The loss of one micro-batch, with gradient."""
         ...
+

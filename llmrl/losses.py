@@ -219,7 +219,8 @@ def pacs_center(proxies: Tensor, group: Tensor, *, score: PacsScore = "rloo", st
 
     rloo: r - mean of the others. drgrpo: r - mean. grpo: (r - mean) / (std + 1e-6), sample deviation; a group whose
     deviation is below `std_floor` (every group, on policy) is only centred, where the quotient would be noise with a
-    gradient of 1e5. naive: r. Raises ValueError for an unknown score.
+    gradient of 1e5. naive: r. The grpo score does not see the scale of r: with a reference that stays, it stops pulling
+    once right and wrong are apart. Raises ValueError for an unknown score.
     """
     if score == "rloo":
         return leave_one_out(proxies, group)

@@ -1,7 +1,20 @@
+import doctest
+
 import pytest
 import torch
 
-from llmrl.credit import group_center, group_zscore, leave_one_out
+from llmrl import credit
+from llmrl.credit import (
+    discounted_returns,
+    gae,
+    group_center,
+    group_deviation,
+    group_zscore,
+    leave_one_out,
+    length_adaptive_lambda,
+    step_gae,
+    whiten,
+)
 
 F64 = torch.float64
 
@@ -88,7 +101,139 @@ def test_group_credit_sums_to_zero_in_a_group_and_keeps_the_dtype(credit, rule):
 def test_leave_one_out_and_center_are_differentiable_at_equal_scores():
     group = torch.zeros(4, dtype=torch.int64)
     score = torch.full((4,), 0.3, dtype=F64, requires_grad=True)
-    for credit, own, other in ((leave_one_out, 1.0, -1 / 3), (group_center, 0.75, -0.25)):
-        jacobian = torch.autograd.functional.jacobian(lambda s, credit=credit: credit(s, group), score)
+    for rule, own, other in ((leave_one_out, 1.0, -1 / 3), (group_center, 0.75, -0.25)):
+        jacobian = torch.autograd.functional.jacobian(lambda s, rule=rule: rule(s, group), score)
         expected = torch.full((4, 4), other, dtype=F64).fill_diagonal_(own)
         torch.testing.assert_close(jacobian, expected)
+
+
+def grid(*rows):
+    return torch.tensor(rows, dtype=F64)
+
+
+NAN = float("nan")
+
+
+def test_gae_by_hand():
+    # tokens:  sampled   environment   sampled   padding
+    rewards = grid([1.0, NAN, 2.0, NAN])
+    values = grid([0.5, NAN, 1.0, NAN])
+    mask = torch.tensor([[True, False, True, False]])
+    advantages, returns = gae(rewards, values, mask, gamma=0.5, lam=0.5)
+    # delta_2 = 2 - 1 = 1, delta_0 = 1 + 0.5 * 1 - 0.5 = 1, A_0 = 1 + 0.25 * 1
+    torch.testing.assert_close(advantages, grid([1.25, 0.0, 1.0, 0.0]))
+    torch.testing.assert_close(returns, grid([1.75, 0.0, 2.0, 0.0]))
+
+
+def test_gae_with_lambda_one_is_the_return_minus_the_value_and_with_zero_the_td_error():
+    rewards, values = grid([0.0, 0.0, 1.0]), grid([0.2, 0.6, 0.9])
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    advantages, returns = gae(rewards, values, mask, gamma=1.0, lam=1.0)
+    torch.testing.assert_close(returns, grid([1.0, 1.0, 1.0]))
+    torch.testing.assert_close(advantages, grid([0.8, 0.4, 0.1]))
+    advantages, _ = gae(rewards, values, mask, gamma=1.0, lam=0.0)
+    torch.testing.assert_close(advantages, grid([0.4, 0.3, 0.1]))
+
+
+def test_gae_takes_one_lambda_per_row():
+    draw = torch.Generator().manual_seed(0)
+    rewards, values = torch.randn(3, 5, generator=draw, dtype=F64), torch.randn(3, 5, generator=draw, dtype=F64)
+    mask = torch.rand(3, 5, generator=draw) > 0.3
+    lams = [0.0, 0.5, 1.0]
+    advantages, _ = gae(rewards, values, mask, gamma=0.9, lam=torch.tensor(lams, dtype=F64))
+    for i, lam in enumerate(lams):
+        alone, _ = gae(rewards[i : i + 1], values[i : i + 1], mask[i : i + 1], gamma=0.9, lam=lam)
+        torch.testing.assert_close(advantages[i : i + 1], alone)
+
+
+def test_environment_tokens_between_two_turns_change_nothing():
+    rewards, values = grid([0.0, 0.5, 0.0, 1.0]), grid([0.1, 0.2, 0.3, 0.4])
+    plain, _ = gae(rewards, values, torch.ones(1, 4, dtype=torch.bool), gamma=0.9, lam=0.8)
+    spread = torch.tensor([0, 1, 5, 6])
+    wide_rewards, wide_values = torch.full((1, 8), NAN, dtype=F64), torch.full((1, 8), NAN, dtype=F64)
+    mask = torch.zeros(1, 8, dtype=torch.bool)
+    wide_rewards[:, spread], wide_values[:, spread], mask[:, spread] = rewards, values, True
+    wide, _ = gae(wide_rewards, wide_values, mask, gamma=0.9, lam=0.8)
+    torch.testing.assert_close(wide[:, spread], plain)
+    assert (wide[~mask] == 0).all()
+
+
+def test_step_gae_by_hand():
+    # step 0: two tokens, reward 1 on its last, value 0.5 at its first; step 1: one token, reward 2, value 1
+    rewards, values = grid([NAN, 0.0, 1.0, NAN, 2.0]), grid([NAN, 0.5, 7.0, NAN, 1.0])
+    step = torch.tensor([[-1, 0, 0, -1, 1]])
+    advantages, returns = step_gae(rewards, values, step, gamma=0.5, lam=0.5)
+    torch.testing.assert_close(advantages, grid([0.0, 1.25, 1.25, 0.0, 1.0]))
+    torch.testing.assert_close(returns, grid([0.0, 1.75, 1.75, 0.0, 2.0]))
+
+
+def test_step_gae_of_one_token_steps_is_token_gae():
+    draw = torch.Generator().manual_seed(1)
+    rewards, values = torch.randn(3, 6, generator=draw, dtype=F64), torch.randn(3, 6, generator=draw, dtype=F64)
+    step = torch.tensor([[0, 1, 2, 3, 4, 5], [-1, 0, -1, 1, 2, -1], [-1] * 6])
+    for by_step, by_token in zip(
+        step_gae(rewards, values, step, gamma=0.9, lam=0.8),
+        gae(rewards, values, step >= 0, gamma=0.9, lam=0.8),
+        strict=True,
+    ):
+        torch.testing.assert_close(by_step, by_token)
+
+
+def test_step_gae_accepts_missing_step_numbers():
+    rewards, values = grid([1.0, 2.0]), grid([0.5, 1.0])
+    expected = step_gae(rewards, values, torch.tensor([[0, 1]]), gamma=0.5, lam=0.5)
+    got = step_gae(rewards, values, torch.tensor([[2, 9]]), gamma=0.5, lam=0.5)
+    for a, b in zip(got, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_discounted_returns_by_hand():
+    rewards = grid([1.0, NAN, 2.0, 4.0], [NAN, NAN, NAN, NAN])
+    mask = torch.tensor([[True, False, True, True], [False] * 4])
+    expected = grid([1 + 0.5 * 2 + 0.25 * 4, 0.0, 4.0, 4.0], [0.0] * 4)
+    torch.testing.assert_close(discounted_returns(rewards, mask, gamma=0.5), expected)
+
+
+def test_whiten_by_hand():
+    x = grid([1.0, 3.0, NAN], [5.0, NAN, NAN])
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    std = (8 / 3) ** 0.5
+    torch.testing.assert_close(whiten(x, mask), grid([-2 / std, 0.0, 0.0], [2 / std, 0.0, 0.0]))
+    torch.testing.assert_close(whiten(x, mask, ddof=1), grid([-1.0, 0.0, 0.0], [1.0, 0.0, 0.0]))
+    kept = whiten(x, mask, shift_mean=False)
+    torch.testing.assert_close(kept, grid([3 - 2 / std, 3.0, 0.0], [3 + 2 / std, 0.0, 0.0]))
+
+
+def test_whiten_has_a_floor_and_gives_equal_values_exactly_zero():
+    mask = torch.ones(1, 3, dtype=torch.bool)
+    assert torch.equal(whiten(torch.full((1, 3), 0.1), mask), torch.zeros(1, 3))
+    noise = grid([0.0, 1e-3, 2e-3])
+    torch.testing.assert_close(whiten(noise, mask, floor=0.1), (noise - 1e-3) / 0.1)
+    assert torch.equal(whiten(noise, torch.zeros_like(mask)), torch.zeros_like(noise))
+
+
+def test_length_adaptive_lambda_by_hand():
+    mask = torch.arange(200).expand(4, 200) < torch.tensor([[200], [40], [10], [0]])
+    torch.testing.assert_close(length_adaptive_lambda(mask), torch.tensor([0.9, 0.5, 0.0, 0.0], dtype=F64))
+
+
+def test_group_deviation_has_no_gradient_at_its_floor():
+    score = torch.tensor([0.5, 0.5, 1.0, 3.0], dtype=F64, requires_grad=True)
+    group = torch.tensor([0, 0, 1, 1])
+    deviation = group_deviation(score, group, floor=0.1)
+    torch.testing.assert_close(deviation.detach(), torch.tensor([0.1, 0.1, 2**0.5, 2**0.5], dtype=F64))
+    deviation.sum().backward()
+    assert torch.isfinite(score.grad).all()
+    torch.testing.assert_close(score.grad, torch.tensor([0.0, 0.0, -(2**0.5), 2**0.5], dtype=F64))
+
+
+def test_group_zscore_of_equal_scores_is_zero_even_without_eps():
+    score, group = torch.tensor([0.3, 0.3, 1.0, 2.0], dtype=F64), torch.tensor([0, 0, 1, 1])
+    expected = torch.tensor([0.0, 0.0, -1.0, 1.0], dtype=F64)
+    torch.testing.assert_close(group_zscore(score, group, eps=0.0, ddof=0), expected)
+
+
+def test_the_examples_in_the_docstrings_hold():
+    outcome = doctest.testmod(credit)
+    assert outcome.attempted >= 9
+    assert outcome.failed == 0

@@ -1,9 +1,20 @@
+import doctest
 import math
 
 import pytest
 import torch
 
-from llmrl.losses import aggregate, clipped_surrogate, keep, kl_estimate, truncated_importance
+from llmrl import losses
+from llmrl.losses import (
+    aggregate,
+    capped_reinforce,
+    clipped_surrogate,
+    clipped_value,
+    keep,
+    kl_estimate,
+    sequence_clipped_surrogate,
+    truncated_importance,
+)
 
 F64 = torch.float64
 
@@ -149,3 +160,55 @@ def test_keep_stops_garbage_in_values_and_gradients():
     (kept.exp() * torch.tensor([2.0, 1.0, 1.0])).sum().backward()
     assert kept.tolist() == [1.0, 0.0, 0.0]
     assert x.grad.tolist() == pytest.approx([2 * math.e, 0.0, 0.0])
+
+
+def test_sequence_clipped_surrogate_by_hand():
+    logprobs = torch.tensor([[0.3, 0.1, math.nan], [0.5, 9.0, 9.0]], dtype=F64)
+    old = torch.tensor([[0.0, 0.0, math.nan], [0.0, 0.0, 0.0]], dtype=F64)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    clip = {"clip_low": 0.2, "clip_high": 0.28}
+    for advantages in (tensor(1.0, -2.0), tensor(1.0, -2.0)[:, None].expand(2, 3)):
+        mean = sequence_clipped_surrogate(logprobs, old, advantages, mask, **clip)
+        whole = sequence_clipped_surrogate(logprobs, old, advantages, mask, ratio="sum", **clip)
+        a, b = math.exp(0.2), 2 * math.exp(0.5)
+        torch.testing.assert_close(mean, torch.tensor([[-a, -a, 0.0], [b, 0.0, 0.0]], dtype=F64))
+        torch.testing.assert_close(whole, torch.tensor([[-1.28, -1.28, 0.0], [b, 0.0, 0.0]], dtype=F64))
+    with pytest.raises(ValueError, match="median"):
+        sequence_clipped_surrogate(logprobs, old, tensor(1.0, 1.0), mask, ratio="median", **clip)
+
+
+def test_sequence_clipped_surrogate_has_no_gradient_outside_the_mask():
+    mask = torch.tensor([[True, True, False]])
+    logprobs = torch.tensor([[0.1, 0.3, math.inf]], dtype=F64, requires_grad=True)
+    old = torch.tensor([[0.0, 0.0, math.nan]], dtype=F64)
+    loss = sequence_clipped_surrogate(logprobs, old, tensor(1.0), mask, clip_low=0.2, clip_high=0.28)
+    aggregate(loss, mask, normalize="sequence", tokens_total=2, sequences_total=1).backward()
+    expected = -math.exp(0.2) / 2  # the ratio's own derivative, shared by the two tokens
+    torch.testing.assert_close(logprobs.grad, torch.tensor([[expected, expected, 0.0]], dtype=F64))
+
+
+def test_capped_reinforce_gradient_is_the_capped_weight_times_the_advantage():
+    logprobs = tensor(math.log(0.5), math.log(0.5)).requires_grad_()
+    old = tensor(math.log(0.25), math.log(0.01))
+    loss = capped_reinforce(logprobs, old, tensor(3.0, -1.0), ratio_cap=5.0)
+    torch.testing.assert_close(loss.detach(), tensor(-2 * 3 * math.log(0.5), 5 * math.log(0.5)))
+    loss.sum().backward()
+    torch.testing.assert_close(logprobs.grad, tensor(-6.0, 5.0))
+
+
+def test_clipped_value_by_hand():
+    values, old, returns = tensor(1.0, 1.0, 0.1), tensor(0.0, 0.0, 0.0), tensor(1.0, -1.0, 1.0)
+    torch.testing.assert_close(clipped_value(values, old, returns, clip=0.5), tensor(0.125, 2.0, 0.405))
+    torch.testing.assert_close(clipped_value(values, old, returns, clip=None), tensor(0.0, 2.0, 0.405))
+
+
+def test_clipped_value_stops_rewarding_a_value_beyond_the_clip():
+    values = tensor(0.8, 0.3).requires_grad_()
+    clipped_value(values, tensor(0.0, 0.0), tensor(1.0, 1.0), clip=0.5).sum().backward()
+    torch.testing.assert_close(values.grad, tensor(0.0, -0.7))
+
+
+def test_the_examples_in_the_docstrings_hold():
+    outcome = doctest.testmod(losses)
+    assert outcome.attempted >= 12
+    assert outcome.failed == 0

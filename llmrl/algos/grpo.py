@@ -73,7 +73,7 @@ class GRPO:
     @property
     def needs(self) -> frozenset[str]:
         """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef)
+        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"siblings"}
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's group-relative score."""

@@ -38,7 +38,8 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cispo, every term": ("cispo", {"kl_coef": 0.1, "entropy_coef": 0.01, "importance_cap": 2.0}),
     "reinforce_pp, KL": ("reinforce_pp", {"kl_coef": 0.01, "gamma": 0.99}),
     "reinforce_pp_baseline, KL": ("reinforce_pp_baseline", {"kl_coef": 0.01}),
-    "pacs, reference model": ("pacs", {"reference": "model", "score": "grpo", "weight": "none"}),
+    "pacs, reference model": ("pacs", {"reference": "model", "weight": "none"}),
+    "pacs, grpo score": ("pacs", {"score": "grpo", "beta": 0.5}),
     "pacs, score function": ("pacs", {"score_function": True, "score": "drgrpo"}),
 }
 # The weight of CISPO and of PACS's extra term has no gradient by design, so the loss's derivative is another.

@@ -66,7 +66,8 @@ def _parse(text: bytes, place: str) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{place}: not UTF-8 text ({error.reason} at byte {error.start})") from error
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: invalid JSON, {error.msg} at line {error.lineno} column {error.colno}") from error
+        spot = f"column {error.colno}" if error.lineno == 1 else f"line {error.lineno} column {error.colno}"
+        raise DataError(f"{place}: invalid JSON, {error.msg} at {spot}") from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{place}: invalid JSON, {error}") from error
 
@@ -75,7 +76,7 @@ def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield f"{path}:{number}", _parse(line, f"{path}:{number}")
+                yield f"{path}:{number}", _parse(line.rstrip(b"\r\n"), f"{path}:{number}")
 
 
 def _json(path: Path) -> Iterator[tuple[str, Any]]:

@@ -102,7 +102,7 @@ GENERATORS: dict[str, Callable[..., RawRow]] = {
 
 def is_generator(source: str) -> bool:
     """Whether a recipe's source names a generator, whose split is made by hash and whose rows are made on demand."""
-    return source in GENERATORS
+    return source in GENERATORS or source.startswith("reasoning_gym:")
 
 
 def _require(condition: bool, reason: str) -> None:

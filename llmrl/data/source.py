@@ -13,6 +13,7 @@ from llmrl.data.config import DataConfig, EvalDataConfig
 from llmrl.data.errors import DataError
 from llmrl.data.files import is_file_source, read_files
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
+from llmrl.data.gym import PREFIX, gym_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.seeding import generator
 
@@ -77,8 +78,7 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
     """Distinct problems of the wanted part, in the order of their index."""
     if config.split not in ("train", "held_out"):
         raise DataError(f"split={config.split!r} of generator {config.source}: use train or held_out")
-    make = GENERATORS[config.source]
-    _check_knobs(config.source, make, config.args)
+    make = _row_maker(config, seed)
     wanted = config.limit or DEFAULT_GENERATED
     rows: list[Row] = []
     seen: set[str] = set()
@@ -87,14 +87,15 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
         if len(rows) == wanted or misses > max(2000, MISSES * len(rows)):
             break
         place = f"{config.source} #{index} (seed {seed})"
-        record = _call(make, seed, index, config.args, place)
-        identity = record["identity"]
-        if identity in seen or is_held_out(identity) != (config.split == "held_out"):
+        record = make(index)
+        identity = record.get("identity")
+        row = make_row(record, columns=config.columns, origin=place, default_id=place, identity=identity)
+        if row.identity in seen or is_held_out(row.identity) != (config.split == "held_out"):
             misses += 1
             continue
         misses = 0
-        seen.add(identity)
-        rows.append(make_row(record, columns=config.columns, origin=place, default_id=place, identity=identity))
+        seen.add(row.identity)
+        rows.append(row)
     if not rows or (config.limit and len(rows) < config.limit):
         raise DataError(
             f"{config.source}({_shown(config.args)}) has only {len(rows)} different {config.split} problems, "
@@ -103,11 +104,12 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
     return rows
 
 
-def _call(make: Callable[..., RawRow], seed: int, index: int, args: dict[str, Any], place: str) -> RawRow:
-    try:
-        return make(seed, index, **args)
-    except DataError as error:
-        raise DataError(f"{place}: {error}") from error
+def _row_maker(config: DataConfig, seed: int) -> Callable[[int], RawRow]:
+    if config.source.startswith(PREFIX):
+        return gym_rows(config.source, config.args, seed)
+    make = GENERATORS[config.source]
+    _check_knobs(config.source, make, config.args)
+    return lambda index: make(seed, index, **config.args)
 
 
 def _shown(args: dict[str, Any]) -> str:

@@ -111,7 +111,7 @@ def resolve(path: str, *, cache_dir: Path | str | None = None, report: Report | 
     if path in MODELS:
         return pull(path, cache_dir=cache_dir, report=report)
     folder = Path(path).expanduser()
-    if folder.is_dir():
+    if path and folder.is_dir():
         if (folder / "config.json").is_file():
             return folder
         if (folder / "adapter_config.json").is_file():

@@ -32,6 +32,7 @@ class Packing:
     positions: Tensor  # [L]
     prompt: Tensor  # [G, P] packed index of each group's prompt tokens
     continuation: Tensor  # [G, S, C] packed index of each row's own tokens
+    place: Tensor  # [L] where each packed token lies in the blocks, prompts first, then continuations, flattened
     source: Tensor  # [N] packed index whose hidden state predicts the scored token
     target: Tensor  # [N] the scored token's id
     row: Tensor  # [N] its batch row
@@ -76,6 +77,10 @@ def pack(batch: Batch) -> Packing:
     positions = torch.zeros(end, dtype=torch.int64)
     tokens[where[valid]] = batch.tokens[valid].cpu()
     positions[where[valid]] = torch.arange(batch.tokens.shape[1]).expand_as(where)[valid]
+    blocks = torch.cat([prompt_index.flatten(), own_index.flatten()])
+    filled = (blocks >= 0).nonzero().squeeze(1)
+    place = torch.empty(end, dtype=torch.int64)
+    place[blocks[filled]] = filled
     row, column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
     device = batch.tokens.device
     return Packing(
@@ -83,6 +88,7 @@ def pack(batch: Batch) -> Packing:
         positions=positions.to(device),
         prompt=prompt_index.to(device),
         continuation=own_index.to(device),
+        place=place.to(device),
         source=where[row, column - 1].to(device),
         target=batch.tokens.cpu()[row, column].to(device),
         row=row.to(device),
@@ -99,21 +105,19 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
     heads, length, width = query.shape
     kv_heads = key.shape[0]
     query = query.view(kv_heads, heads // kv_heads, length, width)
-    at_prompt = packing.prompt.clamp_min(0)
-    at_own = packing.continuation.clamp_min(0)
-    prompt_key, prompt_value = key[:, at_prompt], value[:, at_prompt]  # [K, G, P, D]
-    own_key, own_value = key[:, at_own], value[:, at_own]  # [K, G, S, C, D]
-
-    out = torch.zeros_like(query)
-    prompt_out = _attend_prompt(query[:, :, at_prompt], prompt_key, prompt_value, scale)
-    there = packing.prompt >= 0
-    out[:, :, packing.prompt[there]] = prompt_out[:, :, there]
-    own_out = _attend_own(
-        query[:, :, at_own], prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
+    prompt_key, prompt_value = _gather(key, packing.prompt), _gather(value, packing.prompt)  # [K, G, P, D]
+    own_key, own_value = _gather(key, packing.continuation), _gather(value, packing.continuation)  # [K, G, S, C, D]
+    from_prompt = _attend_prompt(_gather(query, packing.prompt), prompt_key, prompt_value, scale)
+    from_own = _attend_own(
+        _gather(query, packing.continuation), prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
     )
-    there = packing.continuation >= 0
-    out[:, :, packing.continuation[there]] = own_out[:, :, there]
-    return out.view(heads, length, width)
+    blocks = torch.cat([from_prompt.flatten(2, -2), from_own.flatten(2, -2)], dim=2)
+    return blocks.index_select(2, packing.place).view(heads, length, width)
+
+
+def _gather(x: Tensor, index: Tensor) -> Tensor:
+    """x [..., L, D] at index [...] (-1 gives any row) -> [..., *index, D]; index_select, because its backward is fast."""
+    return x.index_select(-2, index.clamp_min(0).flatten()).unflatten(-2, index.shape)
 
 
 def _attend_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

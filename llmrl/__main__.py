@@ -1,0 +1,5 @@
+"""`python -m llmrl` is the `llmrl` command."""
+
+from llmrl.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""A recipe's `algo` section -> a frozen algorithm, with the same strictness as the rest of the recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from llmrl.algos import ALGORITHMS, PRESETS
+from llmrl.batch import Algorithm
+from llmrl.config import ConfigError, nearest
+
+
+def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
+    """The algorithm that `section` names, with its other keys as hyper-parameters.
+
+    `name` is a key of ALGORITHMS or PRESETS, or the import path "package.module:Class" of a frozen dataclass. Raises
+    ConfigError: unknown name or hyper-parameter (with the nearest one), wrong type, or a senseless value.
+    """
+    name = str(section.get("name", ""))
+    given = {key: value for key, value in section.items() if key != "name"}
+    base, preset = PRESETS.get(name, (name, {}))
+    path = ALGORITHMS.get(base, base)
+    if ":" not in path:
+        raise ConfigError(f"algo.name={name!r} is no algorithm; {nearest(name, [*ALGORITHMS, *PRESETS])}")
+    kind = _load(path)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for key in given:
+        if key not in fields:
+            raise ConfigError(f"algo.{key}: {name} has no such hyper-parameter; {nearest(key, list(fields))}")
+    values = preset | given
+    try:
+        checked = {key: TypeAdapter(_annotation(kind, key)).validate_python(value) for key, value in values.items()}
+    except ValidationError as error:
+        first = error.errors()[0]
+        wrong = next(key for key, value in values.items() if _rejects(kind, key, value))
+        raise ConfigError(f"algo.{wrong}: {first['msg']} (got {values[wrong]!r})") from error
+    try:
+        return kind(**checked)  # type: ignore[no-any-return]
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"algo: {error}") from error
+
+
+def _load(path: str) -> Any:
+    module, _, attribute = path.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"algo.name={path!r} cannot be imported: {error}") from error
+    if not dataclasses.is_dataclass(kind):
+        raise ConfigError(f"algo.name={path!r} is not a dataclass; an algorithm's fields are its hyper-parameters")
+    return kind
+
+
+def _annotation(kind: Any, key: str) -> Any:
+    import typing
+
+    return typing.get_type_hints(kind)[key]
+
+
+def _rejects(kind: Any, key: str, value: Any) -> bool:
+    try:
+        TypeAdapter(_annotation(kind, key)).validate_python(value)
+    except ValidationError:
+        return True
+    return False

@@ -1,0 +1,268 @@
+"""From a recipe to a finished run: build every part, train, and leave a summary. What `llmrl train` calls.
+
+Names in the recipe that stand for objects (rewards, the algorithm) and the interval of the evaluation are handed in as
+`Parts`, because this package never imports rewards or evaluation.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from llmrl.batch import Algorithm, Batch
+from llmrl.config import ConfigError, Recipe
+from llmrl.data.prompts import PromptReport, to_prompts
+from llmrl.data.source import load_train_eval
+from llmrl.data.stream import PromptStream
+from llmrl.policy.forward import ForwardMode, check_packed
+from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
+from llmrl.rollout.process import ProcessEngine
+from llmrl.rollout.roll import single_turn
+from llmrl.seeding import key
+from llmrl.train.checkpoint import TrainState, Writer, newest_valid, read_optimizer, read_state
+from llmrl.train.collate import collate
+from llmrl.train.evaluate import Interval, held_out
+from llmrl.train.folder import open_folder, write_summary
+from llmrl.train.interrupts import Interrupts
+from llmrl.train.job import Job, ScoreAll
+from llmrl.train.log import Log
+from llmrl.train.loop import train
+from llmrl.train.update import Scorer
+from llmrl.train.updater import Updater
+from llmrl.train.world import World
+from llmrl.types import Completion, Prompt, Score, Status
+
+SELF_CHECK_NATS = {"float32": 1e-3, "bfloat16": 0.5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the composition root resolved from the recipe's names."""
+
+    algo: Algorithm
+    score: ScoreAll
+    interval: Interval
+    source: str  # model folder or hub id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a run ended."""
+
+    summary: dict[str, Any]
+    exit_code: int = 0
+    interrupted_by: str = ""
+
+
+def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False, fresh: bool = False) -> Outcome:
+    """Train `recipe` to its end, or until interrupted. Raises ConfigError, DataError, RunFolderError, EngineError,
+    CheckpointError or LimitExceeded, each with a message for the user.
+    """
+    accelerator, world = _start_processes(recipe)
+    _make_repeatable(recipe, world)
+    check_group_size(recipe, parts.algo)
+    with ExitStack() as stack:
+        if world.main:
+            stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
+        world.barrier()
+        with Interrupts() as interrupts:
+            job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
+            status = "failed"
+            try:
+                state = train(job, state)
+                status = "finished" if state.step == recipe.train.steps else "interrupted"
+                if job.writer is not None:
+                    job.writer.finish()
+            finally:
+                summary = write_summary(recipe.run_dir, recipe=recipe, status=status) if world.main else {}
+        code = 0 if status == "finished" else interrupts.exit_code
+        return Outcome(summary=summary, exit_code=code, interrupted_by="" if code == 0 else interrupts.name)
+
+
+def check_group_size(recipe: Recipe, algo: Algorithm) -> None:
+    """Raise ConfigError if the algorithm compares siblings and there are none."""
+    if "siblings" in algo.needs and recipe.rollout.group_size < 2:
+        raise ConfigError(
+            f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
+            "completions of one prompt; set rollout.group_size >= 2"
+        )
+
+
+def _start_processes(recipe: Recipe) -> tuple[Any, World]:
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(),
+        log_with=recipe.tracking.to or None,
+        project_dir=str(recipe.run_dir) if recipe.tracking.to else None,
+    )
+    return accelerator, World(
+        rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device
+    )
+
+
+def _make_repeatable(recipe: Recipe, world: World) -> None:
+    threads = recipe.train.threads or max(1, len(os.sched_getaffinity(0)) // _local_ranks(world))
+    torch.set_num_threads(threads)
+    torch.manual_seed(key(recipe.seed, "torch"))
+    if recipe.train.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _local_ranks(world: World) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", world.size))
+
+
+def _build(
+    recipe: Recipe, parts: Parts, world: World, accelerator: Any, interrupts: Interrupts, console: Console,
+    stack: ExitStack,
+) -> tuple[Job, TrainState]:  # fmt: skip
+    """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
+    _check_length(recipe, parts.source)
+    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.source))
+    stream, spare = (
+        PromptStream(train_prompts, seed=key(recipe.seed, name), prompts_per_step=recipe.rollout.prompts_per_step)
+        for name in ("prompts", "spare prompts")
+    )
+    engine = _start_engine(recipe, parts.source, world)
+    stack.callback(engine.close)
+    policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
+    scorer = _scorer(recipe, policy, train_prompts, notes)
+    updater = Updater(
+        policy.trainable(),
+        betas=recipe.train.betas,
+        eps=recipe.train.eps,
+        weight_decay=recipe.train.weight_decay,
+        max_grad_norm=recipe.train.max_grad_norm,
+        reduce=world.sum_ if world.size > 1 else None,
+    )
+    reference = _reference(recipe, parts, policy, scorer)
+    state, found = _restore(recipe, updater)
+    if world.size > 1:
+        world.barrier()
+    tracker = None
+    if recipe.tracking.to:
+        accelerator.init_trackers(recipe.tracking.project)
+        tracker = accelerator
+    log = Log(recipe, world, console, state=state, tracker=tracker)
+    stack.callback(log.close)
+    for note in [*notes, *found]:
+        log.say(note)
+    writer = None
+    if world.main:
+        writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
+        stack.callback(writer.close)
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    job = Job(
+        recipe=recipe, world=world, policy=policy, scorer=scorer, reference=reference, updater=updater,
+        algo=parts.algo, engine=engine, score=parts.score, stream=stream, spare=spare, evaluate=evaluate, writer=writer,
+        log=log, interrupts=interrupts,
+    )  # fmt: skip
+    return job, state
+
+
+def load_prompts(recipe: Recipe, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], list[str]]:
+    """(training prompts, held-out prompts, what a user should know about them)."""
+    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
+    train_prompts, report = to_prompts(train_rows, tokenizer, recipe.data)
+    eval_prompts, eval_report = to_prompts(eval_rows, tokenizer, recipe.eval.data.over(recipe.data))
+    notes = [_prompt_note(report, "training"), _prompt_note(eval_report, "held-out")]
+    return train_prompts, eval_prompts, notes
+
+
+def _prompt_note(report: PromptReport, part: str) -> str:
+    dropped = f", {len(report.too_long)} dropped as too long" if report.too_long else ""
+    return f"{part}: {report.kept} prompts of {report.mean_tokens:.0f} tokens on average, {report.longest} at most{dropped}"
+
+
+def _check_length(recipe: Recipe, source: str) -> None:
+    longest = model_length(source)
+    if longest is not None and recipe.model.max_length > longest:
+        raise ConfigError(
+            f"model.max_length={recipe.model.max_length} is more than the {longest} tokens of {source}; lower it"
+        )
+
+
+def _start_engine(recipe: Recipe, source: str, world: World) -> RolloutEngine:
+    rollout = recipe.rollout
+    settings = EngineSettings(
+        kind=rollout.engine,
+        model=source,
+        dtype=recipe.model.dtype,
+        max_length=recipe.model.max_length,
+        max_sequences=rollout.max_sequences,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory=rollout.gpu_memory,
+        eager=rollout.eager,
+    )
+    if not rollout.isolated:
+        return build_engine(settings)
+    return ProcessEngine(
+        settings,
+        log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
+        start_timeout_s=rollout.start_timeout_s,
+        stall_timeout_s=rollout.stall_timeout_s,
+        max_restarts=recipe.limits.max_engine_restarts,
+    )
+
+
+def _scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
+    mode: ForwardMode = "packed" if recipe.model.forward == "auto" else recipe.model.forward
+    if recipe.model.forward == "auto":
+        batch = _probe(prompts).to(next(policy.model.parameters()).device)
+        problem = check_packed(policy.causal_lm, batch, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
+        if problem is not None:
+            notes.append(f"model.forward: using plain, because {problem}")
+            mode = "plain"
+    return Scorer(
+        model=policy.causal_lm,
+        mode=mode,
+        temperature=recipe.rollout.temperature,
+        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+    )
+
+
+def _probe(prompts: list[Prompt]) -> Batch:
+    """A few rows for the self-check: two prompts, each continued by pieces of other prompts."""
+    rows = []
+    for prompt in prompts[:2]:
+        for number, other in enumerate(prompts[2:5] or prompts):
+            tokens = other.tokens[: 5 + 4 * number]
+            made = Completion(tokens=tokens, logprobs=(0.0,) * len(tokens), text="", status=Status.done())
+            rows.append(single_turn(prompt, made, sample=number, version=0))
+    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
+
+
+def _reference(
+    recipe: Recipe, parts: Parts, policy: Policy, scorer: Scorer
+) -> Callable[[Batch], Tensor] | None:
+    """Log-probabilities of the model as it was before training, if the algorithm needs them."""
+    if "ref_logprobs" not in parts.algo.needs:
+        return None
+    if policy.lora:
+
+        def without_adapter(batch: Batch) -> Tensor:
+            with policy.model.disable_adapter():  # type: ignore[operator]
+                return scorer.logprobs(batch)
+
+        return without_adapter
+    frozen = load_policy(recipe.model, source=parts.source, device=policy.model.device, seed=0)  # type: ignore[arg-type]
+    return replace(scorer, model=frozen.causal_lm.requires_grad_(False)).logprobs
+
+
+def _restore(recipe: Recipe, updater: Updater) -> tuple[TrainState, list[str]]:
+    folder, complaints = newest_valid(recipe.run_dir)
+    if folder is None:
+        return TrainState(step=0, metrics_bytes=0), complaints
+    state = read_state(folder)
+    updater.load(read_optimizer(folder))
+    return state, [*complaints, f"resuming after step {state.step}"]

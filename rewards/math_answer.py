@@ -1,0 +1,142 @@
+"""Maths checker: does a response's final answer equal the gold answer? `verify_answer`, and `MathAnswer` as a Reward.
+
+Three stages. `math_extract` finds what the response commits to. Integers, fractions and everything else that exact
+rational arithmetic decides is compared here and now (plain integers before any parsing). The rest (roots, functions,
+variables) goes to a pool of worker processes with a wall-clock deadline, where mpmath compares to 200 digits; a worker
+that misses the deadline is killed and the verdict is wrong with reason "timed out", counted. Callable from any thread and
+any process. Model text is parsed by own grammars and never evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import dataclass, field
+
+from llmrl.rewards.math_extract import Extracted, extract
+from llmrl.rewards.math_judge import judge
+from llmrl.rewards.math_scalars import NeedsWorker
+from llmrl.rewards.validation import expect
+from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
+from llmrl.types import Score, StatusKind, Trajectory
+
+_INTEGER = re.compile(r"-?[0-9]{1,18}")
+_LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
+_PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
+_POOL = WorkerPool(
+    "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """correct: None if the gold cannot be read (not applicable). extracted: what was compared, None if nothing was found.
+
+    reason: one short sentence. flags: "no_answer", "many_boxes", "answer_stuffing", "timeout", "checker_error".
+    """
+
+    correct: bool | None
+    extracted: str | None
+    reason: str
+    flags: tuple[str, ...] = field(default=())
+
+
+def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
+    """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
+
+    timeout_s: deadline of one comparison in a worker. strict: refuse arithmetic left undone (3 + 4 for 7), for tasks
+    where echoing the question would otherwise score. Raises nothing for any text.
+
+    >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
+    True
+    """
+    box = response.rfind("\\boxed")
+    if box >= 0 and "</think>" not in response and "<think>" not in response and response.find("\\boxed") == box:
+        plain = _LAST_BOX.match(response, box)
+        if plain and _INTEGER.fullmatch(gold) and "\\fbox" not in response and "\\framebox" not in response:
+            said = plain.group(1)
+            if not _negation_near(response, box, plain.end()):
+                right = said == gold or int(said) == int(gold)
+                return Verdict(right, said, "equal integers" if right else "different integers")
+    return _verify(extract(response), gold, timeout_s, strict)
+
+
+def _negation_near(response: str, start: int, end: int) -> bool:
+    around = response[max(0, start - 40) : start] + " " + response[end : end + 40]
+    return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
+
+
+def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verdict:
+    flags = []
+    if found.boxes > 1:
+        flags.append("many_boxes")
+    if found.stuffed:
+        flags.append("answer_stuffing")
+    if found.answer is None:
+        flags.append("no_answer")
+    answer = found.answer if found.answer is not None else ""
+    correct, reason, more = _judge_anywhere(gold, answer, timeout_s, strict)
+    if correct is not None and found.answer is None:
+        correct, reason = False, found.where
+    return Verdict(correct, found.answer, reason, (*flags, *more))
+
+
+def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> tuple[bool | None, str, tuple[str, ...]]:
+    try:
+        correct, reason = judge(gold, answer, heavy=False, strict=strict)
+        return correct, reason, ()
+    except NeedsWorker:
+        pass
+    request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
+    try:
+        correct, reason = json.loads(_POOL.request(request, timeout_s))
+    except WorkerTimeout:
+        return False, "timed out", ("timeout",)
+    except WorkerDied as error:
+        return False, f"the checker died: {error}", ("checker_error",)
+    return correct, reason, ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MathAnswer:
+    """1.0 if the completion's final answer equals `prompt.answer`, 0.0 if not, None if the gold cannot be read.
+
+    strict and timeout_s as in `verify_answer`. A completion that ran out of tokens only counts with a closed box. Where the
+    question asks for a percentage, "20%" and "20" are the same answer. Flags: those of `Verdict`, and "truncated".
+    """
+
+    timeout_s: float = 5.0
+    strict: bool = False
+
+    def __call__(self, trajectory: Trajectory) -> Score:
+        gold, text = trajectory.prompt.answer, trajectory.text
+        truncated = trajectory.status.kind is StatusKind.TRUNCATED
+        verdict = verify_answer(text, gold, timeout_s=self.timeout_s, strict=self.strict)
+        if verdict.correct is False and verdict.extracted and _PERCENT_ASKED.search(trajectory.prompt.text):
+            verdict = self._as_percent(verdict, gold)
+        correct, reason = verdict.correct, verdict.reason
+        if correct and truncated and "box" not in text:
+            correct, reason = False, "the completion was cut before it committed to an answer"
+        flags = (*verdict.flags, "truncated") if truncated else verdict.flags
+        if correct is None:
+            return Score(value=None, reason=reason, flags=("unparsable_gold", *flags))
+        said = f" ({verdict.extracted[:60]})" if verdict.extracted else ""
+        return Score(value=float(correct), reason=reason + said, flags=flags)
+
+    def _as_percent(self, verdict: Verdict, gold: str) -> Verdict:
+        said, wanted = (re.sub(r"\\?%|\bpercent\b", "", text or "").strip() for text in (verdict.extracted, gold))
+        if (said == (verdict.extracted or "").strip()) == (wanted == gold.strip()):
+            return verdict
+        again = verify_answer(f"\\boxed{{{said}}}", wanted, timeout_s=self.timeout_s, strict=self.strict)
+        return Verdict(again.correct, verdict.extracted, again.reason, verdict.flags) if again.correct else verdict
+
+    def validate(self) -> None:
+        """Raises ValueError if a gold answer does not get full marks, or a wrong or stuffed one gets any."""
+        expect(
+            self,
+            "\\frac{7}{2}",
+            full=["\\boxed{\\frac{7}{2}}", "The answer is 3.5.", "\\boxed{3\\frac12}"],
+            none=["", "\\boxed{}", "\\boxed{7}", "\\boxed{1, 2, 3.5}", "\\boxed{3 \\text{ or } 3.5}", "<think>\\boxed{3.5}"],
+        )
+        expect(self, "2\\sqrt{2}", full=["\\boxed{\\sqrt8}"], none=["\\boxed{2.83}", "\\boxed{-\\sqrt8}"])

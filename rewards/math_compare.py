@@ -1,0 +1,310 @@
+"""Do two answer trees say the same? Types first (tuple, set, interval, matrix, relation, list), then their scalars.
+
+The gold answer decides what is asked: a single gold wants a single answer, a tuple keeps its order, a list of answers
+does not, an exact gold wants an exact answer. See the README for the table of rules and their examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+
+from llmrl.rewards.math_nodes import (
+    Based,
+    Call,
+    Group,
+    Many,
+    Matrix,
+    Name,
+    Node,
+    Num,
+    Quantity,
+    Ratio,
+    Relation,
+    Words,
+)
+from llmrl.rewards.math_relations import assignments, chain_values, same_relation, strip_names
+from llmrl.rewards.math_scalars import NeedsWorker, equal, infinity_sign
+from llmrl.rewards.math_sets import real_set, speaks_of_a_set
+from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
+
+MOST_ITEMS = 60
+
+
+def _has_pm(node: Node) -> bool:
+    return (isinstance(node, Call) and node.op in ("pm", "mp")) or any(_has_pm(child) for child in children(node))
+
+
+def _with_sign(node: Node, plus: bool) -> Node:
+    """The tree with every plus-minus read one way (minus-plus the other)."""
+    if isinstance(node, Call):
+        args = tuple(_with_sign(arg, plus) for arg in node.args)
+        if node.op in ("pm", "mp"):
+            positive = plus == (node.op == "pm")
+            first = args[0] if not isinstance(args[0], Num) or args[0].value else None
+            second = args[1] if positive else Call("neg", (args[1],))
+            return second if first is None else Call("+", (first, second))
+        return Call(node.op, args)
+    if isinstance(node, Relation):
+        return Relation(tuple(_with_sign(side, plus) for side in node.sides), node.ops)
+    if isinstance(node, Group):
+        return Group(node.kind, tuple(_with_sign(item, plus) for item in node.items))
+    if isinstance(node, Quantity):
+        return Quantity(_with_sign(node.value, plus), node.unit)
+    return node
+
+
+def _signs(node: Node) -> tuple[Node, ...]:
+    return (_with_sign(node, True), _with_sign(node, False)) if _has_pm(node) else (node,)
+
+
+def spread(node: Node) -> Node:
+    """Plus-minus as two answers; nested lists of answers as one; a degree sign as a unit."""
+    items = node.items if isinstance(node, Many) else (node,)
+    flat: list[Node] = []
+    for item in items:
+        for one in _signs(item):
+            flat.extend(one.items if isinstance(one, Many) else (one,))
+    if len(flat) == 1:
+        return _degrees(flat[0])
+    if isinstance(node, Group) and node.kind == "{}":
+        return Group("{}", tuple(item for one in node.items for item in _signs(one)))
+    return Many(tuple(_degrees(item) for item in flat), node.joint if isinstance(node, Many) else "or")
+
+
+def _degrees(node: Node) -> Node:
+    if isinstance(node, Call) and node.op == "deg":
+        return Quantity(node.args[0], "deg")
+    if isinstance(node, Call) and node.op == "neg" and isinstance(node.args[0], Call) and node.args[0].op == "deg":
+        return Quantity(Call("neg", node.args[0].args), "deg")
+    return node
+
+
+def same(gold: Node, answer: Node, *, heavy: bool) -> bool:
+    """Whether `answer` is right for `gold`. Raises NeedsWorker (heavy False), TooLarge; undefined values are unequal."""
+    gold, answer = spread(gold), spread(answer)
+    if isinstance(gold, Words) or isinstance(answer, Words):
+        return gold == answer
+    if speaks_of_a_set(gold) or speaks_of_a_set(answer):
+        return _same_sets(gold, answer, heavy)
+    if isinstance(gold, Many) or isinstance(answer, Many):
+        return _same_lists(gold, answer, heavy)
+    if isinstance(gold, Relation) or isinstance(answer, Relation):
+        return _same_relations(gold, answer, heavy)
+    if isinstance(gold, (Group, Matrix)) or isinstance(answer, (Group, Matrix)):
+        return _same_groups(gold, answer, heavy)
+    return _same_single(gold, answer, heavy)
+
+
+def matches(golds: Sequence[Node], answers: Sequence[Node], *, heavy: bool) -> bool:
+    """Whether the items can be paired off, order ignored."""
+    if len(golds) != len(answers) or len(golds) > MOST_ITEMS:
+        return False
+    left = list(answers)
+    for gold in golds:
+        for place, answer in enumerate(left):
+            if same(gold, answer, heavy=heavy):
+                del left[place]
+                break
+        else:
+            return False
+    return True
+
+
+def _distinct(items: Sequence[Node], heavy: bool) -> list[Node]:
+    out: list[Node] = []
+    for item in items[:MOST_ITEMS]:
+        if not any(same(item, other, heavy=heavy) for other in out):
+            out.append(item)
+    return out
+
+
+def _same_sets(gold: Node, answer: Node, heavy: bool) -> bool:
+    g, a = real_set(gold, heavy=heavy), real_set(answer, heavy=heavy)
+    if g is not None and a is not None:
+        return g.intervals == a.intervals and (not g.name or not a.name or g.name == a.name)
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        solved = g is not None  # then an inequality that is still to solve is no answer
+        return not solved and same_relation(gold, answer, equal_to=_teller(heavy), heavy=heavy)
+    if isinstance(gold, Relation) and gold.ops == ("in",) and isinstance(gold.sides[0], Name):
+        return same(gold.sides[1], answer, heavy=heavy)
+    if isinstance(answer, Relation) and answer.ops == ("in",) and isinstance(answer.sides[0], Name):
+        return same(gold, answer.sides[1], heavy=heavy)
+    if isinstance(gold, Call) and isinstance(answer, Call) and gold.op == answer.op == "cup":
+        return matches(_pieces(gold), _pieces(answer), heavy=heavy)
+    if isinstance(gold, Group) and isinstance(answer, Group) and gold.kind == answer.kind:
+        return _in_order(gold.items, answer.items, heavy)
+    if isinstance(gold, Many) and isinstance(answer, Many):
+        return matches(gold.items, answer.items, heavy=heavy)
+    return False
+
+
+def _pieces(node: Node) -> list[Node]:
+    if isinstance(node, Call) and node.op == "cup":
+        return [piece for arg in node.args for piece in _pieces(arg)]
+    return [node]
+
+
+def _in_order(golds: Sequence[Node], answers: Sequence[Node], heavy: bool) -> bool:
+    return len(golds) == len(answers) and all(same(g, a, heavy=heavy) for g, a in zip(golds, answers))
+
+
+def _same_lists(gold: Node, answer: Node, heavy: bool) -> bool:
+    """At least one side is several answers."""
+    known, said = assignments(gold), assignments(answer)
+    if known is not None and said is not None:
+        return known.keys() == said.keys() and all(same(known[k], said[k], heavy=heavy) for k in known)
+    if said is not None and isinstance(gold, Group) and gold.kind == "()":
+        return _in_order(gold.items, [said[k] for k in sorted(said)], heavy)
+    if known is not None:
+        values = list(known.values())
+        if isinstance(answer, Group) and answer.kind == "()":
+            return _in_order(values, answer.items, heavy)
+        if isinstance(answer, Many) and not any(isinstance(item, Relation) for item in answer.items):
+            return _in_order(values, answer.items, heavy)
+        return False
+    g, a = strip_names(gold), strip_names(answer)
+    if isinstance(g, Many) and isinstance(a, Many):
+        return matches(g.items, a.items, heavy=heavy)
+    if isinstance(g, Many):
+        if isinstance(a, Relation):
+            return any(same(g, value, heavy=heavy) for value in chain_values(a, _teller(heavy)) if not isinstance(value, Many))
+        return isinstance(a, Group) and a.kind in ("{}", "[]") and _as_set(g.items, a, heavy)
+    assert isinstance(a, Many)
+    if isinstance(g, Group) and g.kind in ("()", "<>"):
+        return a.joint == "," and _in_order(g.items, a.items, heavy)
+    if isinstance(g, Group):
+        return _as_set(a.items, g, heavy)
+    if isinstance(g, Relation) and g.ops == ("=",) and isinstance(g.sides[1], Group):
+        return same(g.sides[1], a, heavy=heavy)
+    return all(same(g, item, heavy=heavy) for item in a.items)
+
+
+def _as_set(items: Sequence[Node], group: Group, heavy: bool) -> bool:
+    if group.kind == "{}":
+        return matches(_distinct(items, heavy), _distinct(group.items, heavy), heavy=heavy)
+    return matches(items, group.items, heavy=heavy)
+
+
+def _teller(heavy: bool):  # type: ignore[no-untyped-def]
+    return lambda x, y: same(x, y, heavy=heavy)
+
+
+def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
+    """At least one side is an equation or a chain of equalities."""
+    tell = _teller(heavy)
+    if isinstance(gold, Relation) and isinstance(answer, Relation):
+        return same_relation(gold, answer, equal_to=tell, heavy=heavy)
+    if isinstance(answer, Relation):
+        named = assignments(answer)
+        if named is not None and len(named) > 1:
+            return isinstance(gold, Group) and gold.kind == "()" and _in_order(gold.items, [named[k] for k in sorted(named)], heavy)
+        return any(same(gold, value, heavy=heavy) for value in chain_values(answer, tell))
+    assert isinstance(gold, Relation)
+    named = assignments(gold)
+    if named is not None and len(named) > 1 and isinstance(answer, Group) and answer.kind == "()":
+        return _in_order(list(named.values()), answer.items, heavy)
+    return any(same(value, answer, heavy=heavy) for value in chain_values(gold, tell))
+
+
+def _same_groups(gold: Node, answer: Node, heavy: bool) -> bool:
+    g, a = _column(gold, answer), _column(answer, gold)
+    if isinstance(g, Matrix) and isinstance(a, Matrix):
+        shapes = [(len(m.rows), len(m.rows[0])) for m in (g, a)]
+        return shapes[0] == shapes[1] and all(_in_order(x, y, heavy) for x, y in zip(g.rows, a.rows))
+    if not isinstance(g, Group) or not isinstance(a, Group):
+        if isinstance(g, Group) and g.kind == "{}" and len(g.items) == 1:
+            return same(g.items[0], a, heavy=heavy)
+        return False
+    if g.kind == a.kind == "{}":
+        return matches(_distinct(g.items, heavy), _distinct(a.items, heavy), heavy=heavy)
+    kinds = {g.kind, a.kind}
+    alike = len(kinds) == 1 or kinds == {"()", "<>"} or (kinds <= {"()", "[]", "<>"} and len(g.items) >= 3)
+    return alike and _in_order(g.items, a.items, heavy)
+
+
+def _column(node: Node, other: Node) -> Node:
+    """A column matrix beside a tuple is read as a tuple, a list of lists beside a matrix as a matrix."""
+    if isinstance(node, Matrix) and isinstance(other, Group) and other.kind in ("()", "<>") and len(node.rows[0]) == 1:
+        return Group("()", tuple(row[0] for row in node.rows))
+    if isinstance(node, Group) and isinstance(other, Matrix) and node.kind == "[]":
+        rows = [item.items for item in node.items if isinstance(item, Group) and item.kind == "[]"]
+        if len(rows) == len(node.items) and len({len(row) for row in rows}) == 1:
+            return Matrix(tuple(rows))
+    return node
+
+
+def _same_single(gold: Node, answer: Node, heavy: bool) -> bool:
+    if isinstance(gold, Based) or isinstance(answer, Based):
+        if isinstance(gold, Based) and gold.base == 10:
+            return _same_single(Num(Fraction(gold.value)), answer, heavy)
+        if isinstance(answer, Based) and answer.base == 10:
+            return _same_single(gold, Num(Fraction(answer.value)), heavy)
+        return gold == answer
+    if isinstance(gold, Ratio) or isinstance(answer, Ratio):
+        return _same_ratios(gold, answer, heavy)
+    if isinstance(gold, Quantity) or isinstance(answer, Quantity):
+        return _same_quantities(gold, answer, heavy)
+    return _equal(gold, answer, heavy)
+
+
+def _equal(gold: Node, answer: Node, heavy: bool) -> bool:
+    try:
+        return equal(gold, answer, heavy=heavy)
+    except Undefined:
+        return False
+
+
+def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
+    g, g_unit = (gold.value, gold.unit) if isinstance(gold, Quantity) else (gold, "")
+    a, a_unit = (answer.value, answer.unit) if isinstance(answer, Quantity) else (answer, "")
+    if g_unit == a_unit or not a_unit or not g_unit:
+        if same(g, a, heavy=heavy):
+            return True
+        angles = {g_unit, a_unit} <= {"deg", "rad", ""} and g_unit != a_unit
+        if angles and not infinity_sign(g) and not infinity_sign(a):
+            left = Call("deg", (g,)) if g_unit == "deg" else g
+            right = Call("deg", (a,)) if a_unit == "deg" else a
+            bare = right if g_unit == "deg" else left
+            return _mentions_pi(bare) and _equal(left, right, heavy)
+        return False
+    if {g_unit, a_unit} == {"deg", "rad"}:
+        left, right = (Call("deg", (v,)) if u == "deg" else v for v, u in ((g, g_unit), (a, a_unit)))
+        return _equal(left, right, heavy)
+    if "unit" in (g_unit.partition("^")[0], a_unit.partition("^")[0]):
+        powers = [unit.partition("^")[2] for unit in (g_unit, a_unit)]
+        return powers[0] == powers[1] and same(g, a, heavy=heavy)
+    return False
+
+
+def _mentions_pi(node: Node) -> bool:
+    return (isinstance(node, Name) and node.text == "pi") or any(_mentions_pi(child) for child in children(node))
+
+
+def _same_ratios(gold: Node, answer: Node, heavy: bool) -> bool:
+    if isinstance(gold, Ratio) and isinstance(answer, Ratio):
+        if len(gold.items) != len(answer.items):
+            return False
+        if gold.written == answer.written and _in_order(gold.items, answer.items, heavy):
+            return True
+        if _clock(gold) and _clock(answer):
+            return False
+        first = gold.items[0], answer.items[0]
+        return all(
+            _equal(Call("*", (g, first[1])), Call("*", (a, first[0])), heavy)
+            for g, a in zip(gold.items[1:], answer.items[1:])
+        )
+    ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
+    if not isinstance(ratio, Ratio) or len(ratio.items) != 2 or _clock(ratio):
+        return False
+    fraction = Call("/", ratio.items)
+    return _equal(fraction, other, heavy) if ratio is gold else _equal(other, fraction, heavy)
+
+
+def _clock(ratio: Ratio) -> bool:
+    """Whether it may be a time of day, as 3:30."""
+    hours, _, minutes = ratio.written.partition(":")
+    return len(minutes) == 2 and minutes.isdigit() and int(minutes) < 60 and hours.isdigit() and int(hours) < 25
+
+
+__all__ = ["NeedsWorker", "TooLarge", "matches", "rational", "same", "spread"]

@@ -1,0 +1,239 @@
+"""Finds the answer a response commits to. First stage of the maths checker; reads text only, knows no mathematics.
+
+Order: after the last `</think>` only; then the last balanced `\\boxed{}` (or `\\fbox{}`, `\\boxed 7`); then `#### x`; then
+"final answer is" / "answer:"; then a whole response that is nothing but an expression; then the last maths span; then the
+last number of the last sentence that has one. Never the first number.
+
+Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
+\\boxed{8}") are one answer with several parts, and four or more different boxes are stuffing, refused.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
+LONGEST_ANSWER = 1_500
+MANY_BOXES = 4
+
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=[{\d\\a-zA-Z(\[+-])")
+_CORRECTION = re.compile(
+    r"wait|actual|correct|mistake|instead|therefore|\bso\b|thus|final|hence|error|should|sorry|oops|hmm|let me|again|check"
+    r"|then|simplif|which|gives|equal|=|rewrite|convert|now|approx|≈|first|second|next|step|part|\bno\b|\bnot\b|but",
+    re.IGNORECASE,
+)
+_MARKER = re.compile(
+    r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result)\b(?:\s+to\s+[^.\n]{0,60}?)?[\s*_]*(?:\bis\b|\bare\b|:|=|≈)[\s*_:]*(?:simply\s+|just\s+)?",
+    re.IGNORECASE,
+)
+_SPAN = re.compile(
+    r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)((?:[^$\\]|\\.)+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
+_NEGATED_BEFORE = re.compile(r"(?:\bnot\b|n't|\bnever\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$", re.IGNORECASE)
+_NEGATED_AFTER = re.compile(r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE)
+_SENTENCE_END = re.compile(r"(?<![0-9])\.(?=\s|$)|\.(?=\s+[A-Z])|\.\s*$|\n\s*\n|[!?](?=\s+[A-Z]|\s*$)")
+_TAIL = re.compile(
+    r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether|respectively)\b.*$"
+    r"|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_PLAIN_NUMBER = re.compile(r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w^/]|\.\d|,\d)")
+
+
+@dataclass(frozen=True, slots=True)
+class Extracted:
+    """`answer` is the text committed to, None if there is none; `where` says how it was found, or why not."""
+
+    answer: str | None
+    where: str
+    boxes: int = 0  # different boxes seen
+    stuffed: bool = False
+
+
+def balanced(text: str, start: int) -> int:
+    """Index after the group whose "{" stands at `start`, or -1. Escaped braces do not count."""
+    depth, i = 0, start
+    while i < len(text):
+        char = text[i]
+        if char == "\\":
+            i += 2
+            continue
+        if char == "{":
+            depth += 1
+        elif char == "}":
+            depth -= 1
+            if depth == 0:
+                return i + 1
+        i += 1
+    return -1
+
+
+def boxes_of(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every outermost balanced box, in order."""
+    found: list[tuple[int, int, str]] = []
+    for match in _BOX.finditer(text):
+        if found and match.start() < found[-1][1]:
+            continue
+        at = match.end()
+        if text[at] == "{":
+            end = balanced(text, at)
+            if end > 0:
+                found.append((match.start(), end, text[at + 1 : end - 1]))
+            continue
+        bare = re.match(r"\s*([-+]?\d+(?:\.\d+)?|\\[a-zA-Z]+|[a-zA-Z])", text[at:])
+        if bare:
+            found.append((match.start(), at + bare.end(), bare.group(1)))
+    return found
+
+
+def _joint(pieces: list[tuple[int, int, str]], text: str) -> list[int]:
+    """Indices of the last run of pieces that stand in one list; just the last one if nothing joins it."""
+    run = [len(pieces) - 1]
+    while run[0] > 0:
+        between = text[pieces[run[0] - 1][1] : pieces[run[0]][0]]
+        words = re.sub(r"\\(?:text|mathrm|quad|qquad|\(|\)|\[|\]|,|;)|[${}*]", " ", between)
+        if len(words) > 60 or "\n\n" in words.strip(" ") or _CORRECTION.search(words) or re.search(r"[0-9.]", words):
+            break
+        if not re.fullmatch(r"[\s,;/|&-]*(?:\b(?:and|or|also|possibly|perhaps|maybe|either|else|even)\b[\s,;]*)*", words):
+            break
+        run.insert(0, run[0] - 1)
+    return run
+
+
+def _same(a: str, b: str) -> bool:
+    return re.sub(r"\s+", "", a) == re.sub(r"\s+", "", b)
+
+
+def _join(pieces: list[tuple[int, int, str]], run: list[int]) -> str:
+    texts: list[str] = []
+    for i in run:
+        if not any(_same(pieces[i][2], other) for other in texts):
+            texts.append(pieces[i][2])
+    return ", ".join(texts)
+
+
+def _from_boxes(text: str) -> Extracted | None:
+    pieces = boxes_of(text)
+    if not pieces:
+        return None
+    different: list[str] = []
+    for _, _, content in pieces[-200:]:
+        if len(different) < 50 and not any(_same(content, other) for other in different):
+            different.append(content)
+    run = _joint(pieces, text)
+    count = len(different)
+    if count >= MANY_BOXES and len(run) < count:
+        return Extracted(None, f"{count} different boxes", count, True)
+    start, end, _ = pieces[run[-1]]
+    if len(run) == 1 and (_NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])):
+        return Extracted(None, "the last box is negated", count)
+    return Extracted(_join(pieces, run), "box", count, count >= MANY_BOXES)
+
+
+def _from_phrase(text: str) -> Extracted | None:
+    """What follows the last "#### " or "answer is"."""
+    _, marker, rest = text.rpartition("####")
+    if marker:
+        line = rest.strip().split("\n", 1)[0]
+        return Extracted(line.strip() or None, "####")
+    last = None
+    for match in _MARKER.finditer(text):
+        last = match
+    if last is None:
+        return None
+    rest = text[last.end() :].lstrip(" \t\r\n*_>:")
+    if re.match(r"(?:not|never|unknown|unclear)\b", rest, re.IGNORECASE):
+        return Extracted(None, "the answer is negated")
+    spans = list(_SPAN.finditer(rest[:LONGEST_ANSWER]))
+    if spans and spans[0].start() <= 2 and not re.match(r"\$\d[\d,.]*(?:\s|$)(?!.*\$)", rest):
+        return _phrase_spans(rest, spans)
+    end = _SENTENCE_END.search(rest)
+    line = rest[: end.start()] if end else rest
+    line = _TAIL.sub("", line.split("\n", 1)[0]).strip(" *_`.,;")
+    if re.search(r"\bnot\b|n't", line):
+        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;")
+    return Extracted(line or None, "answer phrase")
+
+
+def _phrase_spans(rest: str, spans: list[re.Match[str]]) -> Extracted:
+    pieces = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in spans]
+    stop = 1
+    while stop < len(pieces) and len(_joint(pieces[: stop + 1], rest)) == stop + 1:
+        stop += 1
+    if _NEGATED_AFTER.search(rest[pieces[stop - 1][1] : pieces[stop - 1][1] + 40]):
+        return Extracted(None, "the answer is negated")
+    answer = ", ".join(content.strip() for _, _, content in pieces[:stop])
+    tail = re.match(r"\s*((?:[a-zA-Z]+[ /]?){1,3})(?:\^\{?(\d)\}?)?\s*(?:[.,;\n]|$)", rest[pieces[stop - 1][1] :])
+    if stop == 1 and tail and not _TAIL.match(" " + tail.group(1)):
+        power = f"^{tail.group(2)}" if tail.group(2) else ""
+        answer += f" \\text{{ {tail.group(1).strip()}}}{power}"
+    return Extracted(answer, "answer phrase")
+
+
+def _from_spans(text: str) -> Extracted | None:
+    pieces = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in _SPAN.finditer(text[-20_000:])]
+    text = text[-20_000:]
+    if not pieces:
+        return None
+    run = _joint(pieces, text)
+    start, end, _ = pieces[run[-1]]
+    if _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40]):
+        return Extracted(None, "the last expression is negated")
+    return Extracted(_join(pieces, run).strip(" .,;\n"), "last maths span")
+
+
+def _from_number(text: str) -> Extracted:
+    last = None
+    for match in _PLAIN_NUMBER.finditer(text[-20_000:]):
+        last = match
+    if last is None:
+        return Extracted(None, "no answer found")
+    tail_text = text[-20_000:]
+    sentence = re.split(r"(?<=[.!?])\s+|\n", tail_text[: last.start()])[-1]
+    if re.search(r"\bnot\b|n't|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b", sentence):
+        return Extracted(None, "the last number is hedged")
+    if _NEGATED_AFTER.search(tail_text[last.end() : last.end() + 40]):
+        return Extracted(None, "the last number is negated")
+    before = tail_text[: last.start()].rstrip()
+    if re.search(r"\d\s*[-+*/×÷^,;]$", before) or re.search(r"\d$", before.rstrip("$")):
+        return Extracted(None, "the last number is an operand or ends a list")
+    return Extracted(last.group(), "last number")
+
+
+def _stands_alone(whole: str) -> bool:
+    """Whether a response is nothing but an answer: one short line, all of it mathematics or all of it a few words."""
+    if len(whole) > 200 or "\n" in whole:
+        return False
+    span = _SPAN.search(whole)
+    if span:
+        return span.end() - span.start() >= len(whole.rstrip("."))
+    prose = re.sub(r"\\[a-zA-Z]+", "", whole)
+    if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}", prose):
+        return not re.search(r"\d", prose) and len(prose.split()) <= 6
+    return True
+
+
+def extract(response: str) -> Extracted:
+    """The answer `response` commits to. Linear in its length (only the last 400,000 characters are read).
+
+    >>> extract("So \\\\boxed{7}. Wait, I mean \\\\boxed{8}.").answer
+    '8'
+    >>> extract("x = 7 or so, the answer is $\\\\frac12$.").answer
+    '\\\\frac12'
+    """
+    text = response[-LONGEST_RESPONSE:]
+    if "</think>" in text:
+        text = text.rpartition("</think>")[2]
+    elif "<think>" in text:
+        return Extracted(None, "the reasoning was not closed")
+    found = (_from_boxes(text) if "box" in text else None) or _from_phrase(text)
+    if found is None:
+        whole = text.strip()
+        if _stands_alone(whole):
+            found = Extracted(whole or None, "whole response")
+        else:
+            found = _from_spans(text) or _from_number(text)
+    if found.answer is not None and len(found.answer) > LONGEST_ANSWER:
+        return Extracted(None, f"the answer is longer than {LONGEST_ANSWER} characters", found.boxes, found.stuffed)
+    return found

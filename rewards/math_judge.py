@@ -1,0 +1,184 @@
+"""Gold text and answer text -> right, wrong or not applicable. The centre of the maths checker, free of processes.
+
+`judge` reads both sides (`readings`) and compares the trees. With `heavy=False` it only uses exact rational arithmetic
+and raises `NeedsWorker` where that does not decide.
+"""
+
+from __future__ import annotations
+
+import re
+
+from llmrl.rewards.math_compare import same
+from llmrl.rewards.math_extract import balanced, boxes_of
+from llmrl.rewards.math_nodes import Call, Group, Name, Node, Num, Words
+from llmrl.rewards.math_parse import Parser
+from llmrl.rewards.math_read import Unreadable, clean, thousands_readings, tokenize
+from llmrl.rewards.math_scalars import NeedsWorker
+from llmrl.rewards.math_units import normal_words
+from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
+
+LONGEST_GOLD = 4_000
+LONGEST_PROSE = 6  # words; a longer gold in prose that is not repeated word for word is not applicable
+_TEXT = re.compile(r"\\(?:text|mathrm|textrm|textbf|textit|mbox|hbox|operatorname|mathsf|mathbf|textnormal)\s*\{([^{}]*)\}")
+_PHRASES: dict[str, Node] = {
+    "all real numbers": Name("bbR"), "all reals": Name("bbR"), "real numbers": Name("bbR"),
+    "no solution": Group("{}", ()), "no solutions": Group("{}", ()), "no real solution": Group("{}", ()),
+    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Words("none"),
+    "does not exist": Words("dne"), "dne": Words("dne"), "true": Words("true"), "false": Words("false"),
+    "yes": Words("yes"), "no": Words("no"),
+}  # fmt: skip
+_CHOICE = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*\}?")
+_CHOSEN = re.compile(r"(?:option|choice|answer)?\s*(?:\(([A-Z])\)|([A-Z])\s*[).:])\s*(.*)", re.IGNORECASE | re.DOTALL)
+
+
+def bare(text: str) -> str:
+    """The text without wrappers and spaces that say nothing, for a first comparison."""
+    cleaned = _TEXT.sub(r" \1 ", clean(text))
+    return re.sub(r"(?<=\w)\s+(?=\w)", " ", re.sub(r"\s*([^\w\s])\s*", r"\1", cleaned)).strip()
+
+
+def readings(text: str) -> list[Node]:
+    """The trees a text can be read as, likeliest first; [] if it cannot be read."""
+    cleaned = clean(text)
+    plain = normal_words(re.sub(r"[${}]", "", _TEXT.sub(r" \1 ", cleaned)))
+    if plain in _PHRASES:
+        return [_PHRASES[plain]]
+    if "\\" not in _TEXT.sub("", cleaned) and re.fullmatch(r"[A-Za-z]{3,}", plain) and plain not in ("infinity", "inf"):
+        tokens = tokenize(_TEXT.sub(r"\1", cleaned))
+        if not (len(tokens) == 1 and tokens[0].kind == "name") and not _number_word(plain):
+            return [Words(plain)]
+    found: list[Node] = []
+    for variant in thousands_readings(cleaned):
+        try:
+            found.append(Parser(tokenize(variant)).node())
+        except (Unreadable, Undefined):
+            continue
+    if not found and _is_prose(cleaned):
+        found.append(Words(plain))
+    return found
+
+
+def _number_word(word: str) -> bool:
+    from llmrl.rewards.math_units import NUMBER_WORDS
+
+    return word in NUMBER_WORDS
+
+
+def _is_prose(cleaned: str) -> bool:
+    stripped = _TEXT.sub(r" \1 ", cleaned)
+    return re.search(r"[A-Za-z]{2}|\d:\d\d", stripped) is not None and not re.search(r"[\\{}]", stripped)
+
+
+def gold_text(gold: str) -> str:
+    """The gold answer proper: out of a box, or behind GSM8K's ####."""
+    boxes = boxes_of(gold) if "box" in gold else []
+    if boxes:
+        return boxes[-1][2]
+    return gold.rpartition("####")[2].strip()
+
+
+def _well_formed(text: str) -> bool:
+    """Braces match and there is something there."""
+    return bool(text.strip()) and balanced("{" + text + "}", 0) == len(text) + 2
+
+
+def unevaluated(node: Node) -> bool:
+    """Whether a tree leaves arithmetic between numbers undone: 3 + 4, 5!, 2^10; not 3/4, 3 1/2, 2 * 10^5 or sqrt(2)."""
+    if isinstance(node, Call) and not _scientific(node) and all(_exact(arg) for arg in node.args):
+        if node.op in ("sqrt", "root"):
+            return _exact(node)
+        if node.op == "/":
+            return not all(isinstance(arg, Num) or _negated(arg) for arg in node.args)
+        if node.op not in ("neg", "mixed", "pct", "deg"):
+            return True
+    return any(unevaluated(child) for child in children(node))
+
+
+def _scientific(node: Call) -> bool:
+    """2.5 * 10^3 as a way to write a number."""
+    power = node.args[-1]
+    return (
+        node.op == "*"
+        and isinstance(node.args[0], Num)
+        and isinstance(power, Call)
+        and power.op == "^"
+        and isinstance(power.args[0], Num)
+        and power.args[0].value == 10
+    )
+
+
+def _negated(node: Node) -> bool:
+    return isinstance(node, Call) and node.op == "neg" and isinstance(node.args[0], Num)
+
+
+def _exact(node: Node) -> bool:
+    try:
+        return rational(node) is not None
+    except (TooLarge, Undefined):
+        return True
+
+
+def judge(gold: str, answer: str, *, heavy: bool, strict: bool = False) -> tuple[bool | None, str]:
+    """(right, reason); None if the gold cannot be read. Raises NeedsWorker only if `heavy` is False.
+
+    >>> judge("\\\\frac{7}{2}", "3\\\\frac12", heavy=False)
+    (True, 'equal')
+    """
+    gold = gold_text(gold)
+    if len(gold) > LONGEST_GOLD or not _well_formed(gold):
+        return None, "the gold answer cannot be read"
+    try:
+        golds = readings(gold)
+    except (Unreadable, RecursionError):
+        golds = []
+    repeated = bare(gold) == bare(answer)
+    if not golds:
+        if repeated and _well_formed(gold):
+            return True, "same text"
+        if not heavy:
+            raise NeedsWorker
+        return None, "the gold answer cannot be read"
+    if repeated and not strict:
+        return True, "same text"
+    return _judge_read(golds, gold, answer, heavy, strict)
+
+
+def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:
+    choice = _CHOICE.fullmatch(gold.strip())
+    if choice and (chosen := _chosen_letter(answer)):
+        return chosen == choice.group(1), f"choice {chosen}"
+    try:
+        answers = readings(answer)
+    except Unreadable as error:
+        return False, f"the answer cannot be read: {error}"
+    except RecursionError:
+        if not heavy:
+            raise NeedsWorker from None
+        return False, "the answer is nested too deeply"
+    if not answers:
+        if not heavy:
+            raise NeedsWorker
+        return False, "the answer cannot be read"
+    if strict and any(unevaluated(node) for node in answers):
+        return False, "the answer is not evaluated"
+    try:
+        if any(same(g, a, heavy=heavy) for g in golds for a in answers):
+            return True, "equal"
+    except (TooLarge, Undefined) as error:
+        return False, f"not compared: {error}"
+    except RecursionError:
+        if not heavy:
+            raise NeedsWorker from None
+        return False, "the answer is nested too deeply"
+    if isinstance(golds[0], Words) and len(golds[0].text.split()) > LONGEST_PROSE:
+        return None, "the gold answer is prose"
+    return False, "different"
+
+
+def _chosen_letter(answer: str) -> str:
+    """The letter of "(B) 45", "B." or "option B" if the answer is that; "" otherwise or if it names several."""
+    text = _TEXT.sub(r"\1", answer).strip(" $.*")
+    match = _CHOSEN.fullmatch(text)
+    if not match or re.search(r"\([A-Z]\)|\b[B-Z]\s*[).:]|\bor\b|\band\b", match.group(3)):
+        return ""
+    return (match.group(1) or match.group(2)).upper()

@@ -1,0 +1,269 @@
+"""Text -> tokens for the maths checker: unicode and LaTeX spelling variants become one spelling, then a flat token list.
+
+Nothing is evaluated here. `Unreadable` is raised for what is too long or cannot be mathematics.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import dataclass
+
+MOST_TOKENS = 600
+MOST_DIGITS = 3_000
+
+
+class Unreadable(ValueError):
+    """The text is not an answer this checker can read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """kind: num, name (one letter or a Greek command), word (text), cmd (LaTeX command), op (everything else)."""
+
+    kind: str
+    text: str
+    spaced: bool = False  # white space stood before it
+
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni"))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()"))
+_UNICODE = {
+    "−": "-", "–": "-", "—": "-", "﹣": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ",
+    "∙": r"\cdot ", "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "∪": r"\cup ",
+    "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
+    "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "±": r"\pm ", "∓": r"\mp ", "°": r"\degree ", "º": r"\degree ",
+    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
+    "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
+    "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
+    "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ", "ø": r"\emptyset ",
+    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
+    "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":", "；": ";",
+    "＝": "=", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ",
+}  # fmt: skip
+_GREEK = {
+    chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower() + " "
+    for code in [*range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA), 0x393, 0x394, 0x398, 0x39B, 0x39E, 0x3A0, 0x3A3, 0x3A6, 0x3A8, 0x3A9]
+}
+_GREEK |= {"λ": r"\lambda ", "Λ": r"\Lambda ", "Δ": r"\Delta ", "Γ": r"\Gamma ", "Θ": r"\Theta ", "Ω": r"\Omega ",
+           "Φ": r"\Phi ", "Ψ": r"\Psi ", "Σ": r"\Sigma ", "Π": r"\Pi ", "Ξ": r"\Xi "}  # fmt: skip
+
+
+def ascii_math(text: str) -> str:
+    """Unicode mathematics as LaTeX.
+
+    >>> ascii_math("x² ≤ ½"), ascii_math("√2")
+    ('x^{2} \\\\le  \\\\frac{1}{2}', '\\\\uroot 2')
+    """
+    if text.isascii():
+        return text
+    out: list[str] = []
+    i = 0
+    while i < len(text):
+        char = text[i]
+        for table, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
+            if char in table:
+                run = ""
+                while i < len(text) and text[i] in table:
+                    run += table[text[i]]
+                    i += 1
+                out.append(f"{mark}{{{run}}}")
+                break
+        else:
+            out.append(_one_character(char))
+            i += 1
+    return "".join(out)
+
+
+def _one_character(char: str) -> str:
+    if char.isascii():
+        return char
+    if char in _UNICODE:
+        return _UNICODE[char]
+    if char in _GREEK:
+        return _GREEK[char]
+    parts = unicodedata.decomposition(char).split()
+    if parts and parts[0] == "<fraction>":
+        top, _, bottom = "".join(chr(int(code, 16)) for code in parts[1:]).partition("⁄")
+        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else char
+    if unicodedata.category(char) == "Nd":
+        return str(unicodedata.decimal(char))
+    plain = unicodedata.normalize("NFKC", char)
+    if plain != char and len(plain) == 1:
+        return _one_character(plain)
+    return plain
+
+
+_GONE = re.compile(
+    r"\\(?:displaystyle|textstyle|scriptstyle|limits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
+    r"|rm|bf|it|mathstrut|strut|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|color\{[^{}]*\})(?![a-zA-Z])"
+)
+_SPACING = re.compile(r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}|(?<!\\)\\[,;:> ]|~|\\phantom\{[^{}]*\}")
+_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|\\,|\\ |~|\\:|\\;| |_(?=\d{3}(?:\D|$)))\d{3})+)(?![\d])")
+_COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])")
+_ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
+_DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*\\degree\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])")
+_REPEATING_DOTS = re.compile(r"(\d*\.\d*?)(\d+?)\2{1,}\d*\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
+
+
+def thousands_readings(text: str) -> list[str]:
+    """The readings of plain commas between digit groups: as thousands, and where lists are possible, as a list."""
+    if not _COMMA_THOUSANDS.search(text):
+        return [text]
+    joined = _COMMA_THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
+    inside = re.search(r"[(\[{][^()\[\]{}]*\d,\d{3}", text) is not None
+    if inside and not re.search(r",\s", text):
+        return [text, joined]
+    return [joined, text]
+
+
+def _repeating(match: re.Match[str]) -> str:
+    block, lead = match.group(2), match.group(1)
+    whole = match.group(0)
+    digits = re.match(r"\d*\.\d*", whole)
+    shown = digits.group(0) if digits else ""
+    rest = shown[len(lead) :]
+    times = len(rest) // len(block)
+    if times * len(block) < 3 or (len(block) > 1 and times < 2) or not (block * (times + 1)).startswith(rest):
+        return whole
+    return f"{lead}\\overline{{{block}}}"
+
+
+def clean(text: str) -> str:
+    """One spelling for what LaTeX, markdown and unicode can write in many ways."""
+    text = ascii_math(text).strip()
+    text = text.replace("\\!", "").replace("\\/", "").replace("{,}", "{,}")
+    text = re.sub(r"\\\((.*?)\\\)", r" \1 ", text, flags=re.DOTALL)
+    text = re.sub(r"(?<!\\)\\\[(?!\d+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
+    if len(text) > 2 and text.startswith("$") and text.endswith("$") and not text.endswith("\\$"):
+        text = text.strip("$")
+    text = text.replace("\\$", " \\usd ")
+    text = re.sub(r"\$\s*(?=[\d.])(?![^$]*\$)", r" \\usd ", text).replace("$", " ")
+    text = re.sub(r"\\(?:euro|texteuro)(?![a-zA-Z])|€", r" \\eur ", text)
+    text = _GONE.sub(" ", text)
+    text = _SPACED_THOUSANDS.sub(lambda m: m.group(1) + re.sub(r"\D", "", m.group(2)), text)
+    text = _ORDINAL.sub("", text)
+    text = _SPACING.sub(" ", text)
+    text = re.sub(r"\\[dtc]frac(?![a-zA-Z])", r"\\frac", text)
+    text = re.sub(r"\\[dt]binom(?![a-zA-Z])", r"\\binom", text)
+    text = _DEGREE.sub(r" \\degree ", text)
+    text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
+    text = re.sub(r"(?<!\d)\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
+    text = _REPEATING_DOTS.sub(_repeating, text)
+    text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
+    text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)
+    text = re.sub(r"([-+])\s*\\(usd|eur)(?![a-zA-Z])", r"\\\2 \1", text)
+    if "\\begin{" in text:  # row breaks that lost a backslash on the way
+        text = re.sub(r"(?<!\\)\\(?=[\d-])", r"\\\\ ", text)
+    text = re.sub(r"\s+", " ", text).strip()
+    while text.endswith((".", ",", ";", ":")) and not text.endswith(("..", "\\,", "\\;", "\\:")):
+        text = text[:-1].rstrip()
+    return text
+
+
+FUNCTIONS = {
+    "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot",
+    "asin", "acos", "atan", "ln", "log", "lg", "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "gcd", "lcm", "max", "min",
+    "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "deg", "det",
+}  # fmt: skip
+_PLAIN_COMMANDS = {
+    **{name: name for name in FUNCTIONS}, "pi": "pi", "infinity": "infty", "inf": "infty", "infty": "infty", "oo": "infty",
+    "or": "or", "and": "and", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta", "phi": "phi",
+    "lambda": "lambda", "choose": "choose", "percent": "percent", "sigma": "sigma", "omega": "omega", "pm": "pm",
+}  # fmt: skip
+_TEXT_COMMANDS = {
+    "text", "mathrm", "textrm", "textbf", "textit", "mbox", "hbox", "operatorname", "mathsf", "texttt", "mathtt",
+    "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "rm", "mathop", "operatorname*", "ensuremath",
+}  # fmt: skip
+# \sinx, \pir, \leqg: a command that lost the space behind it.
+_GLUED = re.compile(r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})")
+_SHORT_WORDS = frozenset(
+    "yes no odd even true false the is not all one two three four five six ten if of to in at dne none both it"
+    " cm mm km ft mi yd kg mg lb oz hr min sec mph pm am".split()
+) | {"DNE", "NONE", "YES", "NO", "TRUE", "FALSE"}
+_LEX = re.compile(
+    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
+    r"|(?P<op><=|>=|!=|<>|==|=|\*\*|\.\.\.|.)",
+    re.DOTALL,
+)
+
+
+def tokenize(text: str) -> list[Token]:
+    """Tokens of a cleaned text. Raises Unreadable if there are too many, or a number has too many digits."""
+    tokens: list[Token] = []
+    spaced = False
+    at = 0
+    while at < len(text):
+        match = _LEX.match(text, at)
+        if match is None:  # pragma: no cover - the last alternative takes any character
+            raise Unreadable(f"character {text[at]!r}")
+        at, kind, value = match.end(), match.lastgroup or "", match.group()
+        if kind == "space":
+            spaced = True
+            continue
+        if kind == "num" and len(value) > MOST_DIGITS:
+            raise Unreadable(f"a number of {len(value)} digits")
+        if kind == "cmd" and value[1:] in _TEXT_COMMANDS:
+            at, found = _text_command(text, at, spaced)
+            tokens.extend(found)
+        elif kind == "cmd" and value == "\\" + "unit":
+            continue
+        elif kind == "run":
+            tokens.extend(_letters(value, spaced, tokens[-1] if tokens else None))
+        elif kind == "cmd" and (glued := _GLUED.fullmatch(value)) and value[1:] not in FUNCTIONS:
+            at -= len(glued.group(2))
+            tokens.append(Token("cmd", glued.group(1), spaced))
+        elif kind == "cmd":
+            tokens.append(Token("cmd", {"{": "lbrace", "}": "rbrace", "|": "lVert"}.get(value[1:], value[1:]), spaced))
+        else:
+            tokens.append(Token(kind, value, spaced))
+        spaced = False
+        if len(tokens) > MOST_TOKENS:
+            raise Unreadable(f"more than {MOST_TOKENS} tokens")
+    return tokens
+
+
+def _text_command(text: str, at: int, spaced: bool) -> tuple[int, list[Token]]:
+    """Tokens of \\text{...} whose name ends at `at`: mathematics inside is read as such, words stay words."""
+    opened = re.compile(r"\s*\*?\s*\{").match(text, at)
+    if not opened:
+        return at, []
+    depth, end = 1, opened.end()
+    while end < len(text) and depth:
+        depth += {"{": 1, "}": -1}.get(text[end], 0)
+        end += 1
+    inner = text[opened.end() : end - 1].strip() if depth == 0 else text[opened.end() :]
+    low = inner.lower().strip(" ,.")
+    if low in ("and", "or", "percent"):
+        return end, [Token("cmd", low, spaced)]
+    if re.fullmatch(r"[A-Za-z]+", inner) and ((inner in FUNCTIONS and inner != "min") or low in ("infinity", "choose")):
+        return end, [Token("cmd", "infty" if low == "infinity" else inner, spaced)]
+    if re.fullmatch(r"[A-Za-z°][A-Za-z\s.'°-]*(?:/\s*[A-Za-z\s]+)?(?:\^\d)?", inner):
+        return end, [Token("word", inner, spaced)]
+    if not inner:
+        return end, []
+    return end, tokenize(inner)
+
+
+def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
+    """A run of plain letters: a known name, a word, or a product of one-letter names."""
+    low = run.lower()
+    if run == "min" and before is not None and before.kind == "num":
+        return [Token("word", run, spaced)]
+    if run in _PLAIN_COMMANDS or (len(run) > 2 and low in _PLAIN_COMMANDS):
+        return [Token("cmd", _PLAIN_COMMANDS.get(run) or _PLAIN_COMMANDS[low], spaced)]
+    after_number = before is not None and (before.kind == "num" or before.text in (")", "}", "degree"))
+    if run in _SHORT_WORDS or (low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()):
+        return [Token("word", run, spaced)]
+    if len(run) == 1:
+        return [Token("name", run, spaced)]
+    if run.isupper() and len(run) <= 8:
+        return [Token("name", run, spaced)]
+    for name in ("arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "log", "ln", "pi"):
+        if run.startswith(name) and 0 < len(run) - len(name) <= 2:
+            return [Token("cmd", name, spaced), *_letters(run[len(name) :], False, None)]
+    if 0 < len(run) - 2 <= 2 and run.endswith("pi"):
+        return [*_letters(run[:-2], spaced, None), Token("cmd", "pi")]
+    if len(run) >= 4 or run[0].isupper():
+        return [Token("word", run, spaced)]
+    return [Token("name", letter, spaced and place == 0) for place, letter in enumerate(run)]

@@ -1,0 +1,207 @@
+"""Equations, chains and inequalities for the maths checker: which value does `x = 3 + 4 = 7` commit to?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+
+from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
+from llmrl.rewards.math_scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
+from llmrl.rewards.math_values import CONSTANTS, Undefined, names, rational
+
+Tell = Callable[[Node, Node], bool]
+_FUNCTIONS = frozenset("sin cos tan cot sec csc ln log abs arcsin arccos arctan sqrt".split())
+
+
+def _is_name(node: Node) -> bool:
+    return isinstance(node, Name) and node.text not in CONSTANTS and not node.text.startswith("bb")
+
+
+def nameable(node: Node) -> bool:
+    """Whether a side names the quantity asked for (x, f(x), P(A), AB, m + n, (x, y)) and is not itself a value."""
+    if _is_name(node):
+        return True
+    if isinstance(node, Group):
+        return node.kind == "()" and all(_is_name(item) for item in node.items)
+    if not isinstance(node, Call):
+        return False
+    if node.op == "*":
+        left, right = node.args
+        if _is_name(left) and isinstance(left, Name) and len(left.text.rstrip("'")) == 1:
+            return nameable(right) or isinstance(right, (Num, Relation, Group)) or rational(right) is not None
+        return nameable(left) and nameable(right)
+    if node.op in _FUNCTIONS:
+        return nameable(node.args[0])
+    if node.op in ("+", "/"):
+        return len(names(node)) >= 2 and all(_plain(arg) for arg in node.args)
+    return False
+
+
+def _plain(node: Node) -> bool:
+    """Names, their sums, products and powers, without any coefficient."""
+    if _is_name(node):
+        return True
+    if isinstance(node, Call) and node.op in ("+", "*", "neg", "/", "abs"):
+        return all(_plain(arg) for arg in node.args)
+    return isinstance(node, Call) and node.op == "^" and _plain(node.args[0]) and isinstance(node.args[1], Num)
+
+
+def name_of(node: Relation) -> Node | None:
+    """The side that names the quantity: the first, or the second of two."""
+    if nameable(node.sides[0]):
+        return node.sides[0]
+    if len(node.sides) == 2 and nameable(node.sides[1]):
+        return node.sides[1]
+    return None
+
+
+def chain_values(node: Relation, tell: Tell) -> list[Node]:
+    """What an equality chain says; empty if it says nothing usable: its sides disagree, or it is an equation to solve.
+
+    `x = 7` gives [7]; `3 + 4 = 7` gives both sides; `8 = 7` and `2x = 10` give none. A last decimal may be the rounding of
+    the exact side before it, and "about equal" sides must agree within 1 %.
+    """
+    if any(op not in ("=", "~") for op in node.ops):
+        return []
+    name = name_of(node)
+    if name is None:
+        values = list(node.sides)
+    elif name is node.sides[0]:
+        values = list(node.sides[1:])
+    else:
+        values = [node.sides[0]]
+    for place, (left, right) in enumerate(zip(values, values[1:])):
+        about = node.ops[place + len(node.sides) - len(values)] == "~"
+        if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):
+            return []
+    return values
+
+
+def _exact_or_decimal(node: Node) -> Fraction | None:
+    value = node.value if isinstance(node, Quantity) else node
+    return rational(value)
+
+
+def _near(left: Node, right: Node) -> bool:
+    a, b = _exact_or_decimal(left), _exact_or_decimal(right)
+    if b is None:
+        return False
+    if a is None:
+        return _numerically_near(left, right)
+    return abs(a - b) <= abs(a) / 100
+
+
+def _numerically_near(left: Node, right: Node) -> bool:
+    from llmrl.rewards.math_values import Numeric
+
+    numeric = Numeric(30)
+    try:
+        a, b = numeric.value(left), numeric.value(right)
+    except Undefined:
+        return False
+    return bool(abs(a - b) <= abs(a) / 100)
+
+
+def _rounding(left: Node, right: Node) -> bool:
+    shown, exact = decimal_of(right), _exact_or_decimal(left)
+    return shown is not None and exact is not None and shown[2] >= 3 and rounds_to(exact, shown)
+
+
+def assignments(node: Node) -> dict[str, Node] | None:
+    """x = 1, y = 2 or (x, y) = (1, 2) as a mapping; None if it is anything else."""
+    if isinstance(node, Relation) and node.ops == ("=",):
+        left, right = node.sides
+        if isinstance(left, Group) and isinstance(right, Group) and left.kind == right.kind == "()" and nameable(left):
+            keys = [item.text for item in left.items if isinstance(item, Name)]
+            return dict(zip(keys, right.items)) if len(set(keys)) == len(right.items) == len(keys) else None
+        return None
+    if not isinstance(node, Many) or node.joint == "or":
+        return None
+    out: dict[str, Node] = {}
+    for item in node.items:
+        if not isinstance(item, Relation) or item.ops != ("=",) or not _is_name(item.sides[0]):
+            return None
+        name = item.sides[0]
+        assert isinstance(name, Name)
+        if name.text in out:
+            return None
+        out[name.text] = item.sides[1]
+    return out
+
+
+def strip_names(node: Node) -> Node:
+    """x = 1 or x = 2 as 1 or 2; x = 1, 2 as 1, 2. Other trees stay as they are."""
+    if not isinstance(node, Many):
+        return node
+    first = node.items[0]
+    if not isinstance(first, Relation) or first.ops != ("=",) or not nameable(first.sides[0]):
+        return node
+    values: list[Node] = []
+    for item in node.items:
+        if isinstance(item, Relation):
+            if item.ops != ("=",) or item.sides[0] != first.sides[0]:
+                return node
+            values.append(item.sides[1])
+        else:
+            values.append(item)
+    return Many(tuple(values), node.joint)
+
+
+def _alike_names(left: Node, right: Node) -> bool:
+    """x and x; y and f(x); a letter and a word (`A` and `Area`); not x and y."""
+    if left == right:
+        return True
+    if isinstance(left, Name) and isinstance(right, Name):
+        short, long = sorted((left.text, right.text), key=len)
+        return len(short) == 1 and len(long) > 3 and long[0].lower() == short.lower() and long.isalpha()
+    letters = [node for node in (left, right) if isinstance(node, Name)]
+    calls = [node for node in (left, right) if isinstance(node, Call) and node.op == "*"]
+    return len(letters) == len(calls) == 1 and letters[0].text == "y"
+
+
+def same_relation(gold: Relation, answer: Relation, *, equal_to: Tell, heavy: bool) -> bool:
+    """Two relations: solved ones by name and value, others up to a nonzero (for inequalities: positive) factor."""
+    if gold == answer:
+        return True
+    if set(gold.ops) <= {"=", "~"} and set(answer.ops) <= {"=", "~"}:
+        return _same_equation(gold, answer, equal_to, heavy)
+    if len(gold.ops) != 1 or len(answer.ops) != 1 or gold.ops[0] == "in" or answer.ops[0] == "in":
+        return gold.ops == answer.ops and all(equal_to(g, a) for g, a in zip(gold.sides, answer.sides))
+    (g_op,), (a_op,) = gold.ops, answer.ops
+    left, right = _difference(gold), _difference(answer)
+    if g_op[0] != a_op[0]:
+        a_op, right = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}.get(a_op, a_op), Call("neg", (right,))
+    if g_op != a_op:
+        return False
+    ratio = _ratio(left, right, heavy)
+    return ratio is not None and (ratio > 0 or g_op == "!=")
+
+
+def _same_equation(gold: Relation, answer: Relation, equal_to: Tell, heavy: bool) -> bool:
+    g_name, a_name = name_of(gold), name_of(answer)
+    golds, answers = chain_values(gold, equal_to), chain_values(answer, equal_to)
+    if g_name is not None and a_name is not None and golds and answers and _alike_names(g_name, a_name):
+        if any(equal_to(g, a) for g in golds for a in answers):
+            return True
+    if g_name is not None and not _compound(g_name) and golds and not any(names(value) for value in golds):
+        named = assignments(gold), assignments(answer)
+        if named[0] is not None and named[1] is not None:
+            return named[0].keys() == named[1].keys() and all(equal_to(named[0][k], named[1][k]) for k in named[0])
+        return False  # the gold is solved, so the answer must be
+    if len(gold.sides) != 2 or len(answer.sides) != 2:
+        return False
+    return _ratio(_difference(gold), _difference(answer), heavy) is not None
+
+
+def _compound(name: Node) -> bool:
+    return isinstance(name, Call) and name.op in ("+", "/")
+
+
+def _difference(node: Relation) -> Node:
+    return Call("+", (node.sides[0], Call("neg", (node.sides[1],))))
+
+
+def _ratio(left: Node, right: Node, heavy: bool) -> int | None:
+    if not heavy:
+        raise NeedsWorker
+    return constant_ratio_sign(left, right)

@@ -1,0 +1,193 @@
+"""When are two scalar expressions equal? Exact rationals first, then agreement to ~200 digits at many points.
+
+Constants are compared at two precisions, so that a zero that is only rounding noise is told from a tiny number. With
+variables, both sides must agree at every sampled point where both are real, and at enough of them; at points where one
+is not real (outside a domain, another branch) they may differ, unless the imaginary unit is written in them.
+"""
+
+from __future__ import annotations
+
+import random
+from fractions import Fraction
+from typing import Any
+
+from llmrl.rewards.math_nodes import Call, Name, Node, Num, Quantity
+from llmrl.rewards.math_values import Numeric, TooLarge, Undefined, holds, names, rational
+
+DIGITS = 60
+MORE_DIGITS = 240
+POINTS = 14
+_INTEGER_NAMES = frozenset("nkmN")
+
+
+class NeedsWorker(Exception):
+    """The comparison needs more than exact rational arithmetic, and this process must not do it."""
+
+
+def infinity_sign(node: Node) -> int:
+    """1 for infinity, -1 for minus infinity, else 0."""
+    if isinstance(node, Name) and node.text == "infty":
+        return 1
+    if isinstance(node, Call) and node.op == "neg":
+        return -infinity_sign(node.args[0])
+    return 0
+
+
+def decimal_of(node: Node) -> tuple[Fraction, int, int] | None:
+    """(value, places, significant digits) if the tree is a decimal as written: 3.14, -0.5, 12.5%, 1.5 * 10^3."""
+    if isinstance(node, Num):
+        return None if node.places is None else (node.value, node.places, node.digits)
+    if isinstance(node, Quantity):
+        return decimal_of(node.value)
+    if not isinstance(node, Call):
+        return None
+    inner = decimal_of(node.args[0])
+    if inner is None:
+        return None
+    value, places, digits = inner
+    if node.op == "neg":
+        return -value, places, digits
+    if node.op == "pct":
+        return value / 100, places + 2, digits
+    if node.op == "*" and isinstance(node.args[1], Call) and node.args[1].op == "^":
+        base, power = node.args[1].args
+        exponent = rational(power)
+        if isinstance(base, Num) and base.value == 10 and exponent is not None and abs(exponent) <= 400:
+            return value * Fraction(10) ** int(exponent), places - int(exponent), digits
+    return None
+
+
+def rounds_to(value: Fraction, gold: tuple[Fraction, int, int]) -> bool:
+    """Whether `value` lies within half a unit of the gold's last written decimal."""
+    return abs(value - gold[0]) * 2 <= Fraction(1, 10) ** gold[1] if gold[1] >= 0 else value == gold[0]
+
+
+def _terminates(value: Fraction) -> bool:
+    rest = value.denominator
+    for prime in (2, 5):
+        while rest % prime == 0:
+            rest //= prime
+    return rest == 1
+
+
+def _within_precision(value: Fraction, answer: Node, gold: tuple[Fraction, int, int]) -> bool:
+    """Tolerance of a decimal gold: three digits are a rounding; with two, only a value that does not terminate."""
+    if not rounds_to(value, gold):
+        return False
+    if gold[2] >= 3:
+        shown = decimal_of(answer)
+        return shown is None or shown[1] > gold[1]
+    if gold[2] < 2:
+        return False
+    if not _terminates(value):
+        return True
+    shown = decimal_of(answer)
+    if shown is None or shown[1] <= gold[1]:
+        return False
+    near = shown[0].limit_denominator(12)
+    return not _terminates(near) and rounds_to(near, shown) and rounds_to(near, gold)
+
+
+def equal(gold: Node, answer: Node, *, heavy: bool) -> bool:
+    """Equality of two scalars, with the gold's own precision if the gold is a decimal.
+
+    heavy False: raises NeedsWorker where exact rational arithmetic does not decide. Raises Undefined, TooLarge.
+    """
+    if gold == answer:
+        return True
+    signs = infinity_sign(gold), infinity_sign(answer)
+    if signs != (0, 0):
+        return signs[0] == signs[1]
+    if holds(gold, "infty") or holds(answer, "infty"):
+        return False
+    a, b = rational(gold), rational(answer)
+    decimal = decimal_of(gold)
+    if a is not None and b is not None:
+        return a == b or (decimal is not None and _within_precision(b, answer, decimal))
+    if not heavy:
+        raise NeedsWorker
+    if names(gold) or names(answer):
+        return _equal_functions(gold, answer)
+    return _equal_constants(gold, answer, decimal)
+
+
+def _equal_constants(gold: Node, answer: Node, decimal: tuple[Fraction, int, int] | None) -> bool:
+    low, high = Numeric(DIGITS), Numeric(MORE_DIGITS)
+    x, y = low.value(gold), low.value(answer)
+    if decimal is not None and decimal[2] >= 2 and abs(low.mp.im(y)) < low.mp.mpf(10) ** (-DIGITS + 10):
+        return bool(abs(low.mp.re(y) - low.fraction(decimal[0])) * 2 <= low.mp.mpf(10) ** (-decimal[1]))
+    if not _close(x, y, low, DIGITS, strict=False):
+        return False
+    return _close(high.value(gold), high.value(answer), high, MORE_DIGITS, strict=True)
+
+
+def _close(x: Any, y: Any, numeric: Numeric, digits: int, *, strict: bool) -> bool:
+    """Relative agreement; against (numerical) zero, both must have sunk into the rounding noise of this precision."""
+    mp = numeric.mp
+    scale = max(abs(x), abs(y))
+    noise = mp.mpf(10) ** (-digits + 12)
+    if abs(x - y) <= noise * scale:
+        return True
+    return bool(scale <= noise) if strict else bool(abs(x - y) <= noise * max(1, scale))
+
+
+def _point(symbols: list[str], number: int) -> dict[str, Fraction]:
+    """Values of the variables for one sample: positive ones first, then of any sign; integers for the later tries."""
+    rng = random.Random(f"llmrl/{number}/{len(symbols)}")
+    out = {}
+    for place, symbol in enumerate(symbols):
+        size = Fraction(rng.randrange(10_007, 300_007), 100_003) + Fraction(place, 7)
+        if number % 3 == 1:
+            size /= 5
+        if number >= 6 and rng.random() < 0.6:
+            size = -size
+        if number >= POINTS or (symbol in _INTEGER_NAMES and number % 2):
+            size = Fraction(rng.randrange(1, 12))
+        out[symbol] = size
+    return out
+
+
+def _equal_functions(gold: Node, answer: Node) -> bool:
+    symbols = sorted(names(gold) | names(answer))
+    if len(symbols) > 12:
+        raise TooLarge("more than 12 variables")
+    complex_written = holds(gold, "i") or holds(answer, "i")
+    real = elsewhere = 0
+    for number in range(POINTS + 6):
+        if number >= POINTS and (real >= 3 or elsewhere >= 6):
+            break
+        numeric = Numeric(DIGITS, _point(symbols, number))
+        try:
+            x, y = numeric.value(gold), numeric.value(answer)
+        except (Undefined, TooLarge):
+            continue
+        tiny = numeric.mp.mpf(10) ** (-DIGITS + 12) * max(1, abs(x), abs(y))
+        agree = abs(x - y) <= tiny
+        is_real = abs(numeric.mp.im(x)) <= tiny and abs(numeric.mp.im(y)) <= tiny
+        if not agree and (is_real or complex_written):
+            return False
+        real += bool(agree and is_real)
+        elsewhere += bool(agree)
+    return real >= 3 or elsewhere >= 6
+
+
+def constant_ratio_sign(left: Node, right: Node) -> int | None:
+    """The sign of the constant c with left = c * right everywhere, None if there is no such constant."""
+    symbols = sorted(names(left))
+    if symbols != sorted(names(right)) or not symbols or len(symbols) > 12:
+        return None
+    ratios: list[Any] = []
+    for number in range(POINTS):
+        numeric = Numeric(DIGITS, _point(symbols, number))
+        try:
+            x, y = numeric.value(left), numeric.value(right)
+        except (Undefined, TooLarge):
+            continue
+        if y == 0 or abs(numeric.mp.im(x)) + abs(numeric.mp.im(y)) > 0:
+            continue
+        ratios.append(x / y)
+    if len(ratios) < 4 or ratios[0] == 0:
+        return None
+    if any(abs(r / ratios[0] - 1) > 1e-40 for r in ratios[1:]):
+        return None
+    return 1 if ratios[0] > 0 else -1

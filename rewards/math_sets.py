@@ -1,0 +1,176 @@
+"""Sets of real numbers for the maths checker: intervals, unions, inequalities and conditions in one normal form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Relation
+from llmrl.rewards.math_scalars import NeedsWorker, infinity_sign
+from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, names, rational
+
+_FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
+_INF = float("inf")
+Interval = tuple[Any, bool, Any, bool]  # low, low is open, high, high is open
+
+
+@dataclass(frozen=True, slots=True)
+class RealSet:
+    """Disjoint intervals in order; `name` is the variable of the inequality, "" if none was written."""
+
+    intervals: tuple[Interval, ...]
+    name: str = ""
+
+
+def speaks_of_a_set(node: Node) -> bool:
+    """Whether the tree can only be meant as a set of reals."""
+    if isinstance(node, Relation):
+        return any(op in ("<", "<=", ">", ">=", "!=", "in") for op in node.ops)
+    if isinstance(node, Call):
+        return node.op in ("cup", "cap", "minus")
+    if isinstance(node, Group):
+        ends = [infinity_sign(item) for item in node.items]
+        return node.kind in ("(]", "[)") or (node.kind == "()" and len(ends) == 2 and any(ends))
+    if isinstance(node, Many):
+        return any(speaks_of_a_set(item) for item in node.items)
+    return isinstance(node, Name) and node.text == "bbR"
+
+
+def _end(node: Node, heavy: bool) -> Any:
+    sign = infinity_sign(node)
+    if sign:
+        return sign * _INF
+    exact = rational(node)
+    if exact is not None:
+        return exact
+    if not heavy:
+        raise NeedsWorker
+    numeric = Numeric(240)
+    value = numeric.value(node)
+    if abs(numeric.mp.im(value)) > 0:
+        raise Undefined("an end that is not real")
+    if abs(value) < numeric.mp.mpf(10) ** -220:
+        return Fraction(0)
+    # A Fraction of 200 digits, so that ends compare exactly with each other and with rational ones.
+    return Fraction(numeric.mp.nstr(numeric.mp.re(value), 200))
+
+
+def _interval(low: Any, low_open: bool, high: Any, high_open: bool) -> tuple[Interval, ...]:
+    if low > high or (low == high and (low_open or high_open)):
+        return ()
+    return ((low, low_open or low == -_INF, high, high_open or high == _INF),)
+
+
+def _union(intervals: Sequence[Interval]) -> tuple[Interval, ...]:
+    out: list[Interval] = []
+    for low, low_open, high, high_open in sorted(intervals, key=lambda i: (i[0], i[1])):
+        if out:
+            a, a_open, b, b_open = out[-1]
+            if low < b or (low == b and not (low_open and b_open)):
+                if high > b or (high == b and not high_open):
+                    out[-1] = (a, a_open, high, high_open)
+                continue
+        out.append((low, low_open, high, high_open))
+    return tuple(out)
+
+
+def _complement(intervals: Sequence[Interval]) -> tuple[Interval, ...]:
+    out: list[Interval] = []
+    low, low_open = -_INF, True
+    for a, a_open, b, b_open in intervals:
+        out.extend(_interval(low, low_open, a, not a_open))
+        low, low_open = b, not b_open
+    if low != _INF:
+        out.extend(_interval(low, low_open, _INF, True))
+    return tuple(out)
+
+
+def _intersection(a: Sequence[Interval], b: Sequence[Interval]) -> tuple[Interval, ...]:
+    return _complement(_union((*_complement(_union(a)), *_complement(_union(b)))))
+
+
+def _variable(node: Node) -> str:
+    return node.text if isinstance(node, Name) and node.text not in CONSTANTS else ""
+
+
+def _from_relation(node: Relation, heavy: bool) -> RealSet | None:
+    """x < 3, 3 > x, 1 < x <= 2, x != 2, x in S. None if it is not solved for one variable."""
+    if node.ops == ("in",):
+        name, inner = _variable(node.sides[0]), real_set(node.sides[1], heavy=heavy)
+        return RealSet(inner.intervals, name) if name and inner is not None and not inner.name else None
+    sides, ops = node.sides, node.ops
+    if len(sides) == 3 and _variable(sides[1]) and all(op in ("<", "<=", ">", ">=") for op in ops):
+        if (ops[0][0] == "<") != (ops[1][0] == "<"):
+            return None
+        first = RealSet(_ray(sides[1], _FLIP[ops[0]], sides[0], heavy), _variable(sides[1]))
+        second = _ray(sides[1], ops[1], sides[2], heavy)
+        return RealSet(_intersection(first.intervals, second), first.name)
+    if len(sides) != 2 or ops[0] not in _FLIP:
+        return None
+    if _variable(sides[0]) and not names(sides[1]):
+        return RealSet(_ray(sides[0], ops[0], sides[1], heavy), _variable(sides[0]))
+    if _variable(sides[1]) and not names(sides[0]):
+        return RealSet(_ray(sides[1], _FLIP[ops[0]], sides[0], heavy), _variable(sides[1]))
+    return None
+
+
+def _ray(_: Node, op: str, bound: Node, heavy: bool) -> tuple[Interval, ...]:
+    end = _end(bound, heavy)
+    if op in ("<", "<="):
+        return _interval(-_INF, True, end, op == "<")
+    if op in (">", ">="):
+        return _interval(end, op == ">", _INF, True)
+    point = _interval(end, False, end, False)
+    return point if op == "=" else _complement(point)
+
+
+def real_set(node: Node, *, heavy: bool) -> RealSet | None:
+    """The set of reals a tree means, None if it means none (a variable in an end, a condition that is not solved).
+
+    Raises NeedsWorker if `heavy` is False and an end is irrational.
+    """
+    if isinstance(node, Relation):
+        if any(names(s) and not _variable(s) and op != "in" for s, op in zip(node.sides, (*node.ops, ""))):
+            return None
+        return _from_relation(node, heavy)
+    if isinstance(node, Name):
+        return RealSet(((-_INF, True, _INF, True),)) if node.text == "bbR" else None
+    if isinstance(node, Group):
+        if names(node):
+            return None
+        if node.kind == "{}":
+            ends = [_end(item, heavy) for item in node.items]
+            return RealSet(_union([(e, False, e, False) for e in ends]))
+        if len(node.items) != 2 or node.kind == "<>":
+            return None
+        low, high = (_end(item, heavy) for item in node.items)
+        return RealSet(_interval(low, node.kind[0] == "(", high, node.kind[1] == ")"))
+    if isinstance(node, Call) and node.op in ("cup", "cap", "minus"):
+        left, right = (real_set(arg, heavy=heavy) for arg in node.args)
+        if left is None or right is None or left.name != right.name:
+            return None
+        return RealSet(_combine(node.op, left.intervals, right.intervals), left.name)
+    return _from_many(node, heavy) if isinstance(node, Many) else None
+
+
+def _combine(op: str, a: tuple[Interval, ...], b: tuple[Interval, ...]) -> tuple[Interval, ...]:
+    if op == "cup":
+        return _union((*a, *b))
+    return _intersection(a, b if op == "cap" else _complement(_union(b)))
+
+
+def _from_many(node: Many, heavy: bool) -> RealSet | None:
+    """x < 1 or x > 3 is a union; with "and" or a comma an intersection, a union if that would be empty."""
+    parts = [real_set(item, heavy=heavy) for item in node.items]
+    known = [part for part in parts if part is not None]
+    if len(known) != len(parts) or len({part.name for part in known}) != 1:
+        return None
+    union = _union([interval for part in known for interval in part.intervals])
+    if node.joint == "or" or not known[0].name:
+        return RealSet(union, known[0].name)
+    both = known[0].intervals
+    for part in known[1:]:
+        both = _intersection(both, part.intervals)
+    return RealSet(both or union, known[0].name)

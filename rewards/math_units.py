@@ -1,0 +1,135 @@
+"""Units and plain words for the maths checker: which words may stand behind a number, and which change its meaning."""
+
+from __future__ import annotations
+
+import re
+
+_SPELLINGS = {
+    "cm": "centimeter centimeters centimetre centimetres cms",
+    "mm": "millimeter millimeters millimetre millimetres",
+    "m": "meter meters metre metres",
+    "km": "kilometer kilometers kilometre kilometres kms",
+    "in": "inch inches",
+    "ft": "foot feet",
+    "yd": "yard yards yds",
+    "mi": "mile miles",
+    "g": "gram grams",
+    "kg": "kilogram kilograms kgs",
+    "mg": "milligram milligrams",
+    "lb": "pound pounds lbs",
+    "oz": "ounce ounces",
+    "ton": "tons tonne tonnes",
+    "s": "second seconds sec secs",
+    "min": "minute minutes mins",
+    "h": "hour hours hr hrs",
+    "day": "days",
+    "week": "weeks",
+    "month": "months",
+    "year": "years yr yrs",
+    "L": "liter liters litre litres l",
+    "mL": "milliliter milliliters millilitre millilitres ml",
+    "deg": "degree degrees °",
+    "rad": "radian radians",
+    "usd": "dollar dollars usd",
+    "cent": "cents ¢",
+    "eur": "euro euros €",
+    "unit": "units u",
+    "mph": "",
+    "kph": "kmh",
+    "gal": "gallon gallons",
+    "qt": "quart quarts",
+    "pt": "pint pints",
+    "acre": "acres",
+    "hz": "hertz",
+    "n": "newton newtons",
+    "j": "joule joules",
+    "w": "watt watts",
+    "v": "volt volts",
+    "mol": "mole moles",
+    "pa": "pascal pascals",
+    "k": "kelvin",
+    "am": "a.m. a.m am",
+    "pm": "p.m. p.m pm",
+}
+UNITS = {name: unit for unit, names in _SPELLINGS.items() for name in (unit, *names.split())}
+
+# Closed word classes that change what a number says; a phrase with one of them is not a unit.
+_STOP = frozenset(
+    """or and not no nor but if then else is are was were be been isn aren t n't the a an this that these those it its
+    than more less fewer greater least most at below above under over between except without minus plus times divided
+    multiplied by squared cubed factorial root square-root half halves third thirds quarter quarters fourth fifth double
+    triple twice dozen hundred hundreds thousand thousands million millions billion billions trillion percent percents
+    wrong incorrect false true right correct invalid impossible undefined answer answers because since when where while
+    to from into with for in on of about approximately around roughly nearly almost maybe perhaps possibly either neither
+    both only mod modulo base choose remainder remaining unknown variable infinity first second-last last second_to
+    e.g i.e instead rather actually should would could might may can cannot one two three four five six seven eight nine
+    ten eleven twelve thirteen fifteen twenty thirty forty fifty""".split()
+)
+# Prepositions that are fine inside a compound unit ("miles per hour", "units of length").
+_INNER = frozenset("per of a each".split())
+_SQUARE = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
+
+SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
+NUMBER_WORDS = {
+    word: value
+    for value, word in enumerate(
+        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+        "eighteen nineteen twenty".split()
+    )
+}
+
+
+def canonical_unit(phrase: str) -> str | None:
+    """One spelling for a unit phrase, or None if the phrase is not a unit but changes the meaning.
+
+    >>> canonical_unit("square inches"), canonical_unit("miles per hour"), canonical_unit("is wrong")
+    ('in^2', 'mi/h', None)
+    """
+    if phrase.strip() in UNITS:
+        return UNITS[phrase.strip()]
+    text = phrase.strip().strip(".").replace("-", " ").replace("²", "^2").replace("³", "^3")
+    text = re.sub(r"\s+", " ", text)
+    if not text or len(text) > 60 or not re.fullmatch(r"[A-Za-z°€¢/ ^0-9.]+", text):
+        return None
+    if text in UNITS:
+        return UNITS[text]
+    words = [w for w in re.split(r"[ ]|(/)", text) if w]
+    if len(words) > 6:
+        return None
+    out: list[str] = []
+    power = ""
+    for place, word in enumerate(words):
+        low = word.lower().rstrip(".")
+        if low in _SQUARE and place + 1 < len(words):
+            power = _SQUARE[low]
+            continue
+        if word == "/" or (low == "per" and place + 1 < len(words)):
+            out.append("/")
+            continue
+        if low in _INNER and 0 < place < len(words) - 1:
+            continue
+        core, _, exponent = low.partition("^")
+        head = word.partition("^")[0]
+        if core in ("squared", "cubed") and out and out[-1] != "/":
+            out[-1] += "^2" if core == "squared" else "^3"
+            continue
+        if not core.isalpha() or (exponent and not exponent.isdigit()):
+            return None
+        known = UNITS.get(head) or UNITS.get(core)
+        if core in _STOP and not (known and len(words) == 1):
+            return None
+        if known is None:
+            known = core[:-1] if len(core) > 3 and core.endswith("s") and not core.endswith("ss") else core
+        out.append(known + (f"^{exponent}" if exponent else power))
+        power = ""
+    if power or not out or out[-1] == "/":
+        return None
+    return " ".join(out).replace(" / ", "/").replace("/ ", "/")
+
+
+def normal_words(text: str) -> str:
+    """Words for a textual comparison: lower case, no articles, punctuation or double spaces."""
+    text = re.sub(r"[^\w\s:+\-/^.]", " ", text.lower())
+    text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text).replace(".", "") if re.search(r"\d:\d", text) else text
+    words = [w.strip(".") for w in text.split() if w not in ("the", "a", "an")]
+    return " ".join(w for w in words if w)
