@@ -8,7 +8,7 @@ else. `check_packed` compares the two on a model, so that an architecture that p
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -76,6 +76,11 @@ def _attention(model: Any, name: str) -> Iterator[None]:
         yield
     finally:
         model.config._attn_implementation = before
+
+
+def as_in_forward(model: Any) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """`context_fn` of torch's checkpoint: what is computed again in the backward pass uses the forward's attention."""
+    return nullcontext(), _attention(model, model.config._attn_implementation)
 
 
 def _register() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.config import LoraConfig, ModelConfig
+from llmrl.policy.forward import as_in_forward
 
 ADAPTER_PREFIX = "base_model.model."
 
@@ -75,7 +77,8 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     dtype = getattr(torch, config.dtype)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        again = {"use_reentrant": False, "context_fn": partial(as_in_forward, model)}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=again)
     model.config.use_cache = False
     if config.lora is not None:
         model = _with_adapter(model, config.lora, seed)

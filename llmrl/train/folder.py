@@ -61,6 +61,8 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
             Lock(folder).release()
             folder.rename(_free_name(folder))
             started = False
+        if started and not resume and not _has_begun(folder):
+            started = False  # it failed before its first step, on its data or its model
         if started and not resume:
             raise RunFolderError(
                 f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
@@ -78,6 +80,13 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be used: {error}") from error
     return lock
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is anything to lose: a line of metrics, stored rollouts or a checkpoint."""
+    metrics = folder / "metrics.jsonl"
+    written = metrics.exists() and metrics.stat().st_size > 0
+    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints"))
 
 
 def _free_name(folder: Path) -> Path:
