@@ -102,6 +102,7 @@ def evaluate_all(
     out: Path | None = None,
     options: Options | None = None,
     every_checkpoint: bool = False,
+    engine: EngineFactory | None = None,
     say: Say = print,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[tuple[Path, Results]]:
@@ -117,7 +118,9 @@ def evaluate_all(
         slug = re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model"
         folder = (out or Path("evals")) / slug if len(found) > 1 or out is None else out
         named = (lambda task, name=model.name: progress(f"{name} {task}")) if progress and len(found) > 1 else progress
-        done.append((folder, evaluate(model, tasks, out=folder, options=options, say=say, progress=named)))
+        done.append(
+            (folder, evaluate(model, tasks, out=folder, options=options, engine=engine, say=say, progress=named))
+        )
         write_reports([folder])
     if len(done) > 1:
         write_reports([folder for folder, _ in done], out=out or Path("evals"))

@@ -60,9 +60,15 @@ class Record:
         return cls(**{**row, "samples": samples})
 
 
+_OPTIONAL = frozenset({"status_reason", "reason", "error", "flags", "parts", "scores"})
+
+
 def to_line(record: Record) -> bytes:
     """One JSON line; what is empty in a sample is left out."""
-    samples = [{k: v for k, v in asdict(sample).items() if v not in ("", (), {})} for sample in record.samples]
+    samples = [
+        {k: v for k, v in asdict(sample).items() if k not in _OPTIONAL or v not in ("", (), {})}
+        for sample in record.samples
+    ]
     own = {item.name: getattr(record, item.name) for item in fields(record)}
     return _line({**own, "samples": samples})
 

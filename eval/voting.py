@@ -32,3 +32,28 @@ def literal(responses: Sequence[str]) -> list[str | None]:
     """
     found = [re.findall(r"<answer>(.*?)</answer>", response, re.DOTALL) for response in responses]
     return [" ".join(answers[-1].split())[:LONGEST_SHOWN] or None if answers else None for answers in found]
+
+
+def maths(responses: Sequence[str]) -> list[str | None]:
+    """Classes of mathematical answers, by the checker that verifies them: 1/2 and 0.5 vote together.
+
+    >>> maths([r"\\boxed{\\frac12}", "The answer is 0.5.", r"\\boxed{3}", ""])
+    ['\\\\frac12', '\\\\frac12', '3', None]
+    """
+    from llmrl.rewards.math_answer import verify_answer
+    from llmrl.rewards.math_extract import extract
+
+    classes: dict[str, str] = {}  # an answer as written -> the name of its class
+    named: list[str | None] = []
+    for response in responses:
+        answer = extract(response).answer
+        if answer is None:
+            named.append(None)
+            continue
+        if answer not in classes:
+            same = (
+                name for name in dict.fromkeys(classes.values()) if verify_answer(f"\\boxed{{{answer}}}", name).correct
+            )
+            classes[answer] = next(same, answer)
+        named.append(classes[answer])
+    return named

@@ -3,8 +3,8 @@
 Three stages. `math_extract` finds what the response commits to. Integers, fractions and everything else that exact
 rational arithmetic decides is compared here and now (plain integers before any parsing). The rest (roots, functions,
 variables) goes to a pool of worker processes with a wall-clock deadline, where mpmath compares to 200 digits; a worker
-that misses the deadline is killed and the verdict is wrong with reason "timed out", counted. Callable from any thread and
-any process. Model text is parsed by own grammars and never evaluated.
+that misses the deadline is killed and the verdict is wrong with reason "timed out", counted. Callable from any thread
+and any process. Model text is parsed by own grammars and never evaluated.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _POOL = WorkerPool(
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """correct: None if the gold cannot be read (not applicable). extracted: what was compared, None if nothing was found.
+    """correct: None if the gold cannot be read (not applicable). extracted: what was compared, None if nothing was
+    found.
 
     reason: one short sentence. flags: "no_answer", "many_boxes", "answer_stuffing", "timeout", "checker_error".
     """
@@ -76,6 +77,9 @@ def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verd
     if found.answer is None:
         flags.append("no_answer")
     answer = found.answer if found.answer is not None else ""
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+        right = int(answer) == int(gold)
+        return Verdict(right, answer, "equal integers" if right else "different integers", tuple(flags))
     correct, reason, more = _judge_anywhere(gold, answer, timeout_s, strict)
     if correct is not None and found.answer is None:
         correct, reason = False, found.where
@@ -102,8 +106,9 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
 class MathAnswer:
     """1.0 if the completion's final answer equals `prompt.answer`, 0.0 if not, None if the gold cannot be read.
 
-    strict and timeout_s as in `verify_answer`. A completion that ran out of tokens only counts with a closed box. Where the
-    question asks for a percentage, "20%" and "20" are the same answer. Flags: those of `Verdict`, and "truncated".
+    strict and timeout_s as in `verify_answer`. A completion that ran out of tokens only counts with a closed box.
+    Where the question asks for a percentage, "20%" and "20" are the same answer. Flags: those of `Verdict`, and
+    "truncated".
     """
 
     timeout_s: float = 5.0
@@ -137,6 +142,13 @@ class MathAnswer:
             self,
             "\\frac{7}{2}",
             full=["\\boxed{\\frac{7}{2}}", "The answer is 3.5.", "\\boxed{3\\frac12}"],
-            none=["", "\\boxed{}", "\\boxed{7}", "\\boxed{1, 2, 3.5}", "\\boxed{3 \\text{ or } 3.5}", "<think>\\boxed{3.5}"],
+            none=[
+                "",
+                "\\boxed{}",
+                "\\boxed{7}",
+                "\\boxed{1, 2, 3.5}",
+                "\\boxed{3 \\text{ or } 3.5}",
+                "<think>\\boxed{3.5}",
+            ],
         )
         expect(self, "2\\sqrt{2}", full=["\\boxed{\\sqrt8}"], none=["\\boxed{2.83}", "\\boxed{-\\sqrt8}"])

@@ -81,7 +81,7 @@ def _degrees(node: Node) -> Node:
 
 
 def same(gold: Node, answer: Node, *, heavy: bool) -> bool:
-    """Whether `answer` is right for `gold`. Raises NeedsWorker (heavy False), TooLarge; undefined values are unequal."""
+    """Whether `answer` is right for `gold`. Raises NeedsWorker (heavy False), TooLarge. Undefined is unequal."""
     gold, answer = spread(gold), spread(answer)
     if isinstance(gold, Words) or isinstance(answer, Words):
         return gold == answer
@@ -168,7 +168,9 @@ def _same_lists(gold: Node, answer: Node, heavy: bool) -> bool:
         return matches(g.items, a.items, heavy=heavy)
     if isinstance(g, Many):
         if isinstance(a, Relation):
-            return any(same(g, value, heavy=heavy) for value in chain_values(a, _teller(heavy)) if not isinstance(value, Many))
+            return any(
+                same(g, value, heavy=heavy) for value in chain_values(a, _teller(heavy)) if not isinstance(value, Many)
+            )
         return isinstance(a, Group) and a.kind in ("{}", "[]") and _as_set(g.items, a, heavy)
     assert isinstance(a, Many)
     if isinstance(g, Group) and g.kind in ("()", "<>"):
@@ -198,7 +200,11 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
     if isinstance(answer, Relation):
         named = assignments(answer)
         if named is not None and len(named) > 1:
-            return isinstance(gold, Group) and gold.kind == "()" and _in_order(gold.items, [named[k] for k in sorted(named)], heavy)
+            return (
+                isinstance(gold, Group)
+                and gold.kind == "()"
+                and _in_order(gold.items, [named[k] for k in sorted(named)], heavy)
+            )
         return any(same(gold, value, heavy=heavy) for value in chain_values(answer, tell))
     assert isinstance(gold, Relation)
     named = assignments(gold)
@@ -215,6 +221,8 @@ def _same_groups(gold: Node, answer: Node, heavy: bool) -> bool:
     if not isinstance(g, Group) or not isinstance(a, Group):
         if isinstance(g, Group) and g.kind == "{}" and len(g.items) == 1:
             return same(g.items[0], a, heavy=heavy)
+        if isinstance(a, Group) and a.kind == "{}" and len(a.items) == 1:
+            return same(g, a.items[0], heavy=heavy)
         return False
     if g.kind == a.kind == "{}":
         return matches(_distinct(g.items, heavy), _distinct(a.items, heavy), heavy=heavy)

@@ -1,8 +1,8 @@
 """Finds the answer a response commits to. First stage of the maths checker; reads text only, knows no mathematics.
 
-Order: after the last `</think>` only; then the last balanced `\\boxed{}` (or `\\fbox{}`, `\\boxed 7`); then `#### x`; then
-"final answer is" / "answer:"; then a whole response that is nothing but an expression; then the last maths span; then the
-last number of the last sentence that has one. Never the first number.
+Order: after the last `</think>` only; then the last balanced `\\boxed{}` (or `\\fbox{}`, `\\boxed 7`); then `#### x`;
+then "final answer is" / "answer:"; then a whole response that is nothing but an expression; then the last maths span;
+then the last number of the last sentence that has one. Never the first number.
 
 Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
 \\boxed{8}") are one answer with several parts, and four or more different boxes are stuffing, refused.
@@ -15,30 +15,37 @@ from dataclasses import dataclass
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
 LONGEST_ANSWER = 1_500
+TAIL = 4_000  # characters at the end in which a phrase, a maths span or a number is looked for
 MANY_BOXES = 4
 
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=[{\d\\a-zA-Z(\[+-])")
 _CORRECTION = re.compile(
-    r"wait|actual|correct|mistake|instead|therefore|\bso\b|thus|final|hence|error|should|sorry|oops|hmm|let me|again|check"
-    r"|then|simplif|which|gives|equal|=|rewrite|convert|now|approx|≈|first|second|next|step|part|\bno\b|\bnot\b|but",
+    r"wait|actual|correct|mistake|instead|therefore|\bso\b|thus|final|hence|error|should|sorry|oops|hmm|let me"
+    r"|again|check|then|simplif|which|gives|equal|=|rewrite|convert|now|approx|≈|first|second|next|step|part|\bno\b|\bnot\b|but",
     re.IGNORECASE,
 )
 _MARKER = re.compile(
     r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result)\b(?:\s+to\s+[^.\n]{0,60}?)?[\s*_]*(?:\bis\b|\bare\b|:|=|≈)[\s*_:]*(?:simply\s+|just\s+)?",
     re.IGNORECASE,
 )
-_SPAN = re.compile(
-    r"\$\$(.+?)\$\$|(?<![\\$])\$(?!\$)((?:[^$\\]|\\.)+?)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+_DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
+_CLOSES = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+_NEGATED_BEFORE = re.compile(
+    r"(?:\bnot\b|n't|\bnever\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$", re.IGNORECASE
 )
-_NEGATED_BEFORE = re.compile(r"(?:\bnot\b|n't|\bnever\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$", re.IGNORECASE)
-_NEGATED_AFTER = re.compile(r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE)
+_NEGATED_AFTER = re.compile(
+    r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE
+)
 _SENTENCE_END = re.compile(r"(?<![0-9])\.(?=\s|$)|\.(?=\s+[A-Z])|\.\s*$|\n\s*\n|[!?](?=\s+[A-Z]|\s*$)")
 _TAIL = re.compile(
-    r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether|respectively)\b.*$"
+    r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
+    r"|respectively)\b.*$"
     r"|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
 )
-_PLAIN_NUMBER = re.compile(r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w^/]|\.\d|,\d)")
+_PLAIN_NUMBER = re.compile(
+    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w^/]|\.\d|,\d)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +76,28 @@ def balanced(text: str, start: int) -> int:
     return -1
 
 
+def _closing_braces(text: str) -> dict[int, int]:
+    """Where the group that opens at each "{" closes. Escaped braces do not count."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match.group() == "{":
+            opened.append(match.start())
+        elif match.group() == "}" and opened:
+            closing[opened.pop()] = match.start()
+    return closing
+
+
 def boxes_of(text: str) -> list[tuple[int, int, str]]:
     """(start, end, content) of every outermost balanced box, in order."""
     found: list[tuple[int, int, str]] = []
+    closing = _closing_braces(text)
     for match in _BOX.finditer(text):
         if found and match.start() < found[-1][1]:
             continue
         at = match.end()
         if text[at] == "{":
-            end = balanced(text, at)
+            end = closing.get(at, -1) + 1
             if end > 0:
                 found.append((match.start(), end, text[at + 1 : end - 1]))
             continue
@@ -95,10 +115,28 @@ def _joint(pieces: list[tuple[int, int, str]], text: str) -> list[int]:
         words = re.sub(r"\\(?:text|mathrm|quad|qquad|\(|\)|\[|\]|,|;)|[${}*]", " ", between)
         if len(words) > 60 or "\n\n" in words.strip(" ") or _CORRECTION.search(words) or re.search(r"[0-9.]", words):
             break
-        if not re.fullmatch(r"[\s,;/|&-]*(?:\b(?:and|or|also|possibly|perhaps|maybe|either|else|even)\b[\s,;]*)*", words):
+        if not re.fullmatch(
+            r"[\s,;/|&-]*(?:\b(?:and|or|also|possibly|perhaps|maybe|either|else|even)\b[\s,;]*)*", words
+        ):
             break
         run.insert(0, run[0] - 1)
     return run
+
+
+def spans_of(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every maths span $..$, $$..$$, \\(..\\), \\[..\\], in order and in one pass."""
+    found: list[tuple[int, int, str]] = []
+    opened: tuple[str, int, int] | None = None
+    for match in _DELIMITER.finditer(text):
+        mark = match.group()
+        if opened is None:
+            opened = (_CLOSES[mark], match.start(), match.end()) if mark in _CLOSES else None
+        elif mark == opened[0]:
+            content = text[opened[2] : match.start()]
+            if content.strip():
+                found.append((opened[1], match.end(), content))
+            opened = None
+    return found
 
 
 def _same(a: str, b: str) -> bool:
@@ -126,7 +164,9 @@ def _from_boxes(text: str) -> Extracted | None:
     if count >= MANY_BOXES and len(run) < count:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
-    if len(run) == 1 and (_NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])):
+    if len(run) == 1 and (
+        _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])
+    ):
         return Extracted(None, "the last box is negated", count)
     return Extracted(_join(pieces, run), "box", count, count >= MANY_BOXES)
 
@@ -145,8 +185,9 @@ def _from_phrase(text: str) -> Extracted | None:
     rest = text[last.end() :].lstrip(" \t\r\n*_>:")
     if re.match(r"(?:not|never|unknown|unclear)\b", rest, re.IGNORECASE):
         return Extracted(None, "the answer is negated")
-    spans = list(_SPAN.finditer(rest[:LONGEST_ANSWER]))
-    if spans and spans[0].start() <= 2 and not re.match(r"\$\d[\d,.]*(?:\s|$)(?!.*\$)", rest):
+    rest = rest[:LONGEST_ANSWER]
+    spans = spans_of(rest)
+    if spans and spans[0][0] <= 2:
         return _phrase_spans(rest, spans)
     end = _SENTENCE_END.search(rest)
     line = rest[: end.start()] if end else rest
@@ -156,8 +197,7 @@ def _from_phrase(text: str) -> Extracted | None:
     return Extracted(line or None, "answer phrase")
 
 
-def _phrase_spans(rest: str, spans: list[re.Match[str]]) -> Extracted:
-    pieces = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in spans]
+def _phrase_spans(rest: str, pieces: list[tuple[int, int, str]]) -> Extracted:
     stop = 1
     while stop < len(pieces) and len(_joint(pieces[: stop + 1], rest)) == stop + 1:
         stop += 1
@@ -172,8 +212,7 @@ def _phrase_spans(rest: str, spans: list[re.Match[str]]) -> Extracted:
 
 
 def _from_spans(text: str) -> Extracted | None:
-    pieces = [(m.start(), m.end(), next(g for g in m.groups() if g is not None)) for m in _SPAN.finditer(text[-20_000:])]
-    text = text[-20_000:]
+    pieces = spans_of(text)
     if not pieces:
         return None
     run = _joint(pieces, text)
@@ -185,17 +224,16 @@ def _from_spans(text: str) -> Extracted | None:
 
 def _from_number(text: str) -> Extracted:
     last = None
-    for match in _PLAIN_NUMBER.finditer(text[-20_000:]):
+    for match in _PLAIN_NUMBER.finditer(text):
         last = match
     if last is None:
         return Extracted(None, "no answer found")
-    tail_text = text[-20_000:]
-    sentence = re.split(r"(?<=[.!?])\s+|\n", tail_text[: last.start()])[-1]
+    sentence = re.split(r"(?<=[.!?])\s+|\n", text[: last.start()])[-1]
     if re.search(r"\bnot\b|n't|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b", sentence):
         return Extracted(None, "the last number is hedged")
-    if _NEGATED_AFTER.search(tail_text[last.end() : last.end() + 40]):
+    if _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
         return Extracted(None, "the last number is negated")
-    before = tail_text[: last.start()].rstrip()
+    before = text[: last.start()].rstrip()
     if re.search(r"\d\s*[-+*/×÷^,;]$", before) or re.search(r"\d$", before.rstrip("$")):
         return Extracted(None, "the last number is an operand or ends a list")
     return Extracted(last.group(), "last number")
@@ -205,9 +243,9 @@ def _stands_alone(whole: str) -> bool:
     """Whether a response is nothing but an answer: one short line, all of it mathematics or all of it a few words."""
     if len(whole) > 200 or "\n" in whole:
         return False
-    span = _SPAN.search(whole)
-    if span:
-        return span.end() - span.start() >= len(whole.rstrip("."))
+    spans = spans_of(whole)
+    if spans:
+        return spans[0][1] - spans[0][0] >= len(whole.rstrip("."))
     prose = re.sub(r"\\[a-zA-Z]+", "", whole)
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6
@@ -227,7 +265,9 @@ def extract(response: str) -> Extracted:
         text = text.rpartition("</think>")[2]
     elif "<think>" in text:
         return Extracted(None, "the reasoning was not closed")
-    found = (_from_boxes(text) if "box" in text else None) or _from_phrase(text)
+    found = _from_boxes(text) if "box" in text else None
+    text = re.sub(r"[ \t]{2,}", " ", text[-4 * TAIL :].strip())[-TAIL:]
+    found = found or _from_phrase(text)
     if found is None:
         whole = text.strip()
         if _stands_alone(whole):

@@ -19,7 +19,9 @@ from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
 
 LONGEST_GOLD = 4_000
 LONGEST_PROSE = 6  # words; a longer gold in prose that is not repeated word for word is not applicable
-_TEXT = re.compile(r"\\(?:text|mathrm|textrm|textbf|textit|mbox|hbox|operatorname|mathsf|mathbf|textnormal)\s*\{([^{}]*)\}")
+_TEXT = re.compile(
+    r"\\(?:text|mathrm|textrm|textbf|textit|mbox|hbox|operatorname|mathsf|mathbf|textnormal)\s*\{([^{}]*)\}"
+)
 _PHRASES: dict[str, Node] = {
     "all real numbers": Name("bbR"), "all reals": Name("bbR"), "real numbers": Name("bbR"),
     "no solution": Group("{}", ()), "no solutions": Group("{}", ()), "no real solution": Group("{}", ()),
@@ -28,6 +30,7 @@ _PHRASES: dict[str, Node] = {
     "yes": Words("yes"), "no": Words("no"),
 }  # fmt: skip
 _CHOICE = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*\}?")
+_LABELLED = re.compile(r"\(?[A-E]\)\s*[.:]?\s+(\S.*)", re.DOTALL)
 _CHOSEN = re.compile(r"(?:option|choice|answer)?\s*(?:\(([A-Z])\)|([A-Z])\s*[).:])\s*(.*)", re.IGNORECASE | re.DOTALL)
 
 
@@ -84,7 +87,9 @@ def _well_formed(text: str) -> bool:
 
 def unevaluated(node: Node) -> bool:
     """Whether a tree leaves arithmetic between numbers undone: 3 + 4, 5!, 2^10; not 3/4, 3 1/2, 2 * 10^5 or sqrt(2)."""
-    if isinstance(node, Call) and not _scientific(node) and all(_exact(arg) for arg in node.args):
+    if isinstance(node, Call) and _scientific(node):
+        return False
+    if isinstance(node, Call) and all(_exact(arg) for arg in node.args):
         if node.op in ("sqrt", "root"):
             return _exact(node)
         if node.op == "/":
@@ -155,6 +160,9 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
         if not heavy:
             raise NeedsWorker from None
         return False, "the answer is nested too deeply"
+    labelled = _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(answer)))
+    if labelled and not choice:
+        answers = readings(labelled.group(1))
     if not answers:
         if not heavy:
             raise NeedsWorker

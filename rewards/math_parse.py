@@ -31,12 +31,14 @@ _RELATIONS = {
     "approx": "~", "simeq": "~", "sim": "~", "in": "in", "coloneqq": "=",
 }  # fmt: skip
 _SET_OPS = {"cup": "cup", "cap": "cap", "setminus": "minus", "backslash": "minus", "bigcup": "cup"}
-_STOPPERS = {",", ";", ")", "]", "}", "&", "\\", "or", "and", "rangle", "rfloor", "rceil", "rbrace", "end", "lor", "land",
-             "vee", "wedge", "mid", "rvert", "rVert"}  # fmt: skip
+_STOPPERS = {
+    ",", ";", ")", "]", "}", "&", "\\", "or", "and", "rangle", "rfloor", "rceil", "rbrace", "end", "lor", "land", "vee",
+    "wedge", "mid", "rvert", "rVert",
+}  # fmt: skip
 _PRIMARY_COMMANDS = {
     "frac", "sqrt", "binom", "pi", "infty", "overline", "lfloor", "lceil", "langle", "lbrace", "begin", "mathbb",
-    "emptyset", "varnothing", "angle", "triangle", "uroot", "ucbrt", "uqdrt", "boxed", "lvert", "lVert", "vert", "imath",
-    "cbrt", "measuredangle", "lparen", "lbrack",
+    "emptyset", "varnothing", "angle", "triangle", "uroot", "ucbrt", "uqdrt", "boxed", "lvert", "lVert", "vert",
+    "imath", "cbrt", "measuredangle", "lparen", "lbrack",
 } | DECORATED  # fmt: skip
 
 
@@ -98,8 +100,8 @@ class Parser:
         while self.is_op(",", ";", "or", "and", "lor", "land", "vee", "wedge") or self._line_break():
             seen = set()
             while self.is_op(",", ";", "or", "and", "lor", "land", "vee", "wedge") or self._line_break():
-                seen.add({"lor": "or", "vee": "or", "land": "and", "wedge": "and"}.get(self.peek().text, self.peek().text))  # type: ignore[union-attr]
-                self.at += 1
+                joiner = self.take().text
+                seen.add({"lor": "or", "vee": "or", "land": "and", "wedge": "and"}.get(joiner, joiner))
             if self.peek() is None:
                 break
             joints.append("or" if "or" in seen else "and" if "and" in seen else ",")
@@ -136,9 +138,9 @@ class Parser:
             unit = self.take().text
             value = self.sum()
             value = self._scaled(value)
-            if self.peek() is not None and self.peek().kind == "word":  # type: ignore[union-attr]
-                if canonical_unit(self.take().text) != unit:
-                    raise Unreadable("two units")
+            token = self.peek()
+            if token is not None and token.kind == "word" and canonical_unit(self.take().text) != unit:
+                raise Unreadable("two units")
             return Quantity(value, unit)
         value = self.sum()
         if self.is_op(":") and not self.in_set and isinstance(value, (Num, Name, Call)):
@@ -199,8 +201,14 @@ class Parser:
         left = self.signed()
         while self.is_op("+", "-", "pm", "mp"):
             op = self.take().text
-            right = self.product()
-            left = Call("+", (left, right)) if op == "+" else Call("+", (left, Call("neg", (right,)))) if op == "-" else Call(op, (left, right))
+            right = self.signed() if self.is_op("+", "-") else self.product()
+            left = (
+                Call("+", (left, right))
+                if op == "+"
+                else Call("+", (left, Call("neg", (right,))))
+                if op == "-"
+                else Call(op, (left, right))
+            )
         self.depth -= 1
         return left
 
@@ -240,8 +248,8 @@ class Parser:
             nxt = self.peek(1), self.peek(2)
             whole = isinstance(left, Num) and left.places is None
             if whole and nxt[0] is not None and nxt[0].text == "/" and nxt[1] is not None and nxt[1].kind == "num":
-                top, _, bottom = self.take(), self.take(), self.take()
-                return self._mixed(left, number(top.text), number(bottom.text))
+                written = self.take(), self.take(), self.take()
+                return self._mixed(left, number(written[0].text), number(written[2].text))
             raise Unreadable("two numbers side by side")
         right = self.factor()
         if before.kind == "num" and isinstance(left, Num) and left.places is None and token.text == "frac":
@@ -390,6 +398,6 @@ class Parser:
 
     def primary(self) -> Node:
         self.enter()
-        result = primary(self)
+        result = primary(self)  # type: ignore[arg-type]  # mypy reaches this file under two names
         self.depth -= 1
         return result

@@ -1,4 +1,5 @@
-"""Text -> tokens for the maths checker: unicode and LaTeX spelling variants become one spelling, then a flat token list.
+"""Text -> tokens for the maths checker: unicode and LaTeX spelling variants become one spelling, then a flat token
+list.
 
 Nothing is evaluated here. `Unreadable` is raised for what is too long or cannot be mathematics.
 """
@@ -36,14 +37,29 @@ _UNICODE = {
     "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
     "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
-    "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ", "ø": r"\emptyset ",
+    "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ",
+    "ø": r"\emptyset ",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
-    "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":", "；": ";",
-    "＝": "=", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ",
+    "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":",
+    "；": ";",
+    "＝": "=", "∶": ":", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ",
 }  # fmt: skip
 _GREEK = {
     chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower() + " "
-    for code in [*range(0x3B1, 0x3C2), *range(0x3C3, 0x3CA), 0x393, 0x394, 0x398, 0x39B, 0x39E, 0x3A0, 0x3A3, 0x3A6, 0x3A8, 0x3A9]
+    for code in [
+        *range(0x3B1, 0x3C2),
+        *range(0x3C3, 0x3CA),
+        0x393,
+        0x394,
+        0x398,
+        0x39B,
+        0x39E,
+        0x3A0,
+        0x3A3,
+        0x3A6,
+        0x3A8,
+        0x3A9,
+    ]
 }
 _GREEK |= {"λ": r"\lambda ", "Λ": r"\Lambda ", "Δ": r"\Delta ", "Γ": r"\Gamma ", "Θ": r"\Theta ", "Ω": r"\Omega ",
            "Φ": r"\Phi ", "Ψ": r"\Psi ", "Σ": r"\Sigma ", "Π": r"\Pi ", "Ξ": r"\Xi "}  # fmt: skip
@@ -98,12 +114,17 @@ _GONE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
     r"|rm|bf|it|mathstrut|strut|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|color\{[^{}]*\})(?![a-zA-Z])"
 )
-_SPACING = re.compile(r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}|(?<!\\)\\[,;:> ]|~|\\phantom\{[^{}]*\}")
-_SPACED_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|\\,|\\ |~|\\:|\\;| |_(?=\d{3}(?:\D|$)))\d{3})+)(?![\d])")
+_SPACING = re.compile(
+    r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}"
+    r"|(?<!\\)\\[,;:> ]|~|\\phantom\{[^{}]*\}"
+)
+_SPACED_THOUSANDS = re.compile(
+    r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|\\,|\\ |~|\\:|\\;| |_(?=\d{3}(?:\D|$)))\d{3})+)(?![\d])"
+)
 _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*\\degree\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])")
-_REPEATING_DOTS = re.compile(r"(\d*\.\d*?)(\d+?)\2{1,}\d*\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
+_REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
 
 
 def thousands_readings(text: str) -> list[str]:
@@ -118,15 +139,15 @@ def thousands_readings(text: str) -> list[str]:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    block, lead = match.group(2), match.group(1)
-    whole = match.group(0)
-    digits = re.match(r"\d*\.\d*", whole)
-    shown = digits.group(0) if digits else ""
-    rest = shown[len(lead) :]
-    times = len(rest) // len(block)
-    if times * len(block) < 3 or (len(block) > 1 and times < 2) or not (block * (times + 1)).startswith(rest):
-        return whole
-    return f"{lead}\\overline{{{block}}}"
+    """0.333... and 0.1666... as repeating decimals, if a block is shown often enough to be clear."""
+    whole, decimals = match.group(1), match.group(2)
+    for lead in range(len(decimals) - 2):
+        shown = decimals[lead:]
+        for size in range(1, len(shown) // 2 + 1):
+            block = shown[:size]
+            if len(shown) >= 3 and (block * (len(shown) // size + 1)).startswith(shown):
+                return f"{whole}{decimals[:lead]}\\overline{{{block}}}"
+    return match.group()
 
 
 def clean(text: str) -> str:
@@ -163,26 +184,31 @@ def clean(text: str) -> str:
 
 FUNCTIONS = {
     "sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh", "coth", "arcsin", "arccos", "arctan", "arccot",
-    "asin", "acos", "atan", "ln", "log", "lg", "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "gcd", "lcm", "max", "min",
-    "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "deg", "det",
+    "asin", "acos", "atan", "ln", "log", "lg", "exp", "sqrt", "cbrt", "abs", "floor", "ceil", "gcd", "lcm", "max",
+    "min", "arcsec", "arccsc", "arcsinh", "arccosh", "arctanh", "deg", "det",
 }  # fmt: skip
 _PLAIN_COMMANDS = {
-    **{name: name for name in FUNCTIONS}, "pi": "pi", "infinity": "infty", "inf": "infty", "infty": "infty", "oo": "infty",
-    "or": "or", "and": "and", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta", "phi": "phi",
-    "lambda": "lambda", "choose": "choose", "percent": "percent", "sigma": "sigma", "omega": "omega", "pm": "pm",
+    **{name: name for name in FUNCTIONS}, "pi": "pi", "infinity": "infty", "inf": "infty", "infty": "infty",
+    "oo": "infty", "or": "or", "and": "and", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta",
+    "phi": "phi", "lambda": "lambda", "choose": "choose", "percent": "percent", "sigma": "sigma", "omega": "omega",
+    "pm": "pm",
 }  # fmt: skip
 _TEXT_COMMANDS = {
     "text", "mathrm", "textrm", "textbf", "textit", "mbox", "hbox", "operatorname", "mathsf", "texttt", "mathtt",
-    "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "rm", "mathop", "operatorname*", "ensuremath",
+    "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "mathop", "ensuremath",
 }  # fmt: skip
 # \sinx, \pir, \leqg: a command that lost the space behind it.
-_GLUED = re.compile(r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})")
-_SHORT_WORDS = frozenset(
-    "yes no odd even true false the is not all one two three four five six ten if of to in at dne none both it"
-    " cm mm km ft mi yd kg mg lb oz hr min sec mph pm am".split()
-) | {"DNE", "NONE", "YES", "NO", "TRUE", "FALSE"}
+_GLUED = re.compile(
+    r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})"
+)
+_SHORT_WORDS = {
+    "yes", "no", "odd", "even", "true", "false", "the", "is", "not", "all", "one", "two", "three", "four", "five",
+    "six", "ten", "if", "of", "to", "in", "at", "dne", "none", "both", "it", "cm", "mm", "km", "ft", "mi", "yd", "kg",
+    "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "NO", "TRUE", "FALSE",
+}  # fmt: skip
 _LEX = re.compile(
-    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
+    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)"
+    r"|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
     r"|(?P<op><=|>=|!=|<>|==|=|\*\*|\.\.\.|.)",
     re.DOTALL,
 )
@@ -234,6 +260,8 @@ def _text_command(text: str, at: int, spaced: bool) -> tuple[int, list[Token]]:
         end += 1
     inner = text[opened.end() : end - 1].strip() if depth == 0 else text[opened.end() :]
     low = inner.lower().strip(" ,.")
+    if inner in ("i", "e"):
+        return end, [Token("name", inner, spaced)]
     if low in ("and", "or", "percent"):
         return end, [Token("cmd", low, spaced)]
     if re.fullmatch(r"[A-Za-z]+", inner) and ((inner in FUNCTIONS and inner != "min") or low in ("infinity", "choose")):
@@ -253,7 +281,9 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     if run in _PLAIN_COMMANDS or (len(run) > 2 and low in _PLAIN_COMMANDS):
         return [Token("cmd", _PLAIN_COMMANDS.get(run) or _PLAIN_COMMANDS[low], spaced)]
     after_number = before is not None and (before.kind == "num" or before.text in (")", "}", "degree"))
-    if run in _SHORT_WORDS or (low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()):
+    if run in _SHORT_WORDS or (
+        low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()
+    ):
         return [Token("word", run, spaced)]
     if len(run) == 1:
         return [Token("name", run, spaced)]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 
 from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
 from llmrl.rewards.math_scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
 from llmrl.rewards.math_values import CONSTANTS, Undefined, names, rational
 
 Tell = Callable[[Node, Node], bool]
-_FUNCTIONS = frozenset("sin cos tan cot sec csc ln log abs arcsin arccos arctan sqrt".split())
+_FUNCTIONS = frozenset(
+    ("sin", "cos", "tan", "cot", "sec", "csc", "ln", "log", "abs", "arcsin", "arccos", "arctan", "sqrt")
+)
 
 
 def _is_name(node: Node) -> bool:
@@ -58,8 +61,8 @@ def name_of(node: Relation) -> Node | None:
 def chain_values(node: Relation, tell: Tell) -> list[Node]:
     """What an equality chain says; empty if it says nothing usable: its sides disagree, or it is an equation to solve.
 
-    `x = 7` gives [7]; `3 + 4 = 7` gives both sides; `8 = 7` and `2x = 10` give none. A last decimal may be the rounding of
-    the exact side before it, and "about equal" sides must agree within 1 %.
+    `x = 7` gives [7]; `3 + 4 = 7` gives both sides; `8 = 7` and `2x = 10` give none. A last decimal may be the
+    rounding of the exact side before it, and "about equal" sides must agree within 1 %.
     """
     if any(op not in ("=", "~") for op in node.ops):
         return []
@@ -70,7 +73,7 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
         values = list(node.sides[1:])
     else:
         values = [node.sides[0]]
-    for place, (left, right) in enumerate(zip(values, values[1:])):
+    for place, (left, right) in enumerate(pairwise(values)):
         about = node.ops[place + len(node.sides) - len(values)] == "~"
         if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):
             return []
@@ -180,9 +183,9 @@ def same_relation(gold: Relation, answer: Relation, *, equal_to: Tell, heavy: bo
 def _same_equation(gold: Relation, answer: Relation, equal_to: Tell, heavy: bool) -> bool:
     g_name, a_name = name_of(gold), name_of(answer)
     golds, answers = chain_values(gold, equal_to), chain_values(answer, equal_to)
-    if g_name is not None and a_name is not None and golds and answers and _alike_names(g_name, a_name):
-        if any(equal_to(g, a) for g in golds for a in answers):
-            return True
+    named_alike = g_name is not None and a_name is not None and _alike_names(g_name, a_name)
+    if named_alike and any(equal_to(g, a) for g in golds for a in answers):
+        return True
     if g_name is not None and not _compound(g_name) and golds and not any(names(value) for value in golds):
         named = assignments(gold), assignments(answer)
         if named[0] is not None and named[1] is not None:

@@ -54,29 +54,28 @@ _SPELLINGS = {
 UNITS = {name: unit for unit, names in _SPELLINGS.items() for name in (unit, *names.split())}
 
 # Closed word classes that change what a number says; a phrase with one of them is not a unit.
-_STOP = frozenset(
-    """or and not no nor but if then else is are was were be been isn aren t n't the a an this that these those it its
+_STOP_WORDS = """
+    or and not no nor but if then else is are was were be been isn aren t n't the a an this that these those it its
     than more less fewer greater least most at below above under over between except without minus plus times divided
-    multiplied by squared cubed factorial root square-root half halves third thirds quarter quarters fourth fifth double
-    triple twice dozen hundred hundreds thousand thousands million millions billion billions trillion percent percents
-    wrong incorrect false true right correct invalid impossible undefined answer answers because since when where while
-    to from into with for in on of about approximately around roughly nearly almost maybe perhaps possibly either neither
-    both only mod modulo base choose remainder remaining unknown variable infinity first second-last last second_to
-    e.g i.e instead rather actually should would could might may can cannot one two three four five six seven eight nine
-    ten eleven twelve thirteen fifteen twenty thirty forty fifty""".split()
-)
+    multiplied by squared cubed factorial root square-root half halves third thirds quarter quarters fourth fifth
+    double triple twice dozen hundred hundreds thousand thousands million millions billion billions trillion percent
+    percents wrong incorrect false true right correct invalid impossible undefined answer answers because since when
+    where while to from into with for in on of about approximately around roughly nearly almost maybe perhaps possibly
+    either neither both only mod modulo base choose remainder remaining unknown variable infinity first second-last
+    last second_to e.g i.e instead rather actually should would could might may can cannot one two three four five six
+    seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty
+"""
+_STOP = frozenset(_STOP_WORDS.split())
 # Prepositions that are fine inside a compound unit ("miles per hour", "units of length").
-_INNER = frozenset("per of a each".split())
+_INNER = frozenset(("per", "of", "a", "each"))
 _SQUARE = {"square": "^2", "sq": "^2", "cubic": "^3", "cu": "^3"}
 
 SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12, "dozen": 12}
-NUMBER_WORDS = {
-    word: value
-    for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-        "eighteen nineteen twenty".split()
-    )
-}
+_NUMBER_WORDS = """
+    zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
+    eighteen nineteen twenty
+"""
+NUMBER_WORDS = {word: value for value, word in enumerate(_NUMBER_WORDS.split())}
 
 
 def canonical_unit(phrase: str) -> str | None:

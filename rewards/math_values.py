@@ -1,8 +1,9 @@
 """Exact and high-precision values of answer trees. Nothing here can run long: every size is checked before it is used.
 
-`rational` gives the exact `Fraction` of a tree that has one (integers through `int`, never a float). `Numeric` evaluates
-any scalar tree with mpmath at a chosen precision and at chosen values of its variables; two expressions are equal if they
-agree to almost all digits wherever both are real. mpmath is imported only there, inside a worker process.
+`rational` gives the exact `Fraction` of a tree that has one (integers through `int`, never a float). `Numeric`
+evaluates any scalar tree with mpmath at a chosen precision and at chosen values of its variables; two expressions are
+equal if they agree to almost all digits wherever both are real. mpmath is imported only there, inside a worker
+process.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def _integers(values: list[Fraction], most: int) -> list[int]:
 
 
 def rational(node: Node) -> Fraction | None:
-    """The exact value of a constant tree if it is rational by plain arithmetic; None if it is not, or not plainly so."""
+    """The exact value of a constant tree if plain arithmetic shows it to be rational, else None."""
     if isinstance(node, Num):
         return node.value
     if not isinstance(node, Call):
@@ -126,7 +127,7 @@ def rational(node: Node) -> Fraction | None:
     return _apply(node.op, values)
 
 
-def _apply(op: str, v: list[Fraction]) -> Fraction | None:  # noqa: C901 - a flat table
+def _apply(op: str, v: list[Fraction]) -> Fraction | None:
     if op in ("+", "mixed"):
         return _small(v[0] + v[1])
     if op == "neg":
@@ -156,7 +157,7 @@ def _apply(op: str, v: list[Fraction]) -> Fraction | None:  # noqa: C901 - a fla
     if op == "root":
         return _exact_root(v[0], *_integers(v[1:], 1000))
     if op in ("abs", "floor", "ceil"):
-        return {"abs": abs, "floor": lambda x: Fraction(math.floor(x)), "ceil": lambda x: Fraction(math.ceil(x))}[op](v[0])
+        return abs(v[0]) if op == "abs" else Fraction(math.floor(v[0]) if op == "floor" else math.ceil(v[0]))
     if op in ("gcd", "lcm"):
         return Fraction((math.gcd if op == "gcd" else math.lcm)(*_integers(v, 10**300)))
     if op in ("max", "min"):
@@ -222,7 +223,7 @@ class Numeric:
                 return self.fraction(exact)
         return self._call(node.op, [self._value(arg) for arg in node.args])
 
-    def _call(self, op: str, v: list[Any]) -> Any:  # noqa: C901 - a flat table
+    def _call(self, op: str, v: list[Any]) -> Any:
         mp = self.mp
         if op in ("+", "mixed"):
             return v[0] + v[1]

@@ -11,7 +11,10 @@ import re
 
 from llmrl.rewards.math_judge import judge
 
-_CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right|pi|sqrt|to|ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])|\\[,;:! ]")
+_CALCULUS = re.compile(
+    r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right"
+    r"|pi|sqrt|to|ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])|\\[,;:! ]"
+)
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
 _ASKS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 
@@ -20,7 +23,11 @@ def handle(payload: bytes) -> bytes:
     """One request. A reading or comparing error is part of the verdict, not an exception."""
     request = json.loads(payload)
     correct, reason = judge(request["gold"], request["answer"], heavy=True, strict=request["strict"])
-    if correct is not True and not request["strict"] and (_ASKS.search(request["gold"]) or _ASKS.search(request["answer"])):
+    if (
+        correct is not True
+        and not request["strict"]
+        and (_ASKS.search(request["gold"]) or _ASKS.search(request["answer"]))
+    ):
         verdict = _with_sympy(request["gold"], request["answer"])
         correct, reason = verdict if verdict is not None else (correct, reason)
     return json.dumps([correct, reason]).encode()

@@ -1,8 +1,8 @@
 """Killable worker processes: fresh interpreters started by exec, asked over pipes, killed on a wall-clock deadline.
 
-Never a fork of the calling process (which may hold torch, vLLM and their threads), and no signals or alarms: a caller may
-be any thread of any process, a daemon process too. A worker dies with its parent (PR_SET_PDEATHSIG; all workers are
-started from one long-lived thread, because the kernel ties that signal to the thread that started the child).
+Never a fork of the calling process (which may hold torch, vLLM and their threads), and no signals or alarms: a caller
+may be any thread of any process, a daemon process too. A worker dies with its parent (PR_SET_PDEATHSIG; all workers
+are started from one long-lived thread, because the kernel ties that signal to the thread that started the child).
 
 The child runs `module:function`, a `bytes -> bytes` handler; messages are a 4-byte length and the bytes. Its stdin and
 stdout are moved away from file descriptors 0 and 1 before any other import, so that printing cannot spoil the protocol.
@@ -132,7 +132,8 @@ class Worker:
             start_new_session=True,
             env=environment,
         )
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         os.set_blocking(self.process.stdin.fileno(), False)
         os.set_blocking(self.process.stdout.fileno(), False)
         self.state.workers.add(self)
@@ -148,7 +149,9 @@ class Worker:
 
     def request(self, payload: bytes, deadline: float) -> bytes:
         """The handler's answer. `deadline` is on `time.monotonic()`. Raises WorkerTimeout or WorkerDied."""
-        assert self.process and self.process.stdin and self.process.stdout
+        assert self.process
+        assert self.process.stdin
+        assert self.process.stdout
         try:
             self._send(self.process.stdin.fileno(), struct.pack(">I", len(payload)) + payload, deadline)
             return self._receive(self.process.stdout.fileno(), deadline)
@@ -217,7 +220,7 @@ class Worker:
 
 
 class WorkerPool:
-    """Workers of one kind, started when first needed, at most `size`; safe for any number of threads and after a fork."""
+    """At most `size` workers of one kind, started when first needed; for any number of threads, and after a fork."""
 
     def __init__(self, handler: str, *, size: int, memory_bytes: int = 0, quiet: bool = True) -> None:
         self.handler, self.size, self.memory_bytes, self.quiet = handler, size, memory_bytes, quiet
@@ -227,6 +230,7 @@ class WorkerPool:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._idle: list[Worker] = []
+        self._busy: set[Worker] = set()
         self._slots = threading.BoundedSemaphore(self.size)
 
     @contextlib.contextmanager
@@ -241,9 +245,11 @@ class WorkerPool:
                 if worker is not None:
                     worker.kill()
                 worker = Worker(self.handler, memory_bytes=self.memory_bytes, quiet=self.quiet)
+            self._busy.add(worker)
             try:
                 yield worker
             finally:
+                self._busy.discard(worker)
                 if worker.alive:
                     with self._lock:
                         self._idle.append(worker)
@@ -260,10 +266,12 @@ class WorkerPool:
         raise AssertionError
 
     def close(self) -> None:
-        """Kill the idle workers."""
+        """Kill all workers; one that is busy raises WorkerDied where it is waited for."""
+        if self._pid != os.getpid():
+            return self._reset()
         with self._lock:
             idle, self._idle = self._idle, []
-        for worker in idle:
+        for worker in [*idle, *self._busy]:
             worker.kill()
 
 

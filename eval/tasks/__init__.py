@@ -27,6 +27,7 @@ TASKS = {
     "math": "competition_math:MATH",
     "math500": "competition_math:MATH500",
     "mbpp": "mbpp:TASK",
+    "mbppplus": "mbppplus:TASK",
     "olympiadbench": "olympiadbench:TASK",
     "svamp": "svamp:TASK",
 }

@@ -29,7 +29,6 @@ TASK = Task(
     source=Source(file="aqua/test.jsonl", hub="deepmind/aqua_rat", config="raw", split="test"),
     read=read,
     verifier="llmrl.rewards.choice_letter:ChoiceLetter",
-    vote="llmrl.eval.voting:letter",
     template=(
         "{problem}\n\n{options}\n\nPlease reason step by step, and finish with \\boxed{{}} holding only the letter of "
         "the right choice."

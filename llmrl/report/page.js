@@ -25,7 +25,7 @@ function rewardChart() {
 }
 
 function partsChart() {
-  const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'none', 'unscored']);
+  const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'not_applicable', 'none', 'unscored']);
   const parts = Object.keys(train.columns).filter((key) => key.startsWith('reward/') && !known.has(key.slice(7)) && has(key));
   if (!parts.length) return [];
   const series = noisy(parts.slice(0, 8).map((key, i) => ({ name: key.slice(7), color: COLOURS[(i + 1) % 8], y: of(key) })), 100);

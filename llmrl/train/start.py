@@ -71,6 +71,11 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
     check_siblings(recipe, parts.algo)
+    if recipe.rollout.prompts_per_step % (world.size * recipe.train.minibatches):
+        raise ConfigError(
+            f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} cannot be shared equally by {world.size} processes "
+            f"and train.minibatches={recipe.train.minibatches}; make it a multiple of {world.size * recipe.train.minibatches}"
+        )
     if world.size > 1 and "whole_batch" in parts.algo.needs:
         raise ConfigError(
             f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over {world.size} "

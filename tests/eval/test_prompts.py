@@ -10,7 +10,7 @@ from llmrl.eval.errors import EvalError
 from llmrl.eval.prompts import build_prompts, choose_mode, response_of
 from llmrl.eval.task import Question
 from llmrl.eval.tasks import find_task
-from llmrl.eval.voting import literal, number
+from llmrl.eval.voting import literal, maths, number
 from tests.eval.fakes import byte_tokenizer, prompt
 
 GSM8K = find_task("gsm8k")
@@ -76,3 +76,12 @@ def test_votes_class_equal_answers_together_and_abstain_without_one() -> None:
         None,
         None,
     ]
+
+
+def test_maths_votes_are_classed_by_the_checker_and_not_by_their_spelling() -> None:
+    said = [r"so \boxed{\frac{1}{2}}", r"\boxed{0.5}", r"\boxed{2}", "The answer is 2.", "", r"\boxed{\dfrac12}"]
+    found = maths(said)
+    assert found[0] == found[1] == found[5] is not None
+    assert found[2] == found[3] == "2"
+    assert found[4] is None
+    assert maths([]) == []

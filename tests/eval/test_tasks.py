@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,7 @@ COUNTS = {
     "math": 5000,
     "math500": 500,
     "mbpp": 500,
+    "mbppplus": 378,
     "olympiadbench": 675,
     "svamp": 1000,
 }
@@ -98,6 +101,11 @@ HUB_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
         "a\nb",
         "assert f() == {}",
     ),
+    "mbppplus": (
+        {"task_id": 2, "code": "def f(): ...", "prompt": "Do {x}.", "test_list": ["assert f()"], "test": "assert f()"},
+        "def f(): ...",
+        "Do {x}.",
+    ),
     "cruxeval": ({"code": "def f(x):\n    return {x}", "input": "1", "output": "{1}", "id": "sample_0"}, "{1}", "f(1)"),
 }
 
@@ -148,7 +156,7 @@ def test_rows_as_the_hub_has_them_are_read(name: str) -> None:
 
 def test_the_table_of_hub_rows_misses_no_task_that_is_on_the_hub() -> None:
     on_hub = {name for name in TASKS if getattr(find_task(name).source, "hub", "")}
-    assert on_hub - {"mbppplus"} == set(HUB_ROWS)
+    assert on_hub == set(HUB_ROWS)
 
 
 @pytest.mark.parametrize("name", sorted(TASKS))
@@ -281,3 +289,50 @@ def test_a_bad_task_file_says_what_is_wrong(tmp_path: Path, content: str, reason
 def test_a_task_file_that_is_not_there_says_so(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="no task file"):
         find_task(str(tmp_path / "none.yaml"))
+
+
+MBPPPLUS_ROW = {
+    "task_id": "Mbpp/2",
+    "prompt": '"""\nShared elements.\nassert set(f((3, 4), (4, 5))) == set((4,))\n"""\n',
+    "entry_point": "f",
+    "canonical_solution": "def f(a, b):\n    assert isinstance(a, tuple)\n    return tuple(set(a) & set(b))\n",
+    "base_input": [[[1, 2, 3], [3, 2]]],
+    "plus_input": [[[], []], [[9, 8], [8, 9]]],
+    "atol": 0,
+}
+
+
+def _passes(program: str) -> bool:
+    return subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, timeout=60).returncode == 0
+
+
+def test_mbppplus_restores_types_compares_as_the_assert_does_and_fails_wrong_answers() -> None:
+    question = find_task("mbppplus").read(MBPPPLUS_ROW, 0)
+    (test,) = question.columns["tests"]
+    assert question.id == "mbppplus/2"
+    assert question.columns["problem"].startswith("Shared elements.")
+    assert _passes(question.answer + test)
+    assert _passes("def f(a, b):\n    return [x for x in reversed(a) if x in b]" + test)  # sets: order is free
+    assert not _passes("def f(a, b):\n    return (2, 3)" + test)
+    assert not _passes("def f(a, b):\n    return a" + test)
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "right"),
+    [
+        ("0.1 + 0.2", "0.3", True),
+        ("0.3", "0.30001", False),
+        ("float('nan')", "float('nan')", True),
+        ("[1, (2, 3)]", "(1, [2, 3])", True),
+        ("[1, 2]", "[1, 2, 3]", False),
+        ("{'a': 1.0}", "{'a': 1.0000000001}", True),
+        ("True", "1", True),
+        ("__import__('re').match('a', 'a')", "True", True),
+        ("__import__('re').match('a', 'a')", "None", False),
+    ],
+)
+def test_mbppplus_compares_results_like_its_authors(reference: str, answer: str, right: bool) -> None:
+    row = {**MBPPPLUS_ROW, "prompt": "assert f(1, 2) == 3", "base_input": [[1, 2]], "plus_input": []}
+    row["canonical_solution"] = f"def f(a, b):\n    return {reference}\n"
+    (test,) = find_task("mbppplus").read(row, 0).columns["tests"]
+    assert _passes(f"def f(a, b):\n    return {answer}\n{test}") is right

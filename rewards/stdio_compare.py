@@ -1,0 +1,123 @@
+"""Stdio tests: run a script on one input, and compare what it printed with what was expected.
+
+Comparisons: "strict" wants the same text but for line ends and white space at the end of lines and of the text; "apps"
+follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for decimals).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import select
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from llmrl.rewards.sandbox import Box, Ended, Limits, SandboxError, TimeUp, TooMuch, open_box, runner_source, wait
+
+
+def equal_strict(got: str, wanted: str) -> bool:
+    """Same lines; trailing white space of a line and trailing empty lines do not count.
+
+    >>> equal_strict("1 2 \\n3\\n\\n", "1 2\\n3"), equal_strict("1  2", "1 2")
+    (True, False)
+    """
+    return _lines(got) == _lines(wanted)
+
+
+def _lines(text: str) -> list[str]:
+    lines = [line.rstrip() for line in text.replace("\r\n", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def equal_apps(got: str, wanted: str) -> bool:
+    """Same tokens, numbers as numbers.
+
+    >>> equal_apps("1.0 YES", "1 YES"), equal_apps("1 2", "12"), equal_apps("0.33333333", "0.33333334")
+    (True, False, True)
+    """
+    a, b = got.split(), wanted.split()
+    return len(a) == len(b) and all(x == y or _same_number(x, y) for x, y in zip(a, b))
+
+
+def _same_number(x: str, y: str) -> bool:
+    try:
+        if not any(c in x + y for c in ".eE"):
+            return int(x) == int(y)
+        a, b = float(x), float(y)
+    except (ValueError, OverflowError):
+        return False
+    return math.isfinite(a) and math.isfinite(b) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+
+
+COMPARISONS: Mapping[str, Callable[[str, str], bool]] = {"strict": equal_strict, "apps": equal_apps}
+
+
+def run_stdio_case(
+    program: str, test: Mapping[str, Any], *, limits: Limits, rung: str, timeout_s: float, how: str
+) -> tuple[str, str]:
+    """(status, why) of one test in a fresh process."""
+    with open_box("stdio", limits, rung, timeout_s, stdio=True) as box:
+        deadline = time.monotonic() + timeout_s
+        try:
+            box.send({"runner": runner_source(), "program": program}, deadline)
+            printed, status, why = _converse(box, str(test["input"]).encode(), limits.output_mb << 20, deadline)
+        except TimeUp:
+            return "timeout", "time is up"
+        except Ended:
+            return "runtime_error", "the program could not be started"
+        except TooMuch:
+            return "runtime_error", "too much output"
+    if status != "ended":
+        return status, why
+    right = COMPARISONS[how](printed.decode(errors="replace"), str(test["output"]))
+    return ("passed", "") if right else ("failed", f"it printed {printed[:120]!r}")
+
+
+def _converse(box: Box, data: bytes, most: int, deadline: float) -> tuple[bytes, str, str]:
+    """Feed stdin and collect stdout until the program closes it; (stdout, status, why)."""
+    stdin, stdout = box.process.stdin, box.process.stdout
+    if stdin is None or stdout is None:
+        raise SandboxError("the box has no stdio")
+    for pipe in (stdin, stdout):
+        os.set_blocking(pipe.fileno(), False)
+    printed, left = b"", memoryview(data)
+    if not left:
+        stdin.close()
+    while True:
+        wanted = [(stdout.fileno(), select.POLLIN)] + ([(stdin.fileno(), select.POLLOUT)] if left else [])
+        ready = wait(wanted, deadline)
+        if left and stdin.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                try:
+                    left = left[os.write(stdin.fileno(), left[: 1 << 16]) :]
+                except BrokenPipeError:
+                    left = memoryview(b"")
+            if not left:
+                stdin.close()
+        if stdout.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                part = os.read(stdout.fileno(), 1 << 18)
+                if not part:
+                    break
+                printed += part
+        if len(printed) > most:
+            raise TooMuch
+    return (printed, *_how_it_ended(box, deadline))
+
+
+def _how_it_ended(box: Box, deadline: float) -> tuple[str, str]:
+    try:
+        while True:
+            message = box.receive(deadline)
+            for key, status in (("compile_error", "compile_error"), ("load_error", "runtime_error"), ("ended", "ended")):
+                if key in message:
+                    return status, str(message[key])
+    except Ended:
+        # It left by os._exit or was killed. What it printed counts only if it went by itself, with status 0.
+        box.process.wait()
+        code = box.process.returncode
+        return ("ended", "") if code == 0 else ("runtime_error", f"it ended with status {code}")

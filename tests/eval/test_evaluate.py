@@ -1,0 +1,221 @@
+"""From names to results.json with a tiny real model, and every way in which a user can ask for the impossible."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from llmrl.eval.cli import app
+from llmrl.eval.errors import EvalError
+from llmrl.eval.evaluate import evaluate, evaluate_all, read_results
+from llmrl.eval.models import find_models
+from llmrl.eval.plan import Options
+from llmrl.eval.report import write_reports
+from llmrl.rollout.engine import EngineSettings
+from tests.eval.fakes import FakeEngine, byte_tokenizer
+
+HF = Options(engine="hf", dtype="float32", samples=2, max_tokens=4, limit=3)
+
+
+def tiny_model(folder: Path, *, chat: bool = True) -> Path:
+    """A Llama of 8 dimensions with random weights and a byte tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=8,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    byte_tokenizer(chat=chat).save_pretrained(folder)
+    return folder
+
+
+def _in_process(settings: EngineSettings) -> Any:
+    from llmrl.rollout.hf import HFEngine
+
+    return HFEngine(settings)
+
+
+def test_a_real_model_is_evaluated_reproducibly_and_resumes_for_free(tmp_path: Path) -> None:
+    model = tiny_model(tmp_path / "model")
+    ran = [
+        evaluate(str(model), ["addition"], out=tmp_path / name, options=HF, engine=_in_process) for name in ("a", "b")
+    ]
+    assert ran[0].tasks == ran[1].tasks
+    assert (tmp_path / "a" / "addition.jsonl").read_bytes() != b""
+    (task,) = ran[0].tasks
+    assert (task.questions, task.samples, task.tokens.longest) == (3, 2, 4)
+    assert task.settings["data"]["available"] == 200
+    assert "Answer with the number only." in task.example_prompt
+    assert read_results(tmp_path / "a") == ran[0]
+    engine = FakeEngine(lambda number, seed: pytest.fail("asked again"))
+    again = evaluate(str(model), ["addition"], out=tmp_path / "a", options=HF, engine=lambda settings: engine)
+    assert again.tasks == ran[0].tasks
+    assert engine.closed
+    with pytest.raises(EvalError, match="other settings"):
+        evaluate(str(model), ["addition"], out=tmp_path / "a", options=replace(HF, seed=1), engine=lambda s: engine)
+    fresh = replace(HF, seed=1, restart=True)
+    assert evaluate(str(model), ["addition"], out=tmp_path / "a", options=fresh, engine=_in_process).tasks
+
+
+def test_one_sample_is_greedy_and_several_are_drawn_as_the_task_says(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    engines: list[FakeEngine] = []
+
+    def make(settings: EngineSettings) -> FakeEngine:
+        engines.append(FakeEngine(lambda number, seed: "1"))
+        return engines[-1]
+
+    for options in (Options(limit=2), Options(limit=2, samples=2), Options(limit=2, temperature=0.3, top_p=0.5)):
+        evaluate(model, ["addition"], out=tmp_path / str(len(engines)), options=options, engine=make)
+    drawn = [(e.asked[0].sampling.temperature, e.asked[0].sampling.top_p, len(e.asked)) for e in engines]
+    assert drawn == [(0.0, 1.0, 2), (0.6, 0.95, 4), (0.3, 0.5, 2)]
+
+
+def test_all_checkpoints_of_a_run_are_evaluated_in_order(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (10, 9, 100):
+        tiny_model(run / "checkpoints" / f"step-{step:06d}" / "policy")
+    (run / "checkpoints" / "step-000200").mkdir()  # being written
+    assert [model.step for model in find_models(str(run))] == [100]
+    found = find_models(str(run), every_checkpoint=True)
+    assert [(model.name, model.step) for model in found] == [(f"run/step-{step}", step) for step in (9, 10, 100)]
+    assert find_models(str(run / "checkpoints" / "step-000010"))[0].step == 10
+    out = tmp_path / "out"
+    done = evaluate_all([str(run)], ["addition"], out=out, options=HF, every_checkpoint=True, engine=_in_process)
+    assert [folder.name for folder, _ in done] == ["run-step-9", "run-step-10", "run-step-100"]
+    text = (tmp_path / "out" / "report.md").read_text()
+    assert text.index("| run/step-9 |") < text.index("| run/step-100 |")
+
+
+def test_a_base_model_runs_in_plain_mode_with_a_note(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model", chat=False))
+    notes: list[str] = []
+    found = evaluate(model, ["addition"], out=tmp_path / "out", options=HF, engine=_in_process, say=notes.append)
+    assert found.tasks[0].settings["prompt"]["mode"] == "plain"
+    assert any("no chat template" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    ("options", "tasks", "reason"),
+    [
+        (Options(samples=0), ["addition"], "samples=0"),
+        (Options(samples=4, temperature=0.0), ["addition"], "would all be the same"),
+        (Options(temperature=-1.0), ["addition"], "temperature=-1"),
+        (Options(max_tokens=-5), ["addition"], "max_tokens=-5"),
+        (Options(max_length=10), ["addition"], "the longest prompt has"),
+        (Options(), [], "no task"),
+        (Options(), ["addition", "addition"], "named twice"),
+        (Options(), ["adition"], "did you mean addition"),
+        (Options(shots=2), ["addition"], "no worked examples"),
+    ],
+)
+def test_impossible_wishes_are_refused_before_an_engine_starts(
+    tmp_path: Path, options: Options, tasks: list[str], reason: str
+) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+
+    def make(settings: EngineSettings) -> FakeEngine:
+        raise AssertionError("an engine was started")
+
+    with pytest.raises(EvalError, match=reason):
+        evaluate(model, tasks, out=tmp_path / "out", options=options, engine=make)
+
+
+def test_models_that_are_none_say_so(tmp_path: Path) -> None:
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(EvalError, match="has no checkpoint with a model"):
+        find_models(str(tmp_path / "run"))
+    with pytest.raises(EvalError, match="there is no folder"):
+        find_models(str(tmp_path / "nowhere"))
+    with pytest.raises(EvalError, match="is no run folder"):
+        find_models("smollm2-135m", every_checkpoint=True)
+    with pytest.raises(EvalError, match=r"is .* the --out folder of an evaluation"):
+        read_results(tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_the_command_evaluates_with_an_engine_in_its_own_process(tmp_path: Path) -> None:
+    arguments = [
+        "--model",
+        str(tiny_model(tmp_path / "model")),
+        "--tasks",
+        "addition",
+        "--limit",
+        "4",
+        "--samples",
+        "2",
+    ]
+    more = ["--engine", "hf", "--dtype", "float32", "--max-tokens", "4", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, [*arguments, *more])
+    assert result.exit_code == 0, result.output
+    assert "| addition | 4 × 2 | " in result.output
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"addition.jsonl", "results.json", "report.html"}
+
+
+def test_commands_compare_and_report_what_was_evaluated(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    for name, seed in (("a", 0), ("b", 1)):
+        evaluate(model, ["addition"], out=tmp_path / name, options=replace(HF, seed=seed), engine=_in_process)
+    result = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
+    assert result.exit_code == 0, result.output
+    assert "no significant difference" in result.output
+    assert "sampling.seed differs" in result.output
+    result = CliRunner().invoke(app, ["report", str(tmp_path / "b"), str(tmp_path / "a")])
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "b" / "report.md").read_text().count("## ") == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--tasks", "gsm8k"], "no model"),
+        (["--model", "x/y", "--tasks", "addition", "--mode", "caht"], "mode='caht'; known: chat, plain"),
+        (["compare", "nowhere", "nowhere2"], "share no task"),
+        (["contamination", "--tasks", "addition", "--training", "none.jsonl"], "none.jsonl"),
+    ],
+)
+def test_user_errors_are_one_line_and_exit_2(arguments: list[str], reason: str) -> None:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2
+    assert reason in result.output
+    assert "Traceback" not in result.output
+
+
+def test_the_report_holds_untrusted_text_as_data_only(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    attack = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+    rows = [{"id": f"{i}{attack}", "problem": f"{i} {attack}", "answer": "4", "kind": attack} for i in range(3)]
+    (tmp_path / "bench.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "bench.yaml").write_text(
+        "name: bench\ndata: bench.jsonl\nbreakdown: [kind]\nverifier: llmrl.rewards.exact_number:ExactNumber\n"
+    )
+    out = tmp_path / "out"
+    options = replace(HF, max_tokens=200)
+    evaluate(
+        model,
+        [str(tmp_path / "bench.yaml")],
+        out=out,
+        options=options,
+        engine=lambda settings: FakeEngine(lambda number, seed: attack if (seed or 0) % 2 else "4"),
+    )
+    _, html = write_reports([out])
+    text = html.read_text()
+    assert text.count("<script") == 2  # the data block and the page's own
+    assert "<img" not in text
+    assert "alert(1)" in text
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
