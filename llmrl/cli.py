@@ -122,13 +122,17 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.config import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
 
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
         try:
-            parts[name] = load_reward(section.name, section.args)
+            parts[name] = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
         except (ValueError, TypeError) as error:
             raise ConfigError(f"reward.{name}: {error}") from error
+        if section.isolated:
+            limits = {"item_s": section.timeout_s, "deadline_s": section.step_timeout_s}
+            parts[name] = IsolatedReward(RewardPool(section.name, section.args, **limits))
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 

@@ -19,7 +19,6 @@ from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
 
-
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
 
@@ -88,6 +87,11 @@ class RewardConfig(_Section):
     name: str = Field(description="import path, such as llmrl.rewards.exact_number:ExactNumber")
     args: dict[str, Any] = Field(default_factory=dict)
     weight: float = 1.0
+    isolated: bool = Field(True, description="score in worker processes that are killed when they hang")
+    timeout_s: PositiveFloat = Field(
+        30.0, description="a call for one trajectory is killed and counted after this long"
+    )
+    step_timeout_s: PositiveFloat = Field(300.0, description="the same for all trajectories of a step")
 
 
 class TrainConfig(_Section):

@@ -169,6 +169,19 @@ class RewardPool:
         return [Score(**{**row, "flags": tuple(row["flags"])}) for row in answer["scores"]]
 
 
+class IsolatedReward:
+    """A `RewardPool` where a Reward is asked for; the border and `WeightedSum` hand it whole batches."""
+
+    def __init__(self, pool: RewardPool) -> None:
+        self.pool = pool
+
+    def __call__(self, trajectory: Trajectory) -> Score:
+        return self.pool([trajectory])[0]
+
+    def score_batch(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        return self.pool(trajectories)
+
+
 _rewards: dict[bytes, Reward] = {}  # in the worker: spec -> reward
 
 

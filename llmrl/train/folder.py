@@ -80,27 +80,34 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
-        if _started(folder) and fresh:
-            folder.rename(_free_name(folder))  # its lock goes with it, and is held until the new one is
-            folder.mkdir()
-            old, lock = lock, Lock(folder)
-            old.release()
-        if _started(folder) and not resume:
+        try:
+            if fresh and _started(folder):
+                folder.rename(_free_name(folder))  # its lock goes with it, and is held until the new one is
+                folder.mkdir()
+                old, lock = lock, Lock(folder)
+                old.release()
+            _check_or_begin(folder, recipe, resume=resume)
+        except BaseException:
             lock.release()
-            raise RunFolderError(
-                f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
-                f"aside), or choose another name=..."
-            )
-        if _started(folder):
-            _check_same_model(folder, recipe)
-        else:
-            (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
-            _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+            raise
+        return lock
     except PermissionError as error:
         raise RunFolderError(f"{folder} is not writable ({error}); choose another runs_dir=...") from error
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be used: {error}; choose another runs_dir=...") from error
-    return lock
+
+
+def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    if not _started(folder):
+        (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+        _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    elif resume:
+        _check_same_model(folder, recipe)
+    else:
+        raise RunFolderError(
+            f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
+            f"aside), or choose another name=..."
+        )
 
 
 def _started(folder: Path) -> bool:
@@ -154,9 +161,10 @@ class Metrics:
         """Raises RunFolderError if the file is shorter than the checkpoint says."""
         file = run / "metrics.jsonl"
         self._file = file.open("ab", buffering=0)
-        if self.bytes < keep_bytes:
+        if (size := self.bytes) < keep_bytes:
+            self.close()
             raise RunFolderError(
-                f"{file} has {self.bytes} bytes, and had {keep_bytes} when the checkpoint was written: it was changed; "
+                f"{file} has {size} bytes, and had {keep_bytes} when the checkpoint was written: it was changed; "
                 "put it back, or start over with --fresh"
             )
         self._file.truncate(keep_bytes)

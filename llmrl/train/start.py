@@ -121,11 +121,6 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
         project_dir=str(recipe.run_dir) if recipe.tracking.to else None,
     )
     world = World(rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device)
-    if recipe.rollout.prompts_per_step < recipe.train.minibatches * world.size:
-        raise ConfigError(
-            f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} leaves one of {world.size} processes without a "
-            f"prompt in one of train.minibatches={recipe.train.minibatches}; make it at least their product"
-        )
     return accelerator, world
 
 

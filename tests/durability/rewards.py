@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from llmrl.types import Score, Trajectory
 
 
@@ -37,3 +39,10 @@ def overflows_in_version_two(trajectory: Trajectory) -> Score:
 def overflows_always(trajectory: Trajectory) -> Score:
     """Every loss becomes NaN."""
     return Score(value=3e38 * (trajectory.sample % 2))
+
+
+def hangs_on_sample_two(trajectory: Trajectory) -> Score:
+    """An endless call, now and then."""
+    if trajectory.sample == 2:
+        time.sleep(3600)
+    return share_of_letters(trajectory)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import _exit_code, resolve
-from llmrl.config import ConfigError, load_recipe
+from llmrl.config import load_recipe
 from llmrl.data.errors import DataError
+from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.train.checkpoint import checkpoints
 from llmrl.train.folder import Lock, Metrics, RunFolderError, read_metrics
 from llmrl.train.start import Outcome, run
@@ -44,7 +46,7 @@ def rows(folder: Path) -> list[dict[str, Any]]:
 
 
 def reward(name: str) -> dict[str, Any]:
-    return {"reward": {"only": {"name": f"{REWARDS}:{name}"}}}
+    return {"reward": {"only": {"name": f"{REWARDS}:{name}", "isolated": False}}}
 
 
 def test_a_reward_that_raises_on_some_rows_costs_those_rows_and_is_counted(tmp_path: Path, tiny_model: Path) -> None:
@@ -97,9 +99,17 @@ def test_a_corrupt_row_is_named_with_its_file_and_line_before_anything_starts(tm
     assert _exit_code(e.value) == 2
 
 
-def test_more_processes_than_prompts_is_a_wrong_recipe(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(ConfigError, match=r"leaves one of 1 processes without a prompt"):
-        trained(tmp_path, tiny_model, {"rollout.prompts_per_step": 2, "train.minibatches": 4, "train.steps": 1})
+def test_a_reward_that_hangs_is_killed_and_counted_and_not_a_zero(tmp_path: Path, tiny_model: Path) -> None:
+    hanging = {"name": f"{REWARDS}:hangs_on_sample_two", "timeout_s": 0.5}
+    changes = {"reward": {"only": hanging}, "limits.max_reward_error_rate": 0.3, "train.steps": 2}
+    begin = time.monotonic()
+    assert trained(tmp_path, tiny_model, changes).exit_code == 0
+    assert time.monotonic() - begin < 60
+    for row in rows(tmp_path):
+        assert row["reward/timed_out"] == row["reward/errored"] == 0.25
+        assert row["reward/mean"] > 0 and row["grad_norm"] > 0
+    stored = read_rollouts(rollouts_file(tmp_path / "run", 1))
+    assert [t.reward is None for t in stored] == [t.sample == 2 for t in stored]
 
 
 def test_a_second_run_in_one_folder_is_kept_out_and_told_who_is_there(tmp_path: Path, tiny_model: Path) -> None:
