@@ -131,8 +131,8 @@ def rewards_of(recipe: Recipe) -> Any:
         except (ValueError, TypeError) as error:
             raise ConfigError(f"reward.{name}: {error}") from error
         if section.isolated:
-            limits = {"item_s": section.timeout_s, "deadline_s": section.step_timeout_s}
-            parts[name] = IsolatedReward(RewardPool(section.name, section.args, **limits))
+            pool = RewardPool(section.name, section.args, item_s=section.timeout_s, deadline_s=section.step_timeout_s)
+            parts[name] = IsolatedReward(pool)
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 

@@ -52,7 +52,7 @@ def wait_for_step(process: subprocess.Popen[bytes], recipe: Path, step: int) -> 
 def children(pid: int, marker: str) -> list[int]:
     """Descendants of `pid` whose command line has `marker`, oldest first."""
     found, parents = [], {pid}
-    for entry in sorted((int(name) for name in os.listdir("/proc") if name.isdigit())):
+    for entry in sorted(int(name) for name in os.listdir("/proc") if name.isdigit()):
         try:
             parent = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
             line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -198,7 +198,8 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint_and_resume_is_e
         recipe = write_recipe(disk, tiny_model, changes)
         process = started(recipe)
         wait_for_step(process, recipe, 5)
-        _fill(disk / "ballast")
+        with pytest.raises(OSError, match="No space left"):
+            _fill(disk / "ballast")
         assert process.wait(60) == 1, tail(disk / "log.txt")
         log = subprocess.run(command(recipe, "--resume"), cwd=ROOT, capture_output=True, text=True, timeout=START_S)
         assert log.returncode == 1 and "error:" in log.stderr and "Traceback" not in log.stderr, log.stderr
@@ -211,8 +212,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint_and_resume_is_e
 
 
 def _fill(file: Path) -> None:
-    """Take all the room there is."""
-    with pytest.raises(OSError, match="No space left"), file.open("wb", buffering=0) as stream:
-        while stream.write(bytes(4096)) == 4096:
-            pass
-        raise OSError(28, "No space left on device")
+    """Take all the room there is; raises OSError when there is none left."""
+    with file.open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
