@@ -19,7 +19,6 @@ from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
 
-
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
 
