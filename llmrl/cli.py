@@ -61,7 +61,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
-RUN_ERRORS = {"EngineError", "CheckpointError"}
+RUN_ERRORS = {"EngineError", "CheckpointError", "StorageError", "RankLost"}
 
 
 def _escaped(text: str) -> str:
@@ -92,10 +92,11 @@ def train(
     if outcome.summary:
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
-        console.print(
-            f"stopped by {outcome.interrupted_by} after step {outcome.summary.get('completed_steps')}; continue with\n"
-            f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
-        )
+        if outcome.summary:
+            console.print(
+                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
+            )
         raise typer.Exit(outcome.exit_code)
 
 

@@ -129,6 +129,7 @@ class LimitsConfig(_Section):
     max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
     max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
     max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")
+    rank_timeout_s: PositiveFloat = Field(1800.0, description="longest wait of one process for the others")
     max_mismatch: PositiveFloat = Field(1.0, description="mean |sampler - trainer| log-probability, nats per token")
 
 
