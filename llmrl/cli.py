@@ -33,8 +33,6 @@ app = typer.Typer(
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
-app.command()(checks.doctor)
-app.command()(checks.conformance)
 console = Console(soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
@@ -310,6 +308,10 @@ def report(run: RunFolder) -> None:
     from llmrl.report.page import write_report
 
     print(write_report(run))
+
+
+app.command()(checks.doctor)
+app.command()(checks.conformance)
 
 
 if __name__ == "__main__":
