@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmrl.algos.build import check_siblings
 from llmrl.batch import Algorithm, Batch
@@ -23,7 +23,7 @@ from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
-from llmrl.policy.forward import ForwardMode, check_packed
+from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
@@ -229,20 +229,32 @@ def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEng
 
 
 def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
-    """Packed scoring if the model supports it (checked on a few rows), else plain with a note."""
-    mode: ForwardMode = "packed" if recipe.model.forward == "auto" else recipe.model.forward
-    if recipe.model.forward == "auto":
-        batch = _probe(prompts).to(next(policy.model.parameters()).device)
-        problem = check_packed(policy.causal_lm, batch, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
-        if problem is not None:
-            notes.append(f"model.forward: using plain, because {problem}")
-            mode = "plain"
     return Scorer(
         model=policy.causal_lm,
-        mode=mode,
+        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
         temperature=recipe.rollout.temperature,
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
     )
+
+
+def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str]) -> ForwardMode:
+    """The forward pass that agrees with the model itself on `probe`: what the recipe says, or with auto the fastest.
+
+    Raises ConfigError if none does: such a model would train on wrong probabilities.
+    """
+    asked = recipe.model.forward
+    probe = probe.to(next(model.parameters()).device)
+    problems: list[str] = []
+    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
+    for mode in modes:
+        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
+        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
+            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
+        if problem is None:
+            notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
+            return mode
+        problems.append(problem)
+    raise ConfigError(f"{recipe.model.path} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
 
 
 def _probe(prompts: list[Prompt]) -> Batch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 
 from llmrl.types import Score, Trajectory
@@ -45,4 +46,11 @@ def hangs_on_sample_two(trajectory: Trajectory) -> Score:
     """An endless call, now and then."""
     if trajectory.sample == 2:
         time.sleep(3600)
+    return share_of_letters(trajectory)
+
+
+def raises_on_rank_one_in_version_one(trajectory: Trajectory) -> Score:
+    """Leaves the second process without anything to train in the second step."""
+    if trajectory.version == (1, 1) and os.environ["RANK"] == "1":
+        raise ValueError("every row of this rank")
     return share_of_letters(trajectory)

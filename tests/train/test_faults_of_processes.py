@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,34 @@ def test_a_rank_that_dies_or_hangs_ends_the_job_in_bounded_time_and_says_so(
         assert "Signal 9 (SIGKILL)" in log or "died or hung" in log
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
     assert newest_valid(tmp_path / "run")[0] is not None
+
+
+@pytest.mark.slow
+def test_a_rank_with_nothing_to_train_does_not_hold_up_the_others(tmp_path: Path, tiny_model: Path) -> None:
+    reward = {"name": "tests.durability.rewards:raises_on_rank_one_in_version_one", "isolated": False}
+    changes = {"reward": {"only": reward}, "limits.max_reward_error_rate": 0.6, "train.steps": 3, "eval.every": 0}
+    finished(write_recipe(tmp_path, tiny_model, changes), replace(CASES["processes"], name="idle"))
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
+    assert [row["reward/errored"] for row in rows] == [0, 0.5, 0]
+    assert all(row["grad_norm"] > 0 and row["update/skipped"] == 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_and_saves_all_and_resumes_equal(
+    tmp_path: Path, tiny_model: Path, started: Callable[..., Any]
+) -> None:
+    case, changes = CASES["processes"], {"train.save_every": 100, "train.steps": 40}
+    expected = finished(write_recipe(tmp_path / "whole", tiny_model, changes), case)
+    recipe = write_recipe(tmp_path / "stopped", tiny_model, changes)
+    process = started(recipe, processes=2)
+    wait_for_step(process, recipe, 3)
+    os.kill(children(process.pid, "-m llmrl train")[1], signal.SIGTERM)
+    assert process.wait(90) == 1  # the launcher's own code
+    log = tail(recipe.parent / "log.txt", 20_000)
+    assert "exitcode  : 143" in log and "stopped by SIGTERM after step" in log
+    folder, _ = newest_valid(recipe.parent / "run")
+    assert folder is not None and 3 <= read_state(folder).step == steps_done(recipe) < 40
+    assert finished(recipe, case, "--resume") == expected
 
 
 @pytest.mark.slow
