@@ -39,7 +39,7 @@ from llmrl.types import Score, StatusKind, Trajectory
 
 Status = Literal["passed", "failed", "runtime_error", "compile_error", "timeout", "harness_error"]
 MOST_CALLS = 100_000
-_TAMPERING = re.compile(
+TAMPERING = re.compile(
     r"os\._exit|sys\.exit|\b__eq__\b|\bsettrace\b|_getframe|gc\.get_|/proc/|\bctypes\b|\bsubprocess\b|__subclasses__"
     r"|\bconftest\b|sitecustomize|\bexcepthook\b|\batexit\b|builtins\.|\bunittest\b|\bpytest\b|f_back|f_globals"
 )
@@ -418,7 +418,7 @@ class CodeTests:
     def _flags(self, trajectory: Trajectory) -> Iterator[str]:
         if trajectory.status.kind is StatusKind.TRUNCATED:
             yield "truncated"
-        if _TAMPERING.search(trajectory.text):
+        if TAMPERING.search(trajectory.text):
             yield "test_tampering"
 
     def validate(self) -> None:

@@ -227,7 +227,7 @@ def runner_source() -> str:
 
 
 def probe(rung: str) -> str:
-    """"" if a program runs on this rung here, else why not."""
+    """ "" if a program runs on this rung here, else why not."""
     if not sys.platform.startswith("linux"):
         return "only Linux has it"
     try:
@@ -261,6 +261,8 @@ def _best() -> str:
 def choose_rung(limits: Limits) -> str:
     """The rung to run on. Raises SandboxError if there is none that may be used."""
     if limits.isolation != "auto":
+        if limits.isolation not in (*RUNGS, "none"):
+            raise SandboxError(f"isolation={limits.isolation!r}; there are {('auto', *RUNGS, 'none')}")
         return limits.isolation
     best = _best()
     if not best:

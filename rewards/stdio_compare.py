@@ -113,7 +113,11 @@ def _how_it_ended(box: Box, deadline: float) -> tuple[str, str]:
     try:
         while True:
             message = box.receive(deadline)
-            for key, status in (("compile_error", "compile_error"), ("load_error", "runtime_error"), ("ended", "ended")):
+            for key, status in (
+                ("compile_error", "compile_error"),
+                ("load_error", "runtime_error"),
+                ("ended", "ended"),
+            ):
                 if key in message:
                     return status, str(message[key])
     except Ended:
