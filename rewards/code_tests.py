@@ -1,10 +1,10 @@
 """Code reward: run a program against tests in the sandbox. `run_program`, and `CodeTests` as a Reward.
 
-Function tests: `assert f(1) == 2` and `[arguments, expected]` are split, so that the candidate's process is only asked for
-`f(1)` and the value is compared here, on exact builtin types. Any other test code runs in a second sandboxed process
-without candidate code, where the program's functions are stubs that send each call to the candidate. Either way expected
-values never enter the candidate's process, and its exit status, stdout and overridden operators decide nothing.
-Stdio tests: one fresh process a test; its stdout is compared here.
+Function tests: `assert f(1) == 2` and `[arguments, expected]` are split, so that the candidate's process is only asked
+for `f(1)` and the value is compared here, on exact builtin types. Any other test code runs in a second sandboxed
+process without candidate code, where the program's functions are stubs that send each call to the candidate. Either
+way expected values never enter the candidate's process, and its exit status, stdout and overridden operators decide
+nothing. Stdio tests: one fresh process a test; its stdout is compared here.
 """
 
 from __future__ import annotations

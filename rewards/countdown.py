@@ -1,4 +1,5 @@
-"""Countdown: reach the target with the given numbers, each used once. Own parser, exact rationals; nothing is evaluated."""
+"""Countdown: reach the target with the given numbers, each used once. Own parser, exact rationals; nothing is
+evaluated."""
 
 from __future__ import annotations
 
@@ -76,10 +77,10 @@ def _atom(tokens: list[str], at: int, used: list[int], depth: int) -> tuple[Frac
 class Countdown:
     """1.0 if the completion's expression reaches the target with the row's numbers, else 0.0.
 
-    The row has `numbers` and `target` (the column names can be set; without a target column `prompt.answer` is it). The
-    expression is taken from the last <answer>...</answer>, else the last box, else the last line with an "=" or operator;
-    "= value" behind it must be true. use_all: every number exactly once, else each at most once. partial: reward of a well
-    formed expression that uses the right numbers but misses the target.
+    The row has `numbers` and `target` (the column names can be set; without a target column `prompt.answer` is it).
+    The expression is taken from the last <answer>...</answer>, else the last box, else the last line with an "=" or
+    operator; "= value" behind it must be true. use_all: every number exactly once, else each at most once. partial:
+    reward of a well formed expression that uses the right numbers but misses the target.
     """
 
     numbers: str = "numbers"
@@ -125,6 +126,8 @@ class Countdown:
     def validate(self) -> None:
         columns = {self.numbers: [3, 4, 2], self.target: 14}
         good = ["<answer>(3 + 4) * 2</answer>", "\\boxed{2 \\times (3+4) = 14}", "2*(4+3)", "so: (3+4)×2 = 14"]
-        bad = ["", "14", "<answer>7 * 2</answer>", "<answer>(3+4)*2*1</answer>", "<answer>3+4+2 = 14</answer>",
-               "<answer>(3+4)*2 + 0*9</answer>", "<answer>__import__('os')</answer>", "<answer>2**3+4</answer>"]  # fmt: skip
+        bad = [
+            "", "14", "<answer>7 * 2</answer>", "<answer>(3+4)*2*1</answer>", "<answer>3+4+2 = 14</answer>",
+            "<answer>(3+4)*2 + 0*9</answer>", "<answer>__import__('os')</answer>", "<answer>2**3+4</answer>",
+        ]  # fmt: skip
         expect(self, "", full=good, none=bad, columns=columns, worst=max(0.0, self.partial))

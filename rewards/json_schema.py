@@ -22,9 +22,9 @@ def _refuse_constant(name: str) -> Any:
 class JSONSchema:
     """1.0 for JSON that satisfies the schema, `parses` for other JSON, else 0.0.
 
-    schema: a JSON Schema (draft 2020-12), or "" to take each row's own from `prompt.columns[column]` (an object or JSON
-    text); a row without one is not applicable. fenced: a single ```json block is accepted, else the whole final text must
-    be JSON. Duplicate keys and NaN are refused. Remote references are never fetched.
+    schema: a JSON Schema (draft 2020-12), or "" to take each row's own from `prompt.columns[column]` (an object or
+    JSON text); a row without one is not applicable. fenced: a single ```json block is accepted, else the whole final
+    text must be JSON. Duplicate keys and NaN are refused. Remote references are never fetched.
     """
 
     schema: Mapping[str, Any] = field(default_factory=dict)

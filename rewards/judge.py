@@ -1,8 +1,9 @@
 """LLM judge: another model, behind any OpenAI-compatible endpoint, grades the completion.
 
-The judge is asked for a last line "Score: n"; nothing else of its reply counts. The completion is put between markers that
-carry a random word, and it cannot contain that word, so it cannot close its own quotation; a judge can still be talked
-to, so keep a verifiable reward beside it where there is one. An unreachable or unreadable judge is an error, never a 0.
+The judge is asked for a last line "Score: n"; nothing else of its reply counts. The completion is put between markers
+that carry a random word, and it cannot contain that word, so it cannot close its own quotation; a judge can still be
+talked to, so keep a verifiable reward beside it where there is one. An unreachable or unreadable judge is an error,
+never a 0.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class LLMJudge:
     """The judge's score, scaled from [low, high] to [0, 1].
 
     base_url: up to and with /v1. model: its name there. rubric: what to grade. final_only: show only what follows
-    `</think>`. timeout_s: of one request; parallel: requests at a time. key_variable: environment variable that holds the
-    API key, if one is needed.
+    `</think>`. timeout_s: of one request; parallel: requests at a time. key_variable: the environment variable with the API
+    key, if one is needed.
     """
 
     base_url: str
@@ -102,8 +103,10 @@ class LLMJudge:
         if self.key_variable:
             headers["Authorization"] = f"Bearer {os.environ[self.key_variable]}"
         address = f"{self.base_url.rstrip('/')}/chat/completions"
+        # No proxies from the environment: a judge is named by its address.
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         request = urllib.request.Request(address, json.dumps(body).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.timeout_s) as reply:
+        with opener.open(request, timeout=self.timeout_s) as reply:
             return str(json.load(reply)["choices"][0]["message"]["content"] or "")
 
     def __call__(self, trajectory: Trajectory) -> Score:

@@ -16,7 +16,8 @@ _loaded: dict[tuple[str, str], tuple[Any, Any]] = {}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardModel:
-    """The classifier's logit (or its sigmoid), for `prompt + completion` in the model's own chat template if it has one.
+    """The classifier's logit (or its sigmoid), for `prompt + completion` in the model's own chat template if it has
+    one.
 
     model: local folder or hub id of a sequence classifier with one label. max_tokens: longer texts are cut on the left
     and flagged "cut". scale: "logit" or "sigmoid".

@@ -1,9 +1,9 @@
 """The sandbox seen from outside: start one isolated process, exchange JSON lines under a deadline, kill it.
 
 A ladder of isolation, best first. "namespaces": own user, mount, pid, network and ipc namespaces, a root of read-only
-system folders with one small tmpfs, no capabilities, seccomp. "seccomp": no namespaces; another uid or Landlock, no new
-processes, no sockets, limits. "none": limits only, used only if `Limits(isolation="none")` asks for it. If neither of the
-first two works, running is refused. `isolation_report()` says which works here and why not.
+system folders with one small tmpfs, no capabilities, seccomp. "seccomp": no namespaces; another uid or Landlock, no
+new processes, no sockets, limits. "none": limits only, used only if `Limits(isolation="none")` asks for it. If neither
+of the first two works, running is refused. `isolation_report()` says which works here and why not.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Runs inside the sandbox: isolates itself, then runs one candidate program (or the trusted tests of one).
 
 Started by path as `python -I -S sandbox_child.py CONFIG`, standard library only, nothing of llmrl. CONFIG is JSON:
-role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that carry
-one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the answers are
-compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then foreign code.
+role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that
+carry one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the
+answers are compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then
+foreign code.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import resource
 import struct
 import sys
 
-LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC: ctypes.CDLL = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
     1,

@@ -1,7 +1,8 @@
 """Stdio tests: run a script on one input, and compare what it printed with what was expected.
 
 Comparisons: "strict" wants the same text but for line ends and white space at the end of lines and of the text; "apps"
-follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for decimals).
+follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for
+decimals).
 """
 
 from __future__ import annotations

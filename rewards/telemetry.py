@@ -18,7 +18,8 @@ from llmrl.types import Reward, Score, StatusKind, Trajectory
 
 _EMPTY_REASONING = re.compile(r"<think>\s*</think>")
 _TO_A_JUDGE = re.compile(
-    r"\bscore\s*:\s*\d|ignore (?:all |the )?(?:previous|above)|\b(?:grader|judge|evaluator)s?\b.{0,40}\b(?:must|should|award|give)",
+    r"\bscore\s*:\s*\d|ignore (?:all |the )?(?:previous|above)"
+    r"|\b(?:grader|judge|evaluator)s?\b.{0,40}\b(?:must|should|award|give)",
     re.IGNORECASE,
 )
 

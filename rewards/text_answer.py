@@ -52,7 +52,8 @@ class ExactMatch:
 
 
 _CHOICE_PHRASE = re.compile(
-    r"\b(?:answer|choice|option|solution)(?:\s+(?:is|choice|option))*\s*[:=]?\s*(?:is\s+)?[\s*_]*\(?([A-Za-z])\)?(?![A-Za-z])",
+    r"\b(?:answer|choice|option|solution)(?:\s+(?:is|choice|option))*"
+    r"\s*[:=]?\s*(?:is\s+)?[\s*_]*\(?([A-Za-z])\)?(?![A-Za-z])",
     re.IGNORECASE,
 )
 
@@ -77,7 +78,7 @@ class ChoiceLetter:
         if not said:
             return ""
         if boxes := boxes_of(said):
-            inner = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*", "", boxes[-1][2])
+            inner = re.sub(r"\\(?:textbf|text|mathrm|mathbf)\s*", "", boxes[-1][2])
             return self._only(re.sub(r"[{}()\s.$]", "", inner)) or self._leading(
                 inner.replace("{", "").replace("}", "")
             )
@@ -114,8 +115,8 @@ class ChoiceLetter:
 class PredictedOutput:
     """Code-output prediction: 1.0 if the final text is a Python literal equal to `prompt.answer`, type included.
 
-    Read from the last ```...``` block, `[ANSWER]...[/ANSWER]`, or the whole final text; an `assert f(..) == value` counts as
-    its value. Only literals are read (`ast.literal_eval`); nothing is evaluated. None if the gold is not a literal.
+    Read from the last ```...``` block, `[ANSWER]...[/ANSWER]`, or the whole final text; an `assert f(..) == value` is its
+    value. Only literals are read (`ast.literal_eval`); nothing is evaluated. None if the gold is not a literal.
     """
 
     def __call__(self, trajectory: Trajectory) -> Score:

@@ -1,3 +1,4 @@
+# ruff: noqa: E501
 """Every known way to fool a test harness, tried for real, on each rung of isolation that works here."""
 
 import json

@@ -48,7 +48,8 @@ def test_exact_match_ignores_only_what_it_was_told_to(trajectory):
     ("text", "letter"),
     [
         ("C", "C"), ("(C)", "C"), ("C.", "C"), ("The correct answer is option C.", "C"), ("**C**", "C"),
-        ("A looks right, but the answer is C", "C"), ("The answer is A. Wait, the answer is C.", "C"), ("C) 45 km", "C"),
+        ("A looks right, but the answer is C", "C"), ("The answer is A. Wait, the answer is C.", "C"),
+        ("C) 45 km", "C"),
         ("\\boxed{\\textbf{(C)}}", "C"), ("\\boxed{C) 45}", "C"), ("answer: c", "C"), ("<think>A</think>C", "C"),
         ("", ""), ("A, B or C", ""), ("The answer is B or C", ""), ("(A) (B) (C)", ""), ("Carl", ""), ("F", ""),
         ("A) 1 B) 2 C) 3", ""), ("\\boxed{ABC}", ""), ("I would pick something", ""),
