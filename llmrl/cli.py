@@ -7,6 +7,7 @@ Ctrl-C and SIGTERM after saving.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from pathlib import Path
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+
+from llmrl import checks
+from llmrl.eval.cli import app as eval_app
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe
@@ -28,6 +32,7 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(eval_app, name="eval")
 console = Console(soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
@@ -39,6 +44,7 @@ def main() -> None:
     """Entry point: errors that are the user's to mend are one message and an exit code, not a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
     try:
         app()
     except Exception as error:
@@ -61,7 +67,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
-RUN_ERRORS = {"EngineError", "CheckpointError"}
+RUN_ERRORS = {"EngineError", "CheckpointError", "StorageError", "RankLost"}
 
 
 def _escaped(text: str) -> str:
@@ -86,17 +92,33 @@ def train(
     loaded = load_recipe(recipe, overrides)
     keep_freed_memory()
     parts = resolve(loaded)
+    from llmrl.report.failures import most_frequent
     from llmrl.train.start import run
+    from llmrl.train.telemetry import LimitExceeded
 
-    outcome = run(loaded, parts, console=console, resume=resume, fresh=fresh)
+    quiet_transformers()
+    try:
+        outcome = run(loaded, parts, console=console, resume=resume, fresh=fresh)
+    except LimitExceeded as error:
+        raise LimitExceeded(f"{error}{most_frequent(loaded.run_dir)}") from error
     if outcome.summary:
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
-        console.print(
-            f"stopped by {outcome.interrupted_by} after step {outcome.summary.get('completed_steps')}; continue with\n"
-            f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
-        )
+        if outcome.summary:
+            console.print(
+                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
+            )
         raise typer.Exit(outcome.exit_code)
+
+
+def quiet_transformers() -> None:
+    """Bars for loading and writing weights would tear ours apart; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 def resolve(recipe: Recipe) -> Parts:
@@ -117,18 +139,30 @@ def resolve(recipe: Recipe) -> Parts:
 
 
 def rewards_of(recipe: Recipe) -> Any:
-    """The recipe's reward: the weighted sum of its parts."""
+    """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
     from llmrl.config import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.trl_adapter import TRLReward
 
     parts = {}
     for name, section in recipe.reward.items():
         try:
-            parts[name] = load_reward(section.name, section.args)
-        except (ValueError, TypeError) as error:
+            part = load_reward(section.name, section.args)
+        except ValueError as error:
             raise ConfigError(f"reward.{name}: {error}") from error
+        except TypeError as error:
+            raise ConfigError(f"reward.{name}.args: {error}") from error
+        except (ImportError, SyntaxError) as error:
+            kind = type(error).__name__
+            raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
+        parts[name] = TRLReward(function=part) if _is_trl(part) else part
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
+
+
+def _is_trl(reward: Any) -> bool:
+    """TRL's reward functions take `completions`; ours take one trajectory."""
+    return inspect.isfunction(reward) and "completions" in inspect.signature(reward).parameters
 
 
 def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
@@ -149,35 +183,18 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from llmrl.config import load_recipe
     from llmrl.plan import plan as rows_of
     from llmrl.policy.catalog import MODELS, cache_root
+    from llmrl.policy.catalog import resolve as resolve_model
 
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)
     check_siblings(loaded, algo)
     rewards_of(loaded)
-    source = loaded.model.path
-    if source in MODELS:
-        source = str(cache_root() / "models" / source)
+    name = loaded.model.path
+    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
     table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, source):
+    for what, how_much in rows_of(loaded, algo, str(source)):
         table.add_row(what, how_much)
     console.print(table)
-
-
-@app.command()
-def doctor() -> None:
-    """Look at this machine: what is there, what is missing, what would make it faster."""
-    from rich.table import Table
-
-    from llmrl.doctor import examine
-
-    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
-    table = Table("what", "state", "detail")
-    findings = examine()
-    for finding in findings:
-        table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", _escaped(finding.detail))
-    console.print(table)
-    if any(finding.state == "missing" for finding in findings):
-        raise typer.Exit(1)
 
 
 @app.command("hash")
@@ -207,6 +224,7 @@ def replay(
     from llmrl.policy.catalog import resolve as resolve_model
 
     keep_freed_memory()
+    quiet_transformers()
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
 
@@ -290,6 +308,10 @@ def report(run: RunFolder) -> None:
     from llmrl.report.page import write_report
 
     print(write_report(run))
+
+
+app.command()(checks.doctor)
+app.command()(checks.conformance)
 
 
 if __name__ == "__main__":

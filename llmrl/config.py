@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
+from llmrl.explain import explain
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -129,6 +130,7 @@ class LimitsConfig(_Section):
     max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
     max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
     max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")
+    rank_timeout_s: PositiveFloat = Field(1800.0, description="longest wait of one process for the others")
     max_mismatch: PositiveFloat = Field(1.0, description="mean |sampler - trainer| log-probability, nats per token")
 
 
@@ -213,7 +215,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
     for text in overrides or []:
         _override(data, text)
-    return parse_recipe(data, where=str(file))
+    return parse_recipe(data, where=f"{file} with {' '.join(overrides)}" if overrides else str(file))
 
 
 def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
@@ -221,7 +223,7 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from error
+        raise ConfigError(f"{where} is not a valid recipe:\n" + explain(error, Recipe)) from error
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -237,12 +239,6 @@ def recipe_schema() -> str:
 def recipes_folder() -> Path:
     """Where the packaged recipes lie."""
     return Path(__file__).parent / "recipes"
-
-
-def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """ "; did you mean x?" if something known is near, else the list of what is known."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def _missing(file: Path) -> str:
@@ -269,35 +265,5 @@ def _override(data: dict[str, Any], text: str) -> None:
     try:
         node[parts[-1]] = yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
-
-
-def _explain(error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            parent = _fields_at(item["loc"][:-1])
-            hint = nearest(str(item["loc"][-1]), parent) if parent else ""
-            lines.append(f"{place}: unknown key; {hint}")
-        elif item["type"] == "missing":
-            lines.append(f"{place}: missing; add it")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            value = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            lines.append(f"{place}: {message}{value}" if place else message)
-    return f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = _section_of(model.model_fields[str(part)].annotation)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _section_of(annotation: Any) -> Any:
-    """The section model inside `Section | None` or `dict[str, Section]`."""
-    inner = [annotation, *getattr(annotation, "__args__", ())]
-    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error

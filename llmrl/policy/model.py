@@ -11,7 +11,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import ConfigError, LoraConfig, ModelConfig, nearest
+from llmrl.config import ConfigError, LoraConfig, ModelConfig
+from llmrl.explain import nearest
 from llmrl.policy.forward import same_attention_again
 
 ADAPTER_PREFIX = "base_model.model."
