@@ -35,8 +35,6 @@ app = typer.Typer(
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
-app.command()(checks.doctor)
-app.command()(checks.conformance)
 console = Console(soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
@@ -84,7 +82,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
-RUN_ERRORS = {"EngineError", "CheckpointError"}
+RUN_ERRORS = {"EngineError", "CheckpointError", "StorageError", "RankLost"}
 
 
 def _escaped(text: str) -> str:
@@ -123,10 +121,11 @@ def train(
     if outcome.summary:
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
-        console.print(
-            f"stopped by {outcome.interrupted_by} after step {outcome.summary.get('completed_steps')}; continue with\n"
-            f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
-        )
+        if outcome.summary:
+            console.print(
+                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
+            )
         raise typer.Exit(outcome.exit_code)
 
 
@@ -179,12 +178,13 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.config import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
     from llmrl.rewards.trl_adapter import TRLReward
 
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
         try:
-            part = load_reward(section.name, section.args)
+            part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
         except ValueError as error:
             raise ConfigError(f"reward.{name}: {error}") from error
         except TypeError as error:
@@ -192,7 +192,12 @@ def rewards_of(recipe: Recipe) -> Any:
         except (ImportError, SyntaxError) as error:
             kind = type(error).__name__
             raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
-        parts[name] = TRLReward(function=part) if _is_trl(part) else part
+        trl = _is_trl(part)
+        parts[name] = TRLReward(function=part) if trl else part
+        if section.isolated:
+            built, args = (parts[name], None) if trl else (section.name, section.args)
+            pool = RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s)
+            parts[name] = IsolatedReward(pool)
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 
@@ -343,6 +348,10 @@ def report(run: RunFolder) -> None:
     from llmrl.report.page import write_report
 
     print(write_report(run))
+
+
+app.command()(checks.doctor)
+app.command()(checks.conformance)
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ class RewardConfig(_Section):
     name: str = Field(description="import path, such as llmrl.rewards.exact_number:ExactNumber")
     args: dict[str, Any] = Field(default_factory=dict)
     weight: float = 1.0
+    isolated: bool = Field(True, description="score in worker processes that are killed when they hang")
+    timeout_s: PositiveFloat = Field(
+        30.0, description="a call for one trajectory is killed and counted after this long"
+    )
+    step_timeout_s: PositiveFloat = Field(300.0, description="the same for all trajectories of a step")
 
 
 class TrainConfig(_Section):
@@ -131,6 +136,7 @@ class LimitsConfig(_Section):
     max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
     max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
     max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")
+    rank_timeout_s: PositiveFloat = Field(1800.0, description="longest wait of one process for the others")
     max_mismatch: PositiveFloat = Field(1.0, description="mean |sampler - trainer| log-probability, nats per token")
 
 

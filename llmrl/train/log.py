@@ -78,10 +78,10 @@ class Log:
         if self._main and not self._console.is_terminal:
             self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False)
         skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
-        return replace(state, step=step, skipped_in_a_row=skipped)
+        return replace(state, step=step, skipped_in_a_row=skipped, accuracy=None)
 
     def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
-        """Record an evaluation of the held-out problems; returns the state with the best step noted."""
+        """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""
         self._append("eval", state.step, metrics)
         accuracy = metrics["eval/accuracy"]
         self._accuracy = f"  held-out {accuracy:.3f}"
@@ -91,9 +91,7 @@ class Log:
                 f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
                 highlight=False,
             )
-        if state.step > 0 and (state.best is None or accuracy > state.best):
-            state = replace(state, best=accuracy, best_step=state.step)
-        return state
+        return replace(state, accuracy=accuracy)
 
     def say(self, text: str) -> None:
         if self._main:
