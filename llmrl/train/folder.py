@@ -203,8 +203,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def write_summary(run: Path, *, recipe: Recipe, status: str) -> dict[str, Any]:
-    """Sum up metrics.jsonl into summary.json: what a run gives, in one look. Wall times are those of the kept steps."""
+def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float = 0.0) -> dict[str, Any]:
+    """Sum up metrics.jsonl into summary.json: what a run gives, in one look. Wall times are those of the kept steps.
+
+    `checkpoint_s` is the time of the last checkpoint, which no step's row holds.
+    """
     rows = read_metrics(run)
     train = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
@@ -212,7 +215,8 @@ def write_summary(run: Path, *, recipe: Recipe, status: str) -> dict[str, Any]:
         name.removeprefix("time/"): round(sum(row.get(name) or 0.0 for row in [*train, *evals]), 2)
         for name in sorted({name for row in rows for name in row if name.startswith("time/")} - {"time/step"})
     }
-    wall = sum(row.get("time/step") or 0.0 for row in train)
+    seconds["checkpoint"] = round(seconds.get("checkpoint", 0.0) + checkpoint_s, 2)
+    wall = sum(row.get("time/step") or 0.0 for row in train) + checkpoint_s
     tokens = sum(row.get("tokens/sampled") or 0.0 for row in train)
     first, last = (evals[0], evals[-1]) if evals else ({}, {})
     summary = {

@@ -87,7 +87,10 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
             job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
             state = _train_to_end(job, state)
             status = "finished" if state.step == recipe.train.steps else "interrupted"
-            summary = write_summary(recipe.run_dir, recipe=recipe, status=status) if world.main else {}
+            summary = {}
+            if world.main:
+                late = job.log.unaccounted_s
+                summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
             code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
         return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
 
