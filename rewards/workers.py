@@ -255,7 +255,7 @@ class WorkerPool:
                         self._idle.append(worker)
 
     def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"") -> bytes:
-        """One request with its own deadline; waiting for a free worker and `prepare` (imports, sent before) do not count.
+        """One request on its own deadline; waiting for a free worker, and `prepare` (sent before), do not count.
 
         Retries once on WorkerDied.
         """
