@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 import os
 import sys
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,14 +39,26 @@ console = Console(soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]
+
+
+def _existing_run(run: Path) -> Path:
+    if any((run / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "summary.json")):
+        return run
+    if run.is_dir():
+        raise FileNotFoundError(f"{run} is not a run folder: it holds no recipe.yaml and no metrics.jsonl")
+    near = get_close_matches(run.name, [path.name for path in run.parent.glob("*/")], n=1)
+    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / near[0]}?" if near else ""))
+
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=_existing_run)]
 
 
 def main() -> None:
     """Entry point: errors that are the user's to mend are one message and an exit code, not a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
     try:
         app()
     except Exception as error:
@@ -59,7 +73,8 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error whose message is all a user needs; None for a defect of ours."""
-    names = {kind.__name__ for kind in type(error).__mro__}
+    ours = [kind for kind in type(error).__mro__ if kind.__module__.partition(".")[0] in ("llmrl", "builtins")]
+    names = {kind.__name__ for kind in ours}
     for code, known in ((2, USER_ERRORS), (3, {"LimitExceeded"}), (1, RUN_ERRORS)):
         if names & known:
             return code
@@ -84,12 +99,14 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
-    from llmrl.config import ConfigError, load_recipe
+    from llmrl.config import ConfigError, check_same_run, load_recipe
     from llmrl.memory import keep_freed_memory
 
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
     loaded = load_recipe(recipe, overrides)
+    if resume:
+        check_same_run(loaded)
     keep_freed_memory()
     parts = resolve(loaded)
     from llmrl.report.failures import most_frequent
@@ -125,17 +142,35 @@ def resolve(recipe: Recipe) -> Parts:
     """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
-    from llmrl.policy.catalog import resolve as resolve_model
     from llmrl.rewards.border import score_all
     from llmrl.train.start import Parts
 
-    reward = rewards_of(recipe)
+    check_trackers(recipe)
+    algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
     return Parts(
-        algo=build_algorithm(recipe.algo),
+        algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=str(resolve_model(recipe.model.path, report=lambda text: console.print(text, highlight=False))),
+        source=model_folder(recipe.model.path),
     )
+
+
+def model_folder(path: str) -> str:
+    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet."""
+    from llmrl.policy.catalog import resolve as resolve_model
+    from llmrl.policy.hub import fetch
+
+    found = resolve_model(path, report=lambda text: console.print(text, highlight=False))
+    return str(fetch(found) if isinstance(found, str) else found)
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raise ConfigError for a tracker that is not installed."""
+    from llmrl.config import ConfigError
+
+    for name in recipe.tracking.to:
+        if find_spec(name) is None:
+            raise ConfigError(f"tracking.to={name} needs a package that is missing: pip install 'llmrl[{name}]'")
 
 
 def rewards_of(recipe: Recipe) -> Any:
@@ -219,7 +254,7 @@ def hash_(run: RunFolder) -> None:
 @app.command()
 def replay(
     run: RunFolder,
-    step: Annotated[int, typer.Option(help="Which step; 1 is the first.")],
+    step: Annotated[int, typer.Option(help="Which step; 1 is the first.", min=1)],
     algo: Annotated[Path | None, typer.Option(help="A recipe whose algo section is tried on the same data.")] = None,
 ) -> None:
     """Repeat a stored step's update without an engine, and compare loss and gradient norm with the recorded ones."""
@@ -227,7 +262,6 @@ def replay(
 
     from llmrl.algos.build import build_algorithm
     from llmrl.memory import keep_freed_memory
-    from llmrl.policy.catalog import resolve as resolve_model
 
     keep_freed_memory()
     quiet_transformers()
@@ -236,7 +270,7 @@ def replay(
 
     recipe = stored_recipe(run)
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=str(resolve_model(recipe.model.path)))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=model_folder(recipe.model.path))
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:
@@ -299,8 +333,8 @@ def models_pull(name: Annotated[str, typer.Argument(help="A name of `llmrl model
 @app.command()
 def samples(
     run: RunFolder,
-    step: Annotated[int | None, typer.Option(help="Which step; default: the last stored.")] = None,
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 8,
+    step: Annotated[int | None, typer.Option(help="Which step; default: the last stored.", min=1)] = None,
+    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 8,
 ) -> None:
     """Show completions of a step with their rewards, coloured by advantage."""
     from llmrl.report.samples import show_samples

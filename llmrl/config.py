@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -220,7 +221,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
     for text in overrides or []:
         _override(data, text)
-    return parse_recipe(data, where=f"{file} with {' '.join(overrides)}" if overrides else str(file))
+    return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
 
 
 def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
@@ -229,6 +230,36 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
         return Recipe.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{where} is not a valid recipe:\n" + explain(error, Recipe)) from error
+
+
+# What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
+MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
+              "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
+              "rollout.stall_timeout_s", "rollout.start_timeout_s")  # fmt: skip
+
+
+def check_same_run(recipe: Recipe) -> None:
+    """Raise ConfigError if the run folder holds a run of a recipe that differs in more than MAY_CHANGE."""
+    file = recipe.run_dir / "recipe.yaml"
+    if not file.is_file():
+        return
+    before, now = (dict(_flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    changed = [key for key in keys if not key.startswith(MAY_CHANGE)]
+    if changed:
+        lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        raise ConfigError(
+            f"{recipe.run_dir} is a run of another recipe; resume with its values, or start a run with another name=...\n"
+            + "\n".join(lines)
+        )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -268,7 +299,14 @@ def _override(data: dict[str, Any], text: str) -> None:
             raise ConfigError(f"override {text!r}: {part} holds {child!r}, not a section")
         node = child
     try:
-        node[parts[-1]] = yaml.safe_load(value)
+        node[parts[-1]] = _with_spaces(yaml.safe_load(value), text)
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
         raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
+
+
+def _with_spaces(value: Any, text: str) -> Any:
+    """YAML reads {low:1} as the key "low:1" without a value, which nobody means."""
+    if isinstance(value, dict) and any(":" in str(key) and item is None for key, item in value.items()):
+        raise ConfigError(f"override {text!r}: YAML wants a space after the colon, {{key: value}}")
+    return value

@@ -98,7 +98,7 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
 
 
 def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
-    if not _started(folder):
+    if not _started(folder) or not (resume or _has_begun(folder)):
         (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
         _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     elif resume:
@@ -112,6 +112,13 @@ def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
 
 def _started(folder: Path) -> bool:
     return (folder / "recipe.yaml").exists()
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is anything to lose. A run that failed on its data or its model has not begun: its name is free."""
+    metrics = folder / "metrics.jsonl"
+    written = metrics.exists() and metrics.stat().st_size > 0
+    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints"))
 
 
 def _check_same_model(folder: Path, recipe: Recipe) -> None:

@@ -10,6 +10,11 @@ import numpy as np
 from llmrl.config import LimitsConfig
 from llmrl.types import StatusKind, Trajectory
 
+ADVICE = {
+    "mismatch/mean_abs_logprob": " nats per token: the sampler draws from another distribution than the trainer learns; "
+    "top_p, top_k and min_p do that by their nature (raise the limit), a wrong dtype or chat template by mistake",
+}
+
 
 class LimitExceeded(RuntimeError):
     """A health limit of the recipe was passed; the run stops instead of training on garbage."""
@@ -58,7 +63,9 @@ def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_
     for name, (key, bound) in bounds.items():
         value = metrics.get(name, 0.0)
         if value > bound:
-            raise LimitExceeded(f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}")
+            raise LimitExceeded(
+                f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}{ADVICE.get(name, '')}"
+            )
     if skipped_in_a_row > limits.max_skipped_updates:
         raise LimitExceeded(
             f"step {step}: {skipped_in_a_row} updates in a row had a non-finite loss or gradient, more than "
