@@ -44,9 +44,9 @@ _SCORE = re.compile(r"^\W*score\W*?\s*:?\s*\**\s*(-?\d+(?:\.\d+)?)\s*(?:/\s*\d+)
 class LLMJudge:
     """The judge's score, scaled from [low, high] to [0, 1].
 
-    base_url: up to and with /v1. model: its name there. rubric: what to grade. final_only: show only what follows
-    `</think>`. timeout_s: of one request; parallel: requests at a time. key_variable: the environment variable with the API
-    key, if one is needed.
+    base_url: up to and with /v1. model: its name there. rubric: what to grade. final_only: show only what
+    follows `</think>`. timeout_s: of one request; parallel: requests at a time. key_variable: the environment
+    variable with the API key, if one is needed.
     """
 
     base_url: str

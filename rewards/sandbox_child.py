@@ -250,7 +250,7 @@ def main() -> None:
     first = read_line(requests)
     sys.argv = ["program.py"]
     sys.path.insert(0, "")
-    scope = {"LIBC": LIBC}
+    scope: dict = {}
     exec(compile(first["runner"], "<runner>", "exec"), scope)  # the trusted half: sandbox_runner.py
     scope["run"](config["role"], first, lambda: read_line(requests), send)
 

@@ -61,8 +61,8 @@ def encode(value: Any, keep: Any = None, depth: int = 0) -> Any:
     if issubclass(kind, dict):
         pairs = dict.items(value)
         return {"dict": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in pairs]}
-    if kind is type and _BUILTIN_TYPES.get(value.__name__) is value:
-        return {"type": value.__name__}
+    if kind is type and (named := [name for name, known in _BUILTIN_TYPES.items() if known is value]):
+        return {"type": named[0]}
     if kind is range:
         return {"range": [value.start, value.stop, value.step]}
     if keep is None:
@@ -186,8 +186,9 @@ def run_tester(receive: Any, send: Any) -> None:
         answer = receive()
         if "error" in answer:
             kind = getattr(builtins, answer["error"], None)
-            usable = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if usable else RuntimeError)(answer["text"]) if usable else RuntimeError(answer["error"])
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                raise kind(answer["text"])
+            raise RuntimeError(answer["error"])
         return decode(answer["value"], lambda number: Opaque(number, ask))
 
     def stub(name: str) -> Any:

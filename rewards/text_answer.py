@@ -115,8 +115,8 @@ class ChoiceLetter:
 class PredictedOutput:
     """Code-output prediction: 1.0 if the final text is a Python literal equal to `prompt.answer`, type included.
 
-    Read from the last ```...``` block, `[ANSWER]...[/ANSWER]`, or the whole final text; an `assert f(..) == value` is its
-    value. Only literals are read (`ast.literal_eval`); nothing is evaluated. None if the gold is not a literal.
+    Read from the last ```...``` block, `[ANSWER]...[/ANSWER]`, or the whole final text; an `assert f(..) == value`
+    is its value. Only literals are read (`ast.literal_eval`); nothing is evaluated. None if the gold is not a literal.
     """
 
     def __call__(self, trajectory: Trajectory) -> Score:

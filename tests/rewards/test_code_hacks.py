@@ -56,7 +56,7 @@ HACKS = {
     "    except OSError: pass\ndef f(x):\n    m = re.search(rf'assert f.{x}. == (\\d+)', found)\n    return int(m.group(1)) if m else 0",
     "gc and frames": "import gc, sys\ndef f(x):\n    for o in gc.get_objects():\n        if isinstance(o, str) and o.startswith('assert f'):\n"
     "            return eval(o.partition('==')[2])\n    return 0",
-    "reads test files": "import os\nfound = ''\nfor root in ('.', '/tmp', '/work', '/root', '/home'):\n    for d, _, names in os.walk(root):\n"
+    "reads test files": "import os\nfound = ''\nfor root in ('.', '/tmp', '/root', '/home', '/srv'):\n    for d, _, names in os.walk(root):\n"
     "        for n in names[:200]:\n            try: found += open(os.path.join(d, n)).read(20000)\n"
     "            except (OSError, UnicodeDecodeError): pass\n        if len(found) > 10**6: break\n"
     "def f(x):\n    return 9 if 'assert f(3)' in found else 0",

