@@ -22,7 +22,7 @@ from llmrl import checks
 from llmrl.eval.cli import app as eval_app
 
 if TYPE_CHECKING:
-    from llmrl.config import Recipe
+    from llmrl.config import Recipe, RewardConfig
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -178,7 +178,6 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.config import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
-    from llmrl.rewards.pool import IsolatedReward, RewardPool
     from llmrl.rewards.trl_adapter import TRLReward
 
     parts: dict[str, Any] = {}
@@ -192,13 +191,19 @@ def rewards_of(recipe: Recipe) -> Any:
         except (ImportError, SyntaxError) as error:
             kind = type(error).__name__
             raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
-        trl = _is_trl(part)
-        parts[name] = TRLReward(function=part) if trl else part
-        if section.isolated:
-            built, args = (parts[name], None) if trl else (section.name, section.args)
-            pool = RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s)
-            parts[name] = IsolatedReward(pool)
+        if _is_trl(part):
+            part = TRLReward(function=part)
+        parts[name] = _isolated(section, part) if section.isolated else part
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
+
+
+def _isolated(section: RewardConfig, part: Any) -> Any:
+    """The reward in killable workers, which build their own from its name; what an adapter wraps is sent as it is."""
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
+    from llmrl.rewards.trl_adapter import TRLReward
+
+    built, args = (part, None) if isinstance(part, TRLReward) else (section.name, section.args)
+    return IsolatedReward(RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s))
 
 
 def _is_trl(reward: Any) -> bool:
