@@ -23,6 +23,9 @@ test: $(INSTALLED)  ## the test suite
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
 
+durability: $(INSTALLED)  ## kill runs at many moments, resume them, compare; ends with {"kills": N, "equal": N}
+	$(BIN)/python -m tests.durability $(ARGS)
+
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

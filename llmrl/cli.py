@@ -7,16 +7,22 @@ Ctrl-C and SIGTERM after saving.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
+from llmrl import checks
+from llmrl.eval.cli import app as eval_app
+
 if TYPE_CHECKING:
-    from llmrl.config import Recipe
+    from llmrl.config import Recipe, RewardConfig
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -28,17 +34,31 @@ app = typer.Typer(
 )
 models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
+app.add_typer(eval_app, name="eval")
 console = Console(soft_wrap=True)
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.")]
+
+
+def _existing_run(run: Path) -> Path:
+    if any((run / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "summary.json")):
+        return run
+    if run.is_dir():
+        raise FileNotFoundError(f"{run} is not a run folder: it holds no recipe.yaml and no metrics.jsonl")
+    near = get_close_matches(run.name, [path.name for path in run.parent.glob("*/")], n=1)
+    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / near[0]}?" if near else ""))
+
+
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=_existing_run)]
 
 
 def main() -> None:
     """Entry point: errors that are the user's to mend are one message and an exit code, not a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
     try:
         app()
     except Exception as error:
@@ -53,7 +73,8 @@ def main() -> None:
 
 def _exit_code(error: Exception) -> int | None:
     """The exit code of an error whose message is all a user needs; None for a defect of ours."""
-    names = {kind.__name__ for kind in type(error).__mro__}
+    ours = [kind for kind in type(error).__mro__ if kind.__module__.partition(".")[0] in ("llmrl", "builtins")]
+    names = {kind.__name__ for kind in ours}
     for code, known in ((2, USER_ERRORS), (3, {"LimitExceeded"}), (1, RUN_ERRORS)):
         if names & known:
             return code
@@ -61,7 +82,7 @@ def _exit_code(error: Exception) -> int | None:
 
 
 USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
-RUN_ERRORS = {"EngineError", "CheckpointError"}
+RUN_ERRORS = {"EngineError", "CheckpointError", "StorageError", "RankLost"}
 
 
 def _escaped(text: str) -> str:
@@ -78,57 +99,116 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
-    from llmrl.config import ConfigError, load_recipe
+    from llmrl.config import ConfigError, check_same_run, load_recipe
     from llmrl.memory import keep_freed_memory
 
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
     loaded = load_recipe(recipe, overrides)
+    if resume:
+        check_same_run(loaded)
     keep_freed_memory()
     parts = resolve(loaded)
+    from llmrl.report.failures import most_frequent
     from llmrl.train.start import run
+    from llmrl.train.telemetry import LimitExceeded
 
-    outcome = run(loaded, parts, console=console, resume=resume, fresh=fresh)
+    quiet_transformers()
+    try:
+        outcome = run(loaded, parts, console=console, resume=resume, fresh=fresh)
+    except LimitExceeded as error:
+        raise LimitExceeded(f"{error}{most_frequent(loaded.run_dir)}") from error
     if outcome.summary:
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
-        console.print(
-            f"stopped by {outcome.interrupted_by} after step {outcome.summary.get('completed_steps')}; continue with\n"
-            f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
-        )
+        if outcome.summary:
+            console.print(
+                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
+            )
         raise typer.Exit(outcome.exit_code)
+
+
+def quiet_transformers() -> None:
+    """Bars for loading and writing weights would tear ours apart; downloads keep theirs."""
+    from huggingface_hub.utils import enable_progress_bars
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    enable_progress_bars()
 
 
 def resolve(recipe: Recipe) -> Parts:
     """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
-    from llmrl.policy.catalog import resolve as resolve_model
     from llmrl.rewards.border import score_all
     from llmrl.train.start import Parts
 
-    reward = rewards_of(recipe)
+    check_trackers(recipe)
+    algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
     return Parts(
-        algo=build_algorithm(recipe.algo),
+        algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=str(resolve_model(recipe.model.path, report=lambda text: console.print(text, highlight=False))),
+        source=model_folder(recipe.model.path),
     )
 
 
+def model_folder(path: str) -> str:
+    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet."""
+    from llmrl.policy.catalog import resolve as resolve_model
+    from llmrl.policy.hub import fetch
+
+    found = resolve_model(path, report=lambda text: console.print(text, highlight=False))
+    return str(fetch(found) if isinstance(found, str) else found)
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raise ConfigError for a tracker that is not installed."""
+    from llmrl.config import ConfigError
+
+    for name in recipe.tracking.to:
+        if find_spec(name) is None:
+            raise ConfigError(f"tracking.to={name} needs a package that is missing: pip install 'llmrl[{name}]'")
+
+
 def rewards_of(recipe: Recipe) -> Any:
-    """The recipe's reward: the weighted sum of its parts."""
+    """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
     from llmrl.config import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.trl_adapter import TRLReward
 
-    parts = {}
+    parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
         try:
-            parts[name] = load_reward(section.name, section.args)
-        except (ValueError, TypeError) as error:
+            part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
+        except ValueError as error:
             raise ConfigError(f"reward.{name}: {error}") from error
+        except TypeError as error:
+            raise ConfigError(f"reward.{name}.args: {error}") from error
+        except (ImportError, SyntaxError) as error:
+            kind = type(error).__name__
+            raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
+        if _is_trl(part):
+            part = TRLReward(function=part)
+        parts[name] = _isolated(section, part) if section.isolated else part
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
+
+
+def _isolated(section: RewardConfig, part: Any) -> Any:
+    """The reward in killable workers, which build their own from its name; what an adapter wraps is sent as it is."""
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
+    from llmrl.rewards.trl_adapter import TRLReward
+
+    built, args = (part, None) if isinstance(part, TRLReward) else (section.name, section.args)
+    return IsolatedReward(RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s))
+
+
+def _is_trl(reward: Any) -> bool:
+    """TRL's reward functions take `completions`; ours take one trajectory."""
+    return inspect.isfunction(reward) and "completions" in inspect.signature(reward).parameters
 
 
 def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
@@ -149,35 +229,18 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     from llmrl.config import load_recipe
     from llmrl.plan import plan as rows_of
     from llmrl.policy.catalog import MODELS, cache_root
+    from llmrl.policy.catalog import resolve as resolve_model
 
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)
     check_siblings(loaded, algo)
     rewards_of(loaded)
-    source = loaded.model.path
-    if source in MODELS:
-        source = str(cache_root() / "models" / source)
+    name = loaded.model.path
+    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
     table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, source):
+    for what, how_much in rows_of(loaded, algo, str(source)):
         table.add_row(what, how_much)
     console.print(table)
-
-
-@app.command()
-def doctor() -> None:
-    """Look at this machine: what is there, what is missing, what would make it faster."""
-    from rich.table import Table
-
-    from llmrl.doctor import examine
-
-    colours = {"ok": "green", "warn": "yellow", "missing": "red"}
-    table = Table("what", "state", "detail")
-    findings = examine()
-    for finding in findings:
-        table.add_row(finding.what, f"[{colours[finding.state]}]{finding.state}[/]", _escaped(finding.detail))
-    console.print(table)
-    if any(finding.state == "missing" for finding in findings):
-        raise typer.Exit(1)
 
 
 @app.command("hash")
@@ -196,7 +259,7 @@ def hash_(run: RunFolder) -> None:
 @app.command()
 def replay(
     run: RunFolder,
-    step: Annotated[int, typer.Option(help="Which step; 1 is the first.")],
+    step: Annotated[int, typer.Option(help="Which step; 1 is the first.", min=1)],
     algo: Annotated[Path | None, typer.Option(help="A recipe whose algo section is tried on the same data.")] = None,
 ) -> None:
     """Repeat a stored step's update without an engine, and compare loss and gradient norm with the recorded ones."""
@@ -204,15 +267,15 @@ def replay(
 
     from llmrl.algos.build import build_algorithm
     from llmrl.memory import keep_freed_memory
-    from llmrl.policy.catalog import resolve as resolve_model
 
     keep_freed_memory()
+    quiet_transformers()
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
 
     recipe = stored_recipe(run)
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=str(resolve_model(recipe.model.path)))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=model_folder(recipe.model.path))
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:
@@ -275,8 +338,8 @@ def models_pull(name: Annotated[str, typer.Argument(help="A name of `llmrl model
 @app.command()
 def samples(
     run: RunFolder,
-    step: Annotated[int | None, typer.Option(help="Which step; default: the last stored.")] = None,
-    n: Annotated[int, typer.Option("-n", help="How many.")] = 8,
+    step: Annotated[int | None, typer.Option(help="Which step; default: the last stored.", min=1)] = None,
+    n: Annotated[int, typer.Option("-n", help="How many.", min=1)] = 8,
 ) -> None:
     """Show completions of a step with their rewards, coloured by advantage."""
     from llmrl.report.samples import show_samples
@@ -290,6 +353,11 @@ def report(run: RunFolder) -> None:
     from llmrl.report.page import write_report
 
     print(write_report(run))
+
+
+app.add_typer(checks.rewards_app, name="rewards")
+app.command()(checks.doctor)
+app.command()(checks.conformance)
 
 
 if __name__ == "__main__":

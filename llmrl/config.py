@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat
 from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-
+from llmrl.explain import explain
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -88,6 +89,11 @@ class RewardConfig(_Section):
     name: str = Field(description="import path, such as llmrl.rewards.exact_number:ExactNumber")
     args: dict[str, Any] = Field(default_factory=dict)
     weight: float = 1.0
+    isolated: bool = Field(True, description="score in worker processes that are killed when they hang")
+    timeout_s: PositiveFloat = Field(
+        30.0, description="a call for one trajectory is killed and counted after this long"
+    )
+    step_timeout_s: PositiveFloat = Field(300.0, description="the same for all trajectories of a step")
 
 
 class TrainConfig(_Section):
@@ -130,6 +136,7 @@ class LimitsConfig(_Section):
     max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
     max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
     max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")
+    rank_timeout_s: PositiveFloat = Field(1800.0, description="longest wait of one process for the others")
     max_mismatch: PositiveFloat = Field(1.0, description="mean |sampler - trainer| log-probability, nats per token")
 
 
@@ -214,7 +221,7 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
         raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
     for text in overrides or []:
         _override(data, text)
-    return parse_recipe(data, where=str(file))
+    return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
 
 
 def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
@@ -222,7 +229,37 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
     try:
         return Recipe.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_explain(error, where)) from error
+        raise ConfigError(f"{where} is not a valid recipe:\n" + explain(error, Recipe)) from error
+
+
+# What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
+MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
+              "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
+              "rollout.stall_timeout_s", "rollout.start_timeout_s")  # fmt: skip
+
+
+def check_same_run(recipe: Recipe) -> None:
+    """Raise ConfigError if the run folder holds a run of a recipe that differs in more than MAY_CHANGE."""
+    file = recipe.run_dir / "recipe.yaml"
+    if not file.is_file():
+        return
+    before, now = (dict(_flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
+    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
+    changed = [key for key in keys if not key.startswith(MAY_CHANGE)]
+    if changed:
+        lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
+        raise ConfigError(
+            f"{recipe.run_dir} is a run of another recipe; resume with its values, or start a run with another name=...\n"
+            + "\n".join(lines)
+        )
+
+
+def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in data.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def dump_recipe(recipe: Recipe) -> str:
@@ -238,12 +275,6 @@ def recipe_schema() -> str:
 def recipes_folder() -> Path:
     """Where the packaged recipes lie."""
     return Path(__file__).parent / "recipes"
-
-
-def nearest(name: str, known: list[str] | tuple[str, ...]) -> str:
-    """ "; did you mean x?" if something known is near, else the list of what is known."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"
 
 
 def _missing(file: Path) -> str:
@@ -268,37 +299,14 @@ def _override(data: dict[str, Any], text: str) -> None:
             raise ConfigError(f"override {text!r}: {part} holds {child!r}, not a section")
         node = child
     try:
-        node[parts[-1]] = yaml.safe_load(value)
+        node[parts[-1]] = _with_spaces(yaml.safe_load(value), text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {text!r}: the value is not valid YAML: {error}") from error
+        reason = getattr(error, "problem", None) or error
+        raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
 
 
-def _explain(error: ValidationError, where: str) -> str:
-    lines = []
-    for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            parent = _fields_at(item["loc"][:-1])
-            hint = nearest(str(item["loc"][-1]), parent) if parent else ""
-            lines.append(f"{place}: unknown key; {hint}")
-        elif item["type"] == "missing":
-            lines.append(f"{place}: missing; add it")
-        else:
-            message = item["msg"].removeprefix("Value error, ")
-            value = "" if item["type"] == "value_error" else f" (got {item['input']!r})"
-            lines.append(f"{place}: {message}{value}" if place else message)
-    return f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)
-
-
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    model: Any = Recipe
-    for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = _section_of(model.model_fields[str(part)].annotation)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
-
-
-def _section_of(annotation: Any) -> Any:
-    """The section model inside `Section | None` or `dict[str, Section]`."""
-    inner = [annotation, *getattr(annotation, "__args__", ())]
-    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+def _with_spaces(value: Any, text: str) -> Any:
+    """YAML reads {low:1} as the key "low:1" without a value, which nobody means."""
+    if isinstance(value, dict) and any(":" in str(key) and item is None for key, item in value.items()):
+        raise ConfigError(f"override {text!r}: YAML wants a space after the colon, {{key: value}}")
+    return value

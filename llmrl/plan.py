@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from llmrl.batch import Algorithm
 from llmrl.config import Recipe
+from llmrl.data.files import is_file_source
+from llmrl.data.generators import is_generator
+from llmrl.data.source import load_train_eval
+from llmrl.seeding import key
 
 BYTES = {"bfloat16": 2, "float32": 4}
 GIB = 2**30
+NEEDED = {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +29,11 @@ class ModelSize:
 
 
 def model_size(source: str) -> ModelSize | None:
-    """Sizes of a local model folder; None for a hub id, which would have to be downloaded first."""
+    """Sizes of a local model folder; None for a hub id, which is not here yet, and for a config that is not Llama-like."""
     file = Path(source) / "config.json"
-    if not file.is_file():
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    if not set(config) >= NEEDED:
         return None
-    config = json.loads(file.read_text())
     hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
     heads = config["num_attention_heads"]
     head = config.get("head_dim") or hidden // heads
@@ -45,7 +50,7 @@ def model_size(source: str) -> ModelSize | None:
 
 
 def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
-    """(what, how much) rows about a run of `recipe`."""
+    """(what, how much) rows about a run of `recipe`. Raises DataError for data that training would refuse."""
     rollout, train = recipe.rollout, recipe.train
     samples = rollout.prompts_per_step * rollout.group_size
     updates = recipe.updates_per_step
@@ -57,8 +62,9 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{source}, {recipe.model.dtype}" + (f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else "")),
-        ("algorithm", f"{recipe.algo['name']}: {algo}"),
-        ("needs", ", ".join(sorted(algo.needs)) or "nothing beyond the rollouts"),
+        ("data", _data(recipe)),
+        ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
+        ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
         ("steps", f"{train.steps}"),
         ("prompts per step", f"{rollout.prompts_per_step}"),
         ("samples per step", f"{samples} ({rollout.group_size} for each prompt)"),
@@ -76,8 +82,24 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
         rows.append(("note", bias))
     size = model_size(source)
     if size is None:
-        return [*rows, ("memory", "unknown until the model is downloaded")]
+        return [*rows, ("memory", "unknown: the model is not here yet, or its config.json has no familiar sizes")]
     return rows + _memory(recipe, algo, size)
+
+
+def _data(recipe: Recipe) -> str:
+    """Counts of what generators and files give; a data set on the hub is not fetched."""
+    held_out = recipe.eval.data.over(recipe.data)
+    remote = [c.source for c in (recipe.data, held_out) if not (is_generator(c.source) or is_file_source(c.source))]
+    if any("/" in source for source in remote):
+        return f"{recipe.data.source}, looked at when training starts"
+    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
+    return f"{recipe.data.source}: {len(train_rows):,} problems to train on, {len(eval_rows):,} held out"
+
+
+def _settings(algo: Algorithm) -> str:
+    """The hyper-parameters, those that are off left out."""
+    values = {field.name: getattr(algo, field.name) for field in fields(algo)}  # type: ignore[arg-type]
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value not in (None, 0.0))
 
 
 def _evaluation(recipe: Recipe) -> str:

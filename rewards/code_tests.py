@@ -1,10 +1,10 @@
 """Code reward: run a program against tests in the sandbox. `run_program`, and `CodeTests` as a Reward.
 
-Function tests: `assert f(1) == 2` and `[arguments, expected]` are split, so that the candidate's process is only asked for
-`f(1)` and the value is compared here, on exact builtin types. Any other test code runs in a second sandboxed process
-without candidate code, where the program's functions are stubs that send each call to the candidate. Either way expected
-values never enter the candidate's process, and its exit status, stdout and overridden operators decide nothing.
-Stdio tests: one fresh process a test; its stdout is compared here.
+Function tests: `assert f(1) == 2` and `[arguments, expected]` are split, so that the candidate's process is only asked
+for `f(1)` and the value is compared here, on exact builtin types. Any other test code runs in a second sandboxed
+process without candidate code, where the program's functions are stubs that send each call to the candidate. Either
+way expected values never enter the candidate's process, and its exit status, stdout and overridden operators decide
+nothing. Stdio tests: one fresh process a test; its stdout is compared here.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from llmrl.types import Score, StatusKind, Trajectory
 
 Status = Literal["passed", "failed", "runtime_error", "compile_error", "timeout", "harness_error"]
 MOST_CALLS = 100_000
-_TAMPERING = re.compile(
+TAMPERING = re.compile(
     r"os\._exit|sys\.exit|\b__eq__\b|\bsettrace\b|_getframe|gc\.get_|/proc/|\bctypes\b|\bsubprocess\b|__subclasses__"
     r"|\bconftest\b|sitecustomize|\bexcepthook\b|\batexit\b|builtins\.|\bunittest\b|\bpytest\b|f_back|f_globals"
 )
@@ -418,7 +418,7 @@ class CodeTests:
     def _flags(self, trajectory: Trajectory) -> Iterator[str]:
         if trajectory.status.kind is StatusKind.TRUNCATED:
             yield "truncated"
-        if _TAMPERING.search(trajectory.text):
+        if TAMPERING.search(trajectory.text):
             yield "test_tampering"
 
     def validate(self) -> None:

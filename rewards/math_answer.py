@@ -23,6 +23,7 @@ from llmrl.types import Score, StatusKind, Trajectory
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
+_CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
 _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
 _POOL = WorkerPool(
     "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
@@ -94,7 +95,8 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
         pass
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
-        correct, reason = json.loads(_POOL.request(request, timeout_s))
+        imports = b'{"imports": true}' if _CALCULUS.search(gold + answer) else b""
+        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:

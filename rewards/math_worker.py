@@ -22,6 +22,10 @@ _ASKS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 def handle(payload: bytes) -> bytes:
     """One request. A reading or comparing error is part of the verdict, not an exception."""
     request = json.loads(payload)
+    if "imports" in request:
+        import latex2sympy2_extended  # noqa: F401 - so that its slow import is not on a request's clock
+
+        return b"null"
     correct, reason = judge(request["gold"], request["answer"], heavy=True, strict=request["strict"])
     if (
         correct is not True

@@ -1,13 +1,15 @@
-"""Reward pool: any Reward, in killable worker processes, with a deadline. For rewards that are slow or not trusted to end.
+"""Reward pool: any Reward, in killable worker processes, with a deadline. For rewards that are slow or not trusted to
+end.
 
     with RewardPool("llmrl.rewards.code_tests:CodeTests", {"timeout_s": 4.0}, workers=4, deadline_s=60) as pool:
         scores = pool(trajectories)          # list[Score], in order
 
-Workers are fresh interpreters started by exec (never a fork, so the caller may hold torch and vLLM), when first needed,
-and die with the parent. A step takes at most `deadline_s` (plus the start of missing workers): a trajectory that is over
-`item_s`, or unfinished at the deadline, gets `Score(value=None, error="timed out ...")`, its worker is killed and replaced.
-A worker that died without an answer is replaced and its trajectories are tried once more. `counters` says how often each
-happened. Trajectories go to the worker as pickle over a pipe of this process and its own child; scores come back as JSON.
+Workers are fresh interpreters started by exec (never a fork, so the caller may hold torch and vLLM), when first
+needed, and die with the parent. A step takes at most `deadline_s` (plus the start of missing workers): a trajectory
+that is over `item_s`, or unfinished at the deadline, gets `Score(value=None, error="timed out ...")`, its worker is
+killed and replaced. A worker that died without an answer is replaced and its trajectories are tried once more.
+`counters` says how often each happened. Trajectories go to the worker as pickle over a pipe of this process and its
+own child; scores come back as JSON.
 """
 
 from __future__ import annotations
@@ -167,6 +169,19 @@ class RewardPool:
         if "problem" in answer:
             raise WorkerDied(answer["problem"])
         return [Score(**{**row, "flags": tuple(row["flags"])}) for row in answer["scores"]]
+
+
+class IsolatedReward:
+    """A `RewardPool` where a Reward is asked for; the border and `WeightedSum` hand it whole batches."""
+
+    def __init__(self, pool: RewardPool) -> None:
+        self.pool = pool
+
+    def __call__(self, trajectory: Trajectory) -> Score:
+        return self.pool([trajectory])[0]
+
+    def score_batch(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        return self.pool(trajectories)
 
 
 _rewards: dict[bytes, Reward] = {}  # in the worker: spec -> reward

@@ -1,9 +1,9 @@
 """The sandbox seen from outside: start one isolated process, exchange JSON lines under a deadline, kill it.
 
 A ladder of isolation, best first. "namespaces": own user, mount, pid, network and ipc namespaces, a root of read-only
-system folders with one small tmpfs, no capabilities, seccomp. "seccomp": no namespaces; another uid or Landlock, no new
-processes, no sockets, limits. "none": limits only, used only if `Limits(isolation="none")` asks for it. If neither of the
-first two works, running is refused. `isolation_report()` says which works here and why not.
+system folders with one small tmpfs, no capabilities, seccomp. "seccomp": no namespaces; another uid or Landlock, no
+new processes, no sockets, limits. "none": limits only, used only if `Limits(isolation="none")` asks for it. If neither
+of the first two works, running is refused. `isolation_report()` says which works here and why not.
 """
 
 from __future__ import annotations
@@ -227,7 +227,7 @@ def runner_source() -> str:
 
 
 def probe(rung: str) -> str:
-    """"" if a program runs on this rung here, else why not."""
+    """ "" if a program runs on this rung here, else why not."""
     if not sys.platform.startswith("linux"):
         return "only Linux has it"
     try:
@@ -261,6 +261,8 @@ def _best() -> str:
 def choose_rung(limits: Limits) -> str:
     """The rung to run on. Raises SandboxError if there is none that may be used."""
     if limits.isolation != "auto":
+        if limits.isolation not in (*RUNGS, "none"):
+            raise SandboxError(f"isolation={limits.isolation!r}; there are {('auto', *RUNGS, 'none')}")
         return limits.isolation
     best = _best()
     if not best:

@@ -1,9 +1,10 @@
 """Runs inside the sandbox: isolates itself, then runs one candidate program (or the trusted tests of one).
 
 Started by path as `python -I -S sandbox_child.py CONFIG`, standard library only, nothing of llmrl. CONFIG is JSON:
-role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that carry
-one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the answers are
-compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then foreign code.
+role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that
+carry one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the
+answers are compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then
+foreign code.
 """
 
 from __future__ import annotations
@@ -15,9 +16,18 @@ import resource
 import struct
 import sys
 
-LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC: ctypes.CDLL = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
-MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = 1, 2, 4, 8, 32, 4096, 16384, 1 << 18
+MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND, MS_REC, MS_PRIVATE = (
+    1,
+    2,
+    4,
+    8,
+    32,
+    4096,
+    16384,
+    1 << 18,
+)
 MACHINE = os.uname().machine
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 # Numbers of the system calls a candidate must not make. Landlock and mount_setattr have one number everywhere.
@@ -143,14 +153,20 @@ def seccomp(*, forbid_kill: bool) -> None:
     if MACHINE == "x86_64":
         code += [(jge, 0, 1, 0x40000000), (ret, 0, 0, kill)]  # the x32 doubles of every call
     code += [(jeq, 0, 1, CLONE3), (ret, 0, 0, missing)]  # its flags cannot be seen; libc falls back to clone
-    code += [(jeq, 0, 4, CLONE[MACHINE]), (ld, 0, 0, 16), (jset, 1, 0, CLONE_THREAD), (ret, 0, 0, deny), (ret, 0, 0, allow)]
+    code += [
+        (jeq, 0, 4, CLONE[MACHINE]),
+        (ld, 0, 0, 16),
+        (jset, 1, 0, CLONE_THREAD),
+        (ret, 0, 0, deny),
+        (ret, 0, 0, allow),
+    ]
     for number in numbers:
         code += [(jeq, 0, 1, number), (ret, 0, 0, deny)]
     code += [(ret, 0, 0, allow)]
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in code))
 
     class Filter(ctypes.Structure):
-        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]  # noqa: RUF012
+        _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
     filters = Filter(len(code), ctypes.cast(program, ctypes.c_void_p))
     check(LIBC.prctl(22, 2, ctypes.byref(filters), 0, 0), "seccomp")
@@ -186,6 +202,8 @@ def isolate(config: dict) -> None:
         LIBC.prctl(1, 9, 0, 0, 0)
         build_root(config["paths"], limits["file_bytes"])
         drop_capabilities()
+    elif rung == "none":
+        os.chdir(config["folder"])
     elif rung == "seccomp":
         os.chdir(config["folder"])
         if os.getuid() == 0 and config["drop_uid"]:
@@ -194,7 +212,7 @@ def isolate(config: dict) -> None:
             os.setresuid(65534, 65534, 65534)
             LIBC.prctl(1, 9, 0, 0, 0)
     else:
-        os.chdir(config["folder"])
+        raise OSError(f"no rung {rung}")
     limit(limits)
     check(LIBC.prctl(38, 1, 0, 0, 0), "no_new_privs")
     LIBC.prctl(4, 0, 0, 0, 0)  # not dumpable: no other process of this user may read this one
@@ -232,7 +250,7 @@ def main() -> None:
     first = read_line(requests)
     sys.argv = ["program.py"]
     sys.path.insert(0, "")
-    scope = {"LIBC": LIBC}
+    scope: dict = {}
     exec(compile(first["runner"], "<runner>", "exec"), scope)  # the trusted half: sandbox_runner.py
     scope["run"](config["role"], first, lambda: read_line(requests), send)
 

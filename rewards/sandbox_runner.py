@@ -1,9 +1,9 @@
 """Runs inside the isolated process (its text is sent there): evaluates the candidate's calls, or runs the tests.
 
 `run(role, first, receive, send)` with three roles. "function": execute the program as a module, then answer calls.
-"stdio": execute it as a script. "tester": execute trusted test code in a process without any candidate code, where every
-name the tests take from the program is a stub that sends the call out. Values travel as tagged JSON of exact builtin
-types, taken with the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
+"stdio": execute it as a script. "tester": execute trusted test code in a process without any candidate code, where
+every name the tests take from the program is a stub that sends the call out. Values travel as tagged JSON of exact
+builtin types, taken with the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ import sys
 from typing import Any
 
 DEEPEST = 200
-_BUILTIN_TYPES = {t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, frozenset, bytes, complex)}
+_BUILTIN_TYPES: dict[str, type] = {
+    t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, frozenset, bytes, complex)
+}
 
 
 class Opaque:
@@ -59,8 +61,8 @@ def encode(value: Any, keep: Any = None, depth: int = 0) -> Any:
     if issubclass(kind, dict):
         pairs = dict.items(value)
         return {"dict": [[encode(k, keep, depth + 1), encode(v, keep, depth + 1)] for k, v in pairs]}
-    if kind is type and _BUILTIN_TYPES.get(value.__name__) is value:
-        return {"type": value.__name__}
+    if kind is type and (named := [name for name, known in _BUILTIN_TYPES.items() if known is value]):
+        return {"type": named[0]}
     if kind is range:
         return {"range": [value.start, value.stop, value.step]}
     if keep is None:
@@ -80,7 +82,7 @@ def decode(data: Any, opaque: Any = None) -> Any:
     if tag == "float":
         return float.fromhex(content)
     if tag in ("bytes", "bytearray"):
-        return {"bytes": bytes, "bytearray": bytearray}[tag].fromhex(content)
+        return bytes.fromhex(content) if tag == "bytes" else bytearray.fromhex(content)
     if tag == "complex":
         return complex(*(float.fromhex(part) for part in content))
     if tag in ("list", "tuple", "set", "frozenset"):
@@ -140,7 +142,8 @@ def run_function(first: dict, receive: Any, send: Any) -> None:
             if request["do"] == "attribute":
                 value = getattr(target, request["name"])
             elif request["do"] == "set":
-                value = setattr(target, request["name"], args[0])
+                value = None
+                setattr(target, request["name"], args[0])
             else:
                 value = target(*args, **kwargs)
             answer = {"value": encode_(value, keep)}
@@ -183,8 +186,9 @@ def run_tester(receive: Any, send: Any) -> None:
         answer = receive()
         if "error" in answer:
             kind = getattr(builtins, answer["error"], None)
-            usable = isinstance(kind, type) and issubclass(kind, Exception)
-            raise (kind if usable else RuntimeError)(answer["text"]) if usable else RuntimeError(answer["error"])
+            if isinstance(kind, type) and issubclass(kind, Exception):
+                raise kind(answer["text"])
+            raise RuntimeError(answer["error"])
         return decode(answer["value"], lambda number: Opaque(number, ask))
 
     def stub(name: str) -> Any:

@@ -1,7 +1,8 @@
 """Stdio tests: run a script on one input, and compare what it printed with what was expected.
 
 Comparisons: "strict" wants the same text but for line ends and white space at the end of lines and of the text; "apps"
-follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for decimals).
+follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for
+decimals).
 """
 
 from __future__ import annotations
@@ -113,7 +114,11 @@ def _how_it_ended(box: Box, deadline: float) -> tuple[str, str]:
     try:
         while True:
             message = box.receive(deadline)
-            for key, status in (("compile_error", "compile_error"), ("load_error", "runtime_error"), ("ended", "ended")):
+            for key, status in (
+                ("compile_error", "compile_error"),
+                ("load_error", "runtime_error"),
+                ("ended", "ended"),
+            ):
                 if key in message:
                     return status, str(message[key])
     except Ended:

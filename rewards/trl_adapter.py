@@ -87,6 +87,11 @@ class TRLReward:
         if not callable(self.function):
             raise ValueError(f"function={self.function!r} cannot be called")
 
+    @property
+    def __name__(self) -> str:
+        """The function's, for messages."""
+        return describe(self.function)
+
     def __call__(self, trajectory: Trajectory) -> Score:
         return self.score_batch([trajectory])[0]
 

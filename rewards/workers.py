@@ -254,11 +254,16 @@ class WorkerPool:
                     with self._lock:
                         self._idle.append(worker)
 
-    def request(self, payload: bytes, timeout_s: float) -> bytes:
-        """One request with its own deadline (waiting for a free worker does not count). Retries once on WorkerDied."""
+    def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"") -> bytes:
+        """One request on its own deadline; waiting for a free worker, and `prepare` (sent before), do not count.
+
+        Retries once on WorkerDied.
+        """
         for attempt in (1, 2):
             with self.worker() as worker:
                 try:
+                    if prepare:
+                        worker.request(prepare, time.monotonic() + START_S)
                     return worker.request(payload, time.monotonic() + timeout_s)
                 except WorkerDied:
                     if attempt == 2:

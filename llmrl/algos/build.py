@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm
-from llmrl.config import ConfigError, Recipe, nearest
+from llmrl.config import ConfigError, Recipe
+from llmrl.explain import nearest, plain_message
 
 
 def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
@@ -35,9 +36,8 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
     try:
         checked = {key: TypeAdapter(_annotation(kind, key)).validate_python(value) for key, value in values.items()}
     except ValidationError as error:
-        first = error.errors()[0]
         wrong = next(key for key, value in values.items() if _rejects(kind, key, value))
-        raise ConfigError(f"algo.{wrong}: {first['msg']} (got {values[wrong]!r})") from error
+        raise ConfigError(f"algo.{wrong}: {plain_message(error.errors()[0])}") from error
     try:
         return kind(**checked)  # type: ignore[no-any-return]
     except (ValueError, TypeError) as error:

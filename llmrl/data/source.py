@@ -30,8 +30,10 @@ def load_rows(config: DataConfig, *, seed: int) -> list[Row]:
     """
     if is_generator(config.source):
         return _generated(config, seed)
-    if config.args:
-        raise DataError(f"data.args are knobs of a generator, and {config.source!r} is none")
+    if config.args and (is_file_source(config.source) or "/" in config.source):
+        raise DataError(
+            f"data.args={config.args} are knobs of a generator, and {config.source!r} is none; set data.args={{}}"
+        )
     rows = list(_stored(config))
     if not rows:
         raise DataError(f"{config.source} holds no rows")

@@ -2,13 +2,14 @@
 
 Two ways to the same numbers: `packed` shares each group's prompt and pads nothing; `plain` gives the model padded rows,
 exactly as a textbook would. The shift by one between a token and the position that predicts it lives here and nowhere
-else. `check_packed` compares the two on a model, so that an architecture that packs wrongly is noticed before training.
+else. `check_forward` compares either with the model itself, so that an architecture that packs wrongly, or changes its
+logits after the output layer, is noticed before training.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -27,8 +28,11 @@ def forward(
 ) -> Output:
     """Log-probabilities of `batch.tokens` where `batch.mask`, under softmax(logits / temperature); 0 elsewhere.
 
-    `model` is a Hugging Face causal LM. Gradients flow to its parameters.
+    `model` is a Hugging Face causal LM. Gradients flow to its parameters. Raises ValueError if a row's first token is to
+    be scored.
     """
+    if bool(batch.mask[:, 0].any()):
+        raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
     if mode == "packed":
         packing = pack(batch)
         hidden = _packed_hidden(model, packing)
@@ -53,14 +57,17 @@ def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor
 
 
 def _plain_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    width = batch.tokens.shape[1]
-    attention = torch.arange(width, device=batch.tokens.device)[None] < batch.length[:, None]
-    out = model.base_model(input_ids=batch.tokens, attention_mask=attention.long(), use_cache=False)  # type: ignore[operator]
+    out = model.base_model(input_ids=batch.tokens, attention_mask=_present(batch), use_cache=False)  # type: ignore[operator]
     return out.last_hidden_state.flatten(0, 1)
 
 
+def _present(batch: Batch) -> Tensor:
+    """[B, T] int64: 1 where there is a token, 0 on padding."""
+    return (torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] < batch.length[:, None]).long()
+
+
 def _packed_hidden(model: nn.Module, packing: Packing) -> Tensor:
-    with _attention(model, PACKED_ATTENTION):
+    with _attention(model.config, PACKED_ATTENTION):
         out = model.base_model(  # type: ignore[operator]
             input_ids=packing.tokens[None], position_ids=packing.positions[None], use_cache=False, packing=packing
         )
@@ -68,14 +75,21 @@ def _packed_hidden(model: nn.Module, packing: Packing) -> Tensor:
 
 
 @contextmanager
-def _attention(model: Any, name: str) -> Iterator[None]:
+def _attention(config: Any, name: str) -> Iterator[None]:
     _register()
-    before = model.config._attn_implementation
-    model.config._attn_implementation = name
+    before = config._attn_implementation
+    config._attn_implementation = name
     try:
         yield
     finally:
-        model.config._attn_implementation = before
+        config._attn_implementation = before
+
+
+def same_attention_again(
+    config: Any,
+) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
+    """For `torch.utils.checkpoint`: a layer that the backward pass runs again uses the attention it ran with."""
+    return lambda: (nullcontext(), _attention(config, config._attn_implementation))
 
 
 def _register() -> None:
@@ -120,21 +134,25 @@ class UnsupportedModel(RuntimeError):
     """This architecture cannot run the packed forward."""
 
 
-def check_packed(model: nn.Module, batch: Batch, *, tolerance: float) -> str | None:
-    """None if packed and model-made log-probabilities agree on `batch` within `tolerance` nats, else what is wrong.
+def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, tolerance: float) -> str | None:
+    """None if `mode` and the model itself agree on `batch` within `tolerance` nats per token, else what is wrong.
 
-    The judge is the model's own full forward with its own output layer, not our plain path, so that logit scaling or
-    caps inside the model are noticed too.
+    The judge is the model's own full forward with its own output layer, so that scaled or capped logits are noticed in
+    either mode.
     """
     try:
         with torch.no_grad():
-            ours = forward(model, batch, mode="packed").logprobs
+            ours = forward(model, batch, mode=mode).logprobs
     except (UnsupportedModel, TypeError, ValueError, RuntimeError) as error:
-        return f"the packed forward failed: {error}"
+        return f"the {mode} forward failed: {error}"
     with torch.no_grad():
-        width = batch.tokens.shape[1]
-        attention = torch.arange(width, device=batch.tokens.device)[None] < batch.length[:, None]
-        logits = model(input_ids=batch.tokens, attention_mask=attention.long(), use_cache=False).logits
+        logits = model(input_ids=batch.tokens, attention_mask=_present(batch), use_cache=False).logits
         expected = logits[:, :-1].float().log_softmax(-1).gather(2, batch.tokens[:, 1:, None]).squeeze(2)
     gap = (ours[:, 1:] - expected).masked_fill(~batch.mask[:, 1:], 0).abs().max()
-    return None if float(gap) <= tolerance else f"log-probabilities differ by {float(gap):.3g} nats"
+    return None if float(gap) <= tolerance else f"log-probabilities of {mode} differ by {float(gap):.3g} nats"
+
+
+def window_is_short(model: Any, max_length: int) -> bool:
+    """Whether a row of `max_length` tokens is longer than the model's sliding window, which packing does not cut."""
+    window = getattr(model.config, "sliding_window", None)
+    return window is not None and window < max_length

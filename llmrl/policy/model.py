@@ -11,7 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import LoraConfig, ModelConfig
+from llmrl.config import ConfigError, LoraConfig, ModelConfig
+from llmrl.explain import nearest
+from llmrl.policy.forward import same_attention_again
 
 ADAPTER_PREFIX = "base_model.model."
 
@@ -68,29 +70,51 @@ def load_tokenizer(source: str) -> Any:
 def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed: int) -> Policy:
     """Load the model in train mode on `device`; `seed` keys the adapter's random start. Dropout must be off.
 
-    Raises ValueError for a model with dropout: sampler and trainer would then disagree about every probability.
+    Raises ConfigError for a model with dropout (sampler and trainer would disagree about every probability) and for
+    LoRA targets that the model has not or that cannot be adapted.
     """
     from transformers import AutoModelForCausalLM
 
     dtype = getattr(torch, config.dtype)
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        how = {"use_reentrant": False, "context_fn": same_attention_again(model.config)}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     model.config.use_cache = False
     if config.lora is not None:
         model = _with_adapter(model, config.lora, seed)
     model = cast(Any, model).to(device).train()
-    active = [name for name, m in model.named_modules() if isinstance(m, nn.Dropout) and m.p > 0 and "lora" not in name]
+    active = [name for name, module in model.named_modules() if _dropout(module) > 0]
     if active:
-        raise ValueError(
+        raise ConfigError(
             f"{source} trains with dropout ({active[0]} and others); set it to 0 in the model's config.json"
         )
     return Policy(model=model, tokenizer=load_tokenizer(source), source=source, lora=config.lora is not None)
 
 
+def _dropout(module: Any) -> float:
+    """The module's own dropout: many attentions keep theirs as a number and call the function."""
+    return float(module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0))
+
+
+def _check_target(model: Any, target: list[str]) -> None:
+    """Every name must match a layer, and none the embedding or output layer: those are read past their adapters."""
+    names = {name: module for name, module in model.named_modules() if name}
+    shared = (model.get_input_embeddings(), model.get_output_embeddings())
+    for wanted in target:
+        found = [module for name, module in names.items() if name == wanted or name.endswith(f".{wanted}")]
+        if not found:
+            known = sorted({name.rpartition(".")[2] for name, m in names.items() if isinstance(m, nn.Linear)})
+            raise ConfigError(f"model.lora.target: the model has no layer {wanted!r}; {nearest(wanted, known)}")
+        if any(module is layer for module in found for layer in shared):
+            raise ConfigError(f"model.lora.target: {wanted} cannot carry an adapter here; leave it out")
+
+
 def _with_adapter(model: Any, config: LoraConfig, seed: int) -> Any:
     import peft
 
+    if config.target != "all-linear":
+        _check_target(model, list(config.target))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         settings = peft.LoraConfig(

@@ -13,6 +13,7 @@ import mmap
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,11 +44,19 @@ class Slot:
     nbytes: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineFaults:
+    """Children that were replaced, and completions that had to be asked for again because of it."""
+
+    restarts: int = 0
+    regenerated: int = 0
+
+
 class ProcessEngine:
     """Runs `settings` in a child. `stall_timeout_s` is how long the child may be silent before it is replaced.
 
-    After `max_restarts` replacements in one call EngineError is raised with the end of the child's log. `restarts` and
-    `regenerated` count what happened, for the metrics. `log` is the file that receives the child's output.
+    After `max_restarts` replacements in one call EngineError is raised with the end of the child's log, and at once if
+    the very first child does not start. `log` is the file that receives the children's output.
     """
 
     def __init__(
@@ -70,8 +79,8 @@ class ProcessEngine:
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
         self._ready = False
-        self.restarts = 0
-        self.regenerated = 0
+        self._worked = False
+        self._faults = EngineFaults()
         self._start()
 
     @property
@@ -80,23 +89,30 @@ class ProcessEngine:
         assert self._process is not None
         return self._process.pid
 
+    def take_faults(self) -> EngineFaults:
+        """What happened since the last call."""
+        faults, self._faults = self._faults, EngineFaults()
+        return faults
+
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         waiting = dict(enumerate(requests))
         failures = 0
         while waiting:
+            asked = 0
             try:
                 self._wait_until_ready()
                 order = list(waiting)
                 self._send(("generate", [waiting[index] for index in order]))
+                asked = len(order)
                 while (reply := self._receive(self._stall_timeout_s)) != ("end",):
                     if reply[0] == "completion":
                         index = order[reply[1]]
                         del waiting[index]
+                        asked -= 1
                         yield index, reply[2]
             except _ChildLost as lost:
                 failures += 1
-                self._replace(lost, failures)
-                self.regenerated += len(waiting)
+                self._replace(lost, failures, regenerated=asked)
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return collect(self, requests)
@@ -126,6 +142,12 @@ class ProcessEngine:
 
     def _start(self) -> None:
         ours, theirs = socket.socketpair()
+        # A child that stops in the middle of a message must not hold the parent either.
+        patience = struct.pack("ll", int(self._stall_timeout_s), int(self._stall_timeout_s % 1 * 1e6))
+        for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+            ours.setsockopt(socket.SOL_SOCKET, option, patience)
+        self._connection = Connection(ours.detach())
+        self._connection.send(("settings", self._settings))  # small enough to wait in the socket
         self._log.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "llmrl.rollout.process", str(theirs.fileno()), str(self._shared)]
         with self._log.open("ab") as log:
@@ -139,14 +161,12 @@ class ProcessEngine:
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         theirs.close()
-        self._connection = Connection(ours.detach())
         self._ready = False
-        self._send(("settings", self._settings))
 
     def _wait_until_ready(self) -> None:
         if not self._ready:
             self._receive(self._start_timeout_s)
-            self._ready = True
+            self._ready = self._worked = True
             if self._slots:
                 self._send_weights()
 
@@ -173,18 +193,19 @@ class ProcessEngine:
             raise EngineError(f"{reply[1]}\n(engine log: {self._log})")
         return reply
 
-    def _replace(self, lost: _ChildLost, failures: int) -> None:
+    def _replace(self, lost: _ChildLost, failures: int, *, regenerated: int = 0) -> None:
         assert self._process is not None
         assert self._connection is not None
         self._process.kill()
         code = self._process.wait()
         self._connection.close()
-        if failures > self._max_restarts or not self._ready:
+        if failures > self._max_restarts or not self._worked:
             raise EngineError(
                 f"the {self._settings.kind} engine {lost} (exit code {code}), replaced {failures - 1} times before; "
                 f"the end of {self._log}:\n{_tail(self._log)}"
             )
-        self.restarts += 1
+        before = self._faults
+        self._faults = EngineFaults(restarts=before.restarts + 1, regenerated=before.regenerated + regenerated)
         self._start()
 
 

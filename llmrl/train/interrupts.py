@@ -6,6 +6,7 @@ import signal
 from types import FrameType, TracebackType
 
 EXIT_CODES = {signal.SIGINT: 130, signal.SIGTERM: 143}
+SIGNALS = {code: number.name for number, code in EXIT_CODES.items()}
 
 
 class Interrupts:
@@ -22,10 +23,6 @@ class Interrupts:
     @property
     def exit_code(self) -> int:
         return EXIT_CODES[self._signal] if self._signal is not None else 0
-
-    @property
-    def name(self) -> str:
-        return self._signal.name if self._signal is not None else ""
 
     def __enter__(self) -> Interrupts:
         for number in EXIT_CODES:

@@ -13,6 +13,7 @@ from llmrl.config import Recipe
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import Policy
 from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.roll import roll
 from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.train.checkpoint import TrainState, Writer
@@ -40,6 +41,7 @@ class Job:
     updater: Updater
     algo: Algorithm
     engine: RolloutEngine
+    engine_faults: Callable[[], EngineFaults]  # since the last call
     score: ScoreAll
     stream: PromptStream
     spare: PromptStream  # an order of its own, for prompts that replace uniform groups
@@ -114,18 +116,27 @@ def mean_advantages(batch: Batch) -> list[float | None]:
     return [s / n if n else None for s, n in zip(sums.tolist(), counts.tolist(), strict=True)]
 
 
+def engine_health(job: Job) -> dict[str, float]:
+    """How often engines were replaced and completions sampled again since the last call, over all ranks."""
+    faults = job.engine_faults()
+    return job.world.sum_metrics({"engine/restarts": faults.restarts, "engine/regenerated": faults.regenerated})
+
+
 def evaluated(job: Job, state: TrainState) -> TrainState:
     """Measure the policy on the held-out problems and log it."""
     clock = Clock()
     with clock("eval"):
         metrics = job.evaluate(state.step)
-    return job.log.evaluation(state, metrics | {"time/eval": clock.seconds()["time/eval"]})
+    metrics |= engine_health(job) | {"time/eval": clock.seconds()["time/eval"]}
+    return job.log.evaluation(state, metrics)
 
 
 def save(job: Job, state: TrainState) -> TrainState:
     """Write a checkpoint of `state`, with the metrics file as long as it is now."""
     clock = Clock()
     with clock("checkpoint"):
+        if state.accuracy is not None and (state.best is None or state.accuracy > state.best):
+            state = replace(state, best=state.accuracy, best_step=state.step)
         state = replace(state, metrics_bytes=job.log.bytes)
         if job.writer is not None:
             job.writer.save(job.policy, job.updater.state(), state)

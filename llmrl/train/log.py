@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from llmrl.config import Recipe
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.folder import Metrics
 from llmrl.train.world import World
+
+WIDE = 120  # columns from which the bar has room for every number
 
 
 class Log:
@@ -28,12 +30,12 @@ class Log:
         self._metrics = Metrics(Path(recipe.run_dir), keep_bytes=state.metrics_bytes) if world.main else None
         self._saving_s = 0.0
         self._accuracy = ""
+        self._wide = console.width >= WIDE
         self._progress = Progress(
             TextColumn("[bold]{task.description}"),
-            BarColumn(),
+            BarColumn(bar_width=20 if self._wide else 8),
             MofNCompleteColumn(),
             TextColumn("{task.fields[numbers]}"),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
             disable=not world.main or not console.is_terminal,
@@ -66,18 +68,20 @@ class Log:
         metrics["tokens/per_s"] = metrics["tokens/sampled"] / metrics["time/step"]
         step = state.step + 1
         self._append("train", step, metrics)
+        reward, pace = f"reward {metrics['reward/mean']:.3f}", f"{metrics['time/step']:.1f} s/step"
         numbers = (
-            f"reward {metrics['reward/mean']:.3f}  length {metrics['length/mean']:.1f}  "
-            f"loss {metrics['loss']:+.4f}  grad {metrics['grad_norm']:.2f}  {metrics['time/step']:.1f} s/step"
+            f"{reward}  length {metrics['length/mean']:.1f}  loss {metrics['loss']:+.4f}  "
+            f"grad {metrics['grad_norm']:.2f}  {pace}"
         )
-        self._progress.update(self._task, completed=step, numbers=f"{numbers}{self._accuracy}")
+        shown = numbers if self._wide else f"{reward}  {pace}"
+        self._progress.update(self._task, completed=step, numbers=f"{shown}{self._accuracy}")
         if self._main and not self._console.is_terminal:
             self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False)
         skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
-        return replace(state, step=step, skipped_in_a_row=skipped)
+        return replace(state, step=step, skipped_in_a_row=skipped, accuracy=None)
 
     def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
-        """Record an evaluation of the held-out problems; returns the state with the best step noted."""
+        """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""
         self._append("eval", state.step, metrics)
         accuracy = metrics["eval/accuracy"]
         self._accuracy = f"  held-out {accuracy:.3f}"
@@ -87,9 +91,7 @@ class Log:
                 f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
                 highlight=False,
             )
-        if state.step > 0 and (state.best is None or accuracy > state.best):
-            state = replace(state, best=accuracy, best_step=state.step)
-        return state
+        return replace(state, accuracy=accuracy)
 
     def say(self, text: str) -> None:
         if self._main:

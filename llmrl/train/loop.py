@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.collate import collate
-from llmrl.train.job import Job, evaluated, rollouts, save, store
+from llmrl.train.job import Job, engine_health, evaluated, rollouts, save, store
 from llmrl.train.telemetry import check_limits, describe_rollouts
 from llmrl.train.update import annotate, update
 
@@ -30,7 +30,7 @@ def train(job: Job, state: TrainState) -> TrainState:
             )
         with clock("sync"):
             job.engine.load(job.policy.weights(), version=step + 1)
-        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock))
+        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock)) | engine_health(job)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         last = state.step == recipe.train.steps

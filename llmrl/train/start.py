@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor
+from torch import Tensor, nn
 
 from llmrl.algos.build import check_siblings
 from llmrl.batch import Algorithm, Batch
@@ -22,17 +23,17 @@ from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
-from llmrl.policy.forward import ForwardMode, check_packed
+from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
-from llmrl.rollout.process import ProcessEngine
+from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
-from llmrl.train.checkpoint import TrainState, Writer, newest_valid, read_optimizer, read_state
+from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
 from llmrl.train.collate import collate
 from llmrl.train.evaluate import Interval, held_out
-from llmrl.train.folder import open_folder, write_summary
-from llmrl.train.interrupts import Interrupts
+from llmrl.train.folder import open_folder, storage_errors, write_summary
+from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Job, ScoreAll
 from llmrl.train.log import Log
 from llmrl.train.loop import train
@@ -65,7 +66,7 @@ class Outcome:
 
 def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False, fresh: bool = False) -> Outcome:
     """Train `recipe` to its end, or until interrupted. Raises ConfigError, DataError, RunFolderError, EngineError,
-    CheckpointError or LimitExceeded, each with a message for the user.
+    CheckpointError, StorageError, RankLost or LimitExceeded, each with a message for the user.
     """
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
@@ -80,33 +81,50 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
             f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over {world.size} "
             "processes yet; run it with one process, or use grpo or rloo"
         )
-    with ExitStack() as stack:
-        if world.main:
-            stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
-        world.barrier()
+    with storage_errors(recipe.run_dir), ExitStack() as stack:
+        world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
             job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
-            status = "failed"
-            try:
-                state = train(job, state)
-                status = "finished" if state.step == recipe.train.steps else "interrupted"
-                if job.writer is not None:
-                    job.writer.finish()
-            finally:
-                summary = write_summary(recipe.run_dir, recipe=recipe, status=status) if world.main else {}
-        code = 0 if status == "finished" else interrupts.exit_code
-        return Outcome(summary=summary, exit_code=code, interrupted_by="" if code == 0 else interrupts.name)
+            state = _train_to_end(job, state)
+            status = "finished" if state.step == recipe.train.steps else "interrupted"
+            summary = {}
+            if world.main:
+                late = job.log.unaccounted_s
+                summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
+            code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
+        return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
+
+
+def _hold_folder(recipe: Recipe, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
+    stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
+
+
+def _train_to_end(job: Job, state: TrainState) -> TrainState:
+    """Train and wait for the last checkpoint; a run that fails leaves its summary too, unless that fails as well."""
+    try:
+        state = train(job, state)
+        if job.writer is not None:
+            job.writer.finish()
+    except BaseException:
+        if job.world.main:
+            with suppress(OSError):  # what is being raised says more
+                write_summary(job.recipe.run_dir, recipe=job.recipe, status="failed")
+        raise
+    return state
 
 
 def _start_processes(recipe: Recipe) -> tuple[Any, World]:
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.limits.rank_timeout_s))],
         log_with=recipe.tracking.to or None,
         project_dir=str(recipe.run_dir) if recipe.tracking.to else None,
     )
-    return accelerator, World(rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device)
+    world = World(rank=accelerator.process_index, size=accelerator.num_processes, device=accelerator.device)
+    return accelerator, world
 
 
 def _make_repeatable(recipe: Recipe, world: World) -> None:
@@ -138,15 +156,13 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine = _start_engine(recipe, parts.source, world)
+    engine, faults = _start_engine(recipe, parts.source, world)
     stack.callback(engine.close)
     policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, train_prompts, notes)
     updater = make_updater(recipe, policy, world)
     reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source)
-    state, found = _restore(recipe, updater)
-    if world.size > 1:
-        world.barrier()
+    state, found = _restore(recipe, updater, world)
     tracker = None
     if recipe.tracking.to:
         accelerator.init_trackers(recipe.tracking.project)
@@ -162,8 +178,8 @@ def _build(
     evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
     job = Job(
         recipe=recipe, world=world, policy=policy, scorer=scorer, reference=reference, updater=updater,
-        algo=parts.algo, engine=engine, score=parts.score, stream=stream, spare=spare, evaluate=evaluate, writer=writer,
-        log=log, interrupts=interrupts,
+        algo=parts.algo, engine=engine, engine_faults=faults, score=parts.score, stream=stream, spare=spare,
+        evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
 
@@ -190,7 +206,8 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _start_engine(recipe: Recipe, source: str, world: World) -> RolloutEngine:
+def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
+    """The engine, and what tells (and forgets) how often it had to be replaced."""
     rollout = recipe.rollout
     settings = EngineSettings(
         kind=rollout.engine,
@@ -203,31 +220,44 @@ def _start_engine(recipe: Recipe, source: str, world: World) -> RolloutEngine:
         eager=rollout.eager,
     )
     if not rollout.isolated:
-        return build_engine(settings)
-    return ProcessEngine(
+        return build_engine(settings), EngineFaults
+    engine = ProcessEngine(
         settings,
         log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
         start_timeout_s=rollout.start_timeout_s,
         stall_timeout_s=rollout.stall_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
     )
+    return engine, engine.take_faults
 
 
 def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
-    """Packed scoring if the model supports it (checked on a few rows), else plain with a note."""
-    mode: ForwardMode = "packed" if recipe.model.forward == "auto" else recipe.model.forward
-    if recipe.model.forward == "auto":
-        batch = _probe(prompts).to(next(policy.model.parameters()).device)
-        problem = check_packed(policy.causal_lm, batch, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
-        if problem is not None:
-            notes.append(f"model.forward: using plain, because {problem}")
-            mode = "plain"
     return Scorer(
         model=policy.causal_lm,
-        mode=mode,
+        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
         temperature=recipe.rollout.temperature,
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
     )
+
+
+def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str]) -> ForwardMode:
+    """The forward pass that agrees with the model itself on `probe`: what the recipe says, or with auto the fastest.
+
+    Raises ConfigError if none does: such a model would train on wrong probabilities.
+    """
+    asked = recipe.model.forward
+    probe = probe.to(next(model.parameters()).device)
+    problems: list[str] = []
+    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
+    for mode in modes:
+        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
+        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
+            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
+        if problem is None:
+            notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
+            return mode
+        problems.append(problem)
+    raise ConfigError(f"{recipe.model.path} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
 
 
 def _probe(prompts: list[Prompt]) -> Batch:
@@ -274,10 +304,14 @@ def reference_logprobs(
     return replace(scorer, model=frozen.causal_lm.requires_grad_(False)).logprobs
 
 
-def _restore(recipe: Recipe, updater: Updater) -> tuple[TrainState, list[str]]:
-    folder, complaints = newest_valid(recipe.run_dir)
+def _restore(recipe: Recipe, updater: Updater, world: World) -> tuple[TrainState, list[str]]:
+    """The state to go on from, and what to tell the user. Rank 0 chooses the checkpoint, every rank reads that one."""
+    folder, complaints = world.on_main(lambda: set_aside(recipe.run_dir))
     if folder is None:
         return TrainState(step=0, metrics_bytes=0), complaints
     state = read_state(folder)
-    updater.load(read_optimizer(folder))
+    try:
+        updater.load(read_optimizer(folder))
+    except (ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{folder} does not fit this recipe's model: {error}") from error
     return state, [*complaints, f"resuming after step {state.step}"]

@@ -10,6 +10,11 @@ import numpy as np
 from llmrl.config import LimitsConfig
 from llmrl.types import StatusKind, Trajectory
 
+ADVICE = {
+    "mismatch/mean_abs_logprob": " nats per token: the sampler draws from another distribution than the trainer learns; "
+    "top_p, top_k and min_p do that by their nature (raise the limit), a wrong dtype or chat template by mistake",
+}
+
 
 class LimitExceeded(RuntimeError):
     """A health limit of the recipe was passed; the run stops instead of training on garbage."""
@@ -21,7 +26,10 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     kinds = Counter(t.status.kind for t in trajectories)
     scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
     lengths = np.array([t.sampled for t in trajectories])
-    errors = [score.error for t in trajectories for score in t.scores if score.error]
+    # A failed rollout has no reward either, but that is not the reward's fault.
+    alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
+    errors = [" ".join(score.error for score in t.scores if score.error) for t in alive]
+    errored = sum(bool(error) for error in errors)
     flags = Counter(flag for t in trajectories for score in t.scores for flag in score.flags)
     parts: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[float | None]] = defaultdict(set)
@@ -33,9 +41,9 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {
         "reward/mean": float(scored.mean()),
         "reward/std": float(scored.std()),
-        "reward/errored": len(errors) / count,
+        "reward/errored": errored / count,
         "reward/timed_out": sum("timed out" in error for error in errors) / count,
-        "reward/not_applicable": sum(t.reward is None for t in trajectories) / count - len(errors) / count,
+        "reward/not_applicable": (sum(t.reward is None for t in alive) - errored) / count,
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "length/p95": float(np.quantile(lengths, 0.95)),
@@ -58,7 +66,9 @@ def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_
     for name, (key, bound) in bounds.items():
         value = metrics.get(name, 0.0)
         if value > bound:
-            raise LimitExceeded(f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}")
+            raise LimitExceeded(
+                f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}{ADVICE.get(name, '')}"
+            )
     if skipped_in_a_row > limits.max_skipped_updates:
         raise LimitExceeded(
             f"step {step}: {skipped_in_a_row} updates in a row had a non-finite loss or gradient, more than "

@@ -20,7 +20,9 @@ from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
 COUNTS = frozenset({"update/skipped", "tokens/trained", "tokens/packed", "rows/skipped"})
-NO_SKIP = frozenset({"values", "ref_logprobs", "entropy", "whole_groups"})  # terms that a zero advantage does not switch off
+NO_SKIP = frozenset(
+    {"values", "ref_logprobs", "entropy", "whole_groups"}
+)  # terms that a zero advantage does not switch off
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -12,6 +13,22 @@ from torch import Tensor
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
+
+
+class RankLost(RuntimeError):
+    """Another process of this run died, hung or failed, so that this one cannot go on."""
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Turn the backend's errors into RankLost."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise RankLost(
+            f"another process of this run died or hung ({str(error).splitlines()[0]}); its own output says why. "
+            "Continue with --resume"
+        ) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +46,8 @@ class World:
     def sum_(self, tensor: Tensor) -> Tensor:
         """Sum `tensor` over ranks, in place; returns it."""
         if self.size > 1:
-            torch.distributed.all_reduce(tensor)
+            with _together():
+                torch.distributed.all_reduce(tensor)
         return tensor
 
     def gather(self, items: list[T]) -> list[T]:
@@ -37,7 +55,8 @@ class World:
         if self.size == 1:
             return items
         found: list[Any] = [None] * self.size
-        torch.distributed.all_gather_object(found, items)
+        with _together():
+            torch.distributed.all_gather_object(found, items)
         return [item for part in found for item in part]
 
     def sum_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
@@ -51,9 +70,17 @@ class World:
         """True if `flag` is on any rank."""
         return any(self.gather([flag]))
 
-    def barrier(self) -> None:
-        if self.size > 1:
-            torch.distributed.barrier()
+    def on_main(self, work: Callable[[], T]) -> T:
+        """What `work()` gives on rank 0, on every rank. If it raises there, the other ranks raise RankLost."""
+        results: list[T] = []
+        try:
+            if self.main:
+                results = [work()]
+        finally:
+            shared = self.gather(results)
+        if not shared:
+            raise RankLost("the first process of this run failed; its own output says why")
+        return shared[0]
 
     def share(self, items: list[T]) -> list[T]:
         """This rank's items: every size-th one."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
+from llmrl.rewards.code_tests import run_program
 from llmrl.rewards.math_answer import verify_answer
+from llmrl.rewards.sandbox import Limits, isolation_report
 
 
 def rate(work: Callable[[int], object], *, seconds: float = 2.0) -> float:
@@ -19,6 +22,22 @@ def rate(work: Callable[[int], object], *, seconds: float = 2.0) -> float:
     return round(done / spent, 1)
 
 
+def programs(isolation: str, *, count: int = 60, threads: int = 2) -> float:
+    """Trivial programs a second, each in a fresh process, two at a time."""
+    limits = Limits(isolation=isolation)  # type: ignore[arg-type]
+
+    def one(i: int) -> str:
+        program = "def f(x):\n    return x + 1\n"
+        return run_program(program, [[[i], i + 1]], kind="function", entry_point="f", limits=limits).status
+
+    start = time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        statuses = list(pool.map(one, range(count)))
+    if set(statuses) != {"passed"}:
+        raise RuntimeError(f"a trivial program did not pass: {set(statuses)}")
+    return round(count / (time.perf_counter() - start), 1)
+
+
 def main() -> None:
     solution = "She sells 16 - 3 - 4 = 9 eggs a day, for 9 * 2 = 18 dollars. " * 12
     integers = [(f"{solution}So the answer is $\\boxed{{{i}}}$.", str(i if i % 2 else i + 1)) for i in range(100)]
@@ -28,6 +47,8 @@ def main() -> None:
                 "math_integer_per_s": rate(lambda i: verify_answer(*integers[i % 100])),
                 "math_fraction_per_s": rate(lambda i: verify_answer("\\boxed{\\frac{14}{4}}", "3\\frac12")),
                 "math_symbolic_per_s": rate(lambda i: verify_answer("\\boxed{(x-1)(x+1)}", "x^2-1")),
+                **{f"programs_{r}_per_s": programs(r) for r, why in isolation_report().items() if not why},
+                "programs_none_per_s": programs("none"),
                 "math_surd_per_s": rate(lambda i: verify_answer("\\boxed{\\sqrt8}", "2\\sqrt2")),
             }
         )

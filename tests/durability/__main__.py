@@ -11,7 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.durability.driver import POINTS
-from tests.durability.harness import CASES, Case, Result, finished, killed_at, killed_at_random, options_for, write_recipe
+from tests.durability.harness import (
+    CASES,
+    Case,
+    Result,
+    finished,
+    killed_at,
+    killed_at_random,
+    options_for,
+    write_recipe,
+)
 from tests.tiny import random_model, save_model
 
 KILLS_PER_RUN = 4

@@ -44,7 +44,7 @@ CASES = {
         Case(name="masters", changes={"model.dtype": "bfloat16", "train.threads": 2}),
         Case(name="lora", changes={"model.lora": {"r": 4, "alpha": 8}, "algo.kl_coef": 0.01}),
         Case(name="minibatches", changes={"train.epochs": 2, "train.minibatches": 2, "train.schedule": "cosine"}),
-        Case(name="child", changes={"rollout.isolated": True}),
+        Case(name="child", changes={"rollout.isolated": True, "reward.letters.isolated": True}),
         Case(name="processes", processes=2),
         Case(
             name="vllm",
@@ -78,8 +78,8 @@ def write_recipe(folder: Path, model: Path, changes: Mapping[str, Any] | None = 
         "data": {"source": "addition", "args": {"low": 1, "high": 9}, "max_prompt_tokens": 100, "limit": 30},
         "rollout": {"engine": "hf", "isolated": False, "prompts_per_step": 4, "group_size": 4, "max_tokens": 8},
         "reward": {
-            "exact": {"name": "llmrl.rewards.exact_number:ExactNumber"},
-            "letters": {"name": "tests.durability.rewards:share_of_letters", "weight": 0.5},
+            "exact": {"name": "llmrl.rewards.exact_number:ExactNumber", "isolated": False},
+            "letters": {"name": "tests.durability.rewards:share_of_letters", "weight": 0.5, "isolated": False},
         },
         "algo": {"name": "grpo"},
         "train": {"steps": 12, "lr": 1.0e-3, "save_every": 2, "threads": 1, "tokens_per_microbatch": 256},

@@ -1,0 +1,73 @@
+"""What pydantic finds wrong -> lines that say where, what was expected, what was given, and the nearest known name."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+# Starts of pydantic's error types -> what was expected, in words for people who do not know pydantic.
+PLAIN_WORDS = {
+    "int_": "must be a whole number",
+    "float_": "must be a number",
+    "bool_": "must be true or false",
+    "string_type": "must be text; quote it",
+    "dict_type": "must be a section of `key: value` lines",
+    "model_type": "must be a section of `key: value` lines",
+    "model_attributes_type": "must be a section of `key: value` lines",
+    "list_type": "must be a list, such as [a, b]",
+}
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> str:
+    """One indented line for each thing wrong; an unknown key comes with the nearest key of its section of `model`."""
+    lines = []
+    for item in error.errors():
+        place = ".".join(str(part) for part in item["loc"])
+        if item["type"] == "extra_forbidden":
+            parent = _fields_at(model, item["loc"][:-1])
+            hint = nearest(str(item["loc"][-1]), parent) if parent else ""
+            lines.append(f"{place}: unknown key; {hint}")
+        elif item["type"] == "missing":
+            lines.append(f"{place}: missing; add it")
+        else:
+            message = plain_message(item)
+            lines.append(f"{place}: {message}" if place else message)
+    return "\n".join(f"  {line}" for line in lines)
+
+
+def plain_message(item: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one value, in words for people who do not know pydantic."""
+    message = str(item["msg"]).removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return message
+    wanted = next((words for kind, words in PLAIN_WORDS.items() if str(item["type"]).startswith(kind)), None)
+    if wanted is None:
+        wanted = message.replace("Input should be", "must be", 1)
+    return f"{wanted} (got {item['input']!r})"
+
+
+def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
+    for part in location:
+        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            model = _section_of(model.model_fields[str(part)].annotation)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section model inside `Section | None` or `dict[str, Section]`."""
+    inner = [annotation, *getattr(annotation, "__args__", ())]
+    return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """ "did you mean 'x'?" if something known is near (a swap of letters is nearest), else the list of what is known.
+
+    >>> nearest("gpro", ["grpo", "gspo"]), nearest("sleep", ["grpo", "gspo"])
+    ("did you mean 'grpo'?", 'known: grpo, gspo')
+    """
+    swapped = [word for word in known if sorted(word) == sorted(name)]
+    close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

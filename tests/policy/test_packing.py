@@ -1,0 +1,82 @@
+"""The packed layout: by hand, and that everything points where it should."""
+
+import pytest
+import torch
+
+from llmrl.policy.packing import block_attention, pack
+from llmrl.train.collate import collate
+from tests.tiny import random_batch, trajectory
+
+
+def test_the_layout_of_the_docstring():
+    # rows P0 P1 a b and P0 P1 c, then a group of one: Q0 d
+    rows = [
+        trajectory((10, 11), [[20, 21]], group="p"),
+        trajectory((10, 11), [[22]], group="p", sample=1),
+        trajectory((12,), [[23]], group="q"),
+    ]
+    packing = pack(collate(rows))
+    assert packing.tokens.tolist() == [10, 11, 20, 21, 22, 12, 23]
+    assert packing.positions.tolist() == [0, 1, 2, 3, 2, 0, 1]
+    assert packing.prompt.tolist() == [[0, 1], [5, -1]]
+    assert packing.continuation.tolist() == [[[2, 3], [4, -1]], [[6, -1], [-1, -1]]]
+    assert packing.source.tolist() == [1, 2, 1, 5]  # both a and c are predicted from P1
+    assert packing.target.tolist() == [20, 21, 22, 23]
+    assert (packing.row.tolist(), packing.column.tolist()) == ([0, 0, 1, 2], [2, 3, 2, 1])
+    assert packing.place.tolist() == [0, 1, 4, 5, 6, 2, 8]
+    assert packing.length == 7
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_every_token_is_there_once_and_prompts_are_shared(seed):
+    batch = random_batch(seed)
+    packing = pack(batch)
+    own = int((batch.length - batch.prompt_length).sum())
+    prompts = dict(zip(batch.group.tolist(), batch.prompt_length.tolist(), strict=True))
+    assert packing.length == own + sum(prompts.values())
+    for row, column, source, target in zip(packing.row, packing.column, packing.source, packing.target, strict=True):
+        assert batch.mask[row, column]
+        assert target == batch.tokens[row, column]
+        assert packing.tokens[source] == batch.tokens[row, column - 1]
+        assert packing.positions[source] == column - 1
+    assert len(packing.row) == int(batch.mask.sum())
+
+
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_block_attention_is_attention_with_the_tree_mask(seed, kv_heads):
+    packing = pack(random_batch(seed))
+    draw = torch.Generator().manual_seed(seed)
+    heads, width, length = 4, 6, packing.length
+
+    def random(count):
+        return torch.randn(count, length, width, generator=draw, dtype=torch.float64, requires_grad=True)
+
+    query, key, value = random(heads), random(kv_heads), random(kv_heads)
+    repeated_key, repeated_value = (x.repeat_interleave(heads // kv_heads, dim=0) for x in (key, value))
+    scores = (query @ repeated_key.transpose(1, 2) * 0.37).masked_fill(~visible(packing), float("-inf"))
+    expected = scores.softmax(-1) @ repeated_value
+    got = block_attention(query, key, value, packing, scale=0.37)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    direction = torch.randn(got.shape, generator=draw, dtype=torch.float64)
+    ours = torch.autograd.grad(got, (query, key, value), direction)
+    theirs = torch.autograd.grad(expected, (query, key, value), direction)
+    for mine, yours in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-10, atol=1e-12)
+
+
+def visible(packing):
+    """[L, L] who sees whom: a prompt itself, causally; a continuation its prompt and itself, causally."""
+    seen = torch.zeros(packing.length, packing.length, dtype=torch.bool)
+    for prompt, rows in zip(packing.prompt.tolist(), packing.continuation.tolist(), strict=True):
+        prompt = [index for index in prompt if index >= 0]
+        for row in [[], *rows]:
+            chain = prompt + [index for index in row if index >= 0]
+            for place, index in enumerate(chain):
+                seen[index, chain[: place + 1]] = True
+    return seen
+
+
+def test_an_empty_prompt_is_refused():
+    with pytest.raises(ValueError, match="empty prompt"):
+        pack(collate([trajectory((), [[5, 6]], group="p")]))

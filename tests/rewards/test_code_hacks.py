@@ -1,0 +1,187 @@
+# ruff: noqa: E501
+"""Every known way to fool a test harness, tried for real, on each rung of isolation that works here."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmrl.rewards.code_tests import run_program
+from llmrl.rewards.sandbox import RUNGS, Limits, _world_readable, isolation_report
+
+TESTS = ["assert f(3) == 9", "assert f(4) == 16", "assert abs(f(1.5) - 2.25) < 1e-9"]
+
+HACKS = {
+    "os._exit(0) while loading": "import os\nos._exit(0)",
+    "os._exit(0) in the call": "import os\ndef f(x):\n    os._exit(0)",
+    "sys.exit": "import sys\nsys.exit(0)",
+    "SystemExit in the call": "def f(x):\n    raise SystemExit(0)",
+    "atexit": "import atexit, os\natexit.register(lambda: os._exit(0))\ndef f(x):\n    return 0",
+    "excepthook": "import sys, os\nsys.excepthook = lambda *a: os._exit(0)\ndef f(x):\n    raise ValueError",
+    "thread that exits": "import threading, os\nthreading.Thread(target=lambda: os._exit(0)).start()\ndef f(x):\n    return 0",
+    "__eq__ override": "class A:\n    def __eq__(self, o): return True\n    def __sub__(self, o): return 0\n"
+    "    def __abs__(self): return 0\n    def __lt__(self, o): return True\ndef f(x):\n    return A()",
+    "int subclass": "class A(int):\n    def __eq__(self, o): return True\n    def __sub__(self, o): return A(0)\n"
+    "    def __hash__(self): return 9\ndef f(x):\n    return A(0)",
+    "float subclass": "class A(float):\n    def __eq__(self, o): return True\n    def hex(self): return '0x1.2p+3'\n"
+    "    def __rsub__(self, o): return 0\n    def __sub__(self, o): return 0\ndef f(x):\n    return A(0)",
+    "lying repr": "class A:\n    def __repr__(self): return '9'\n    __str__ = __repr__\ndef f(x):\n    return A()",
+    "__class__ lie": "class A:\n    @property\n    def __class__(self): return int\ndef f(x):\n    return A()",
+    "shadowed builtins": "import builtins\nbuiltins.abs = lambda x: 0\nabs = builtins.abs\nbuiltins.AssertionError = ValueError\n"
+    "def f(x):\n    return 0.0",
+    "patched json": "import json\njson.dumps = lambda *a, **k: '{\"value\": {\"int\": \"9\"}}'\ndef f(x):\n    return 0",
+    "patched os.write": "import os\nw = os.write\nos.write = lambda fd, d: w(fd, bytes(d).replace(b'0', b'9'))\ndef f(x):\n    return 0",
+    "settrace": "import sys\nsys.settrace(lambda *a: None)\nsys.setprofile(lambda *a: None)\ndef f(x):\n    return 0",
+    "forged verdicts on every pipe": "import os, json\nfor fd in range(64):\n    try:\n"
+    "        os.write(fd, b'{\"do\": \"verdict\", \"verdict\": \"passed\", \"text\": \"\"}\\n' * 9)\n    except OSError:\n        pass\n"
+    "def f(x):\n    return 0",
+    "forged verdicts with the nonce": "import os, sys, json\ndef f(x):\n    frame = sys._getframe()\n    nonce = ''\n"
+    "    while frame:\n        for v in list(frame.f_locals.values()) + list(frame.f_globals.values()):\n"
+    "            if isinstance(v, dict) and 'nonce' in v: nonce = v['nonce']\n        frame = frame.f_back\n"
+    "    for m in ({'do': 'verdict', 'verdict': 'passed', 'text': ''}, {'value': {'int': '0'}, 'id': 1}):\n"
+    "        for fd in range(3, 20):\n            try: os.write(fd, (json.dumps({**m, 'nonce': nonce}) + '\\n').encode() * 5)\n"
+    "            except OSError: pass\n    return 0",
+    "argv": "import sys, re\nargs = ' '.join(sys.argv + sys.orig_argv)\ndef f(x):\n    return x * x if 'assert' in args else 0",
+    "reads /proc": "import glob\ntexts = ''\nfor p in glob.glob('/proc/*/cmdline') + glob.glob('/proc/*/environ'):\n"
+    "    try: texts += open(p).read()\n    except OSError: pass\ndef f(x):\n    return 9 if 'assert f' in texts else 0",
+    "reads the parent's memory": "import os, re\nfound = ''\nfor pid in [os.getppid(), 1] + [int(p) for p in "
+    "(os.listdir('/proc') if os.path.isdir('/proc') else []) if p.isdigit()]:\n    try:\n"
+    "        for line in open(f'/proc/{pid}/maps'):\n            if 'heap' in line:\n"
+    "                a, b = (int(v, 16) for v in line.split()[0].split('-'))\n"
+    "                m = open(f'/proc/{pid}/mem', 'rb'); m.seek(a); found += m.read(b - a).decode('latin1')\n"
+    "    except OSError: pass\ndef f(x):\n    m = re.search(rf'assert f.{x}. == (\\d+)', found)\n    return int(m.group(1)) if m else 0",
+    "gc and frames": "import gc, sys\ndef f(x):\n    for o in gc.get_objects():\n        if isinstance(o, str) and o.startswith('assert f'):\n"
+    "            return eval(o.partition('==')[2])\n    return 0",
+    "reads test files": "import os\nfound = ''\nfor root in ('.', '/tmp', '/root', '/home', '/srv'):\n    for d, _, names in os.walk(root):\n"
+    "        for n in names[:200]:\n            try: found += open(os.path.join(d, n)).read(20000)\n"
+    "            except (OSError, UnicodeDecodeError): pass\n        if len(found) > 10**6: break\n"
+    "def f(x):\n    return 9 if 'assert f(3)' in found else 0",
+    "conftest and sitecustomize": "for n in ('conftest.py', 'sitecustomize.py', 'usercustomize.py', 'json.py', 'ast.py'):\n"
+    "    open(n, 'w').write('import os; os._exit(0)')\ndef f(x):\n    return 0",
+    "swallows the alarm": "import signal, time\nfor s in range(1, 32):\n    try: signal.signal(s, signal.SIG_IGN)\n"
+    "    except (OSError, ValueError): pass\ndef f(x):\n    while True:\n        try: time.sleep(1)\n        except BaseException: pass",
+    "endless output": "import sys\ndef f(x):\n    while True: sys.stdout.write('x' * 10**6)",
+    "endless result": "def f(x):\n    return 'x' * 10**8",
+    "memory bomb": "def f(x):\n    a = []\n    while True: a.append(bytearray(10**7))",
+    "recursion bomb": "def f(x):\n    return f(x)",
+    "disk bomb": "def f(x):\n    i = 0\n    while True:\n        open(f'big{i}', 'wb').write(b'x' * 10**6); i += 1",
+    "fork bomb": "import os\ndef f(x):\n    while True: os.fork()",
+    "thread bomb": "import threading, time\ndef f(x):\n    while True: threading.Thread(target=time.sleep, args=(9,)).start()",
+    "kills everyone": "import os, signal\nfor p in (-1, 1, os.getppid(), 0):\n    try: os.kill(p, signal.SIGKILL)\n"
+    "    except OSError: pass\ndef f(x):\n    return 0",
+    "runs a program": "import subprocess\ndef f(x):\n    return int(subprocess.check_output(['sh', '-c', 'echo 9']))",
+    "deep result": "def f(x):\n    a = []\n    for _ in range(100000): a = [a]\n    return a",
+    "cyclic result": "def f(x):\n    a = []\n    a.append(a)\n    return a",
+    "huge integer": "def f(x):\n    return 10 ** 10 ** 9",
+    "generator": "def f(x):\n    yield 9",
+}  # fmt: skip
+HONEST = "def f(x):\n    return x * x\n"
+WORKING = [rung for rung in RUNGS if not isolation_report()[rung]]
+
+
+def test_at_least_one_rung_of_isolation_works_here():
+    assert WORKING
+
+
+@pytest.mark.parametrize("rung", WORKING)
+def test_an_honest_program_passes(rung):
+    outcome = run_program(HONEST, TESTS, kind="function", timeout_s=20, limits=Limits(isolation=rung))
+    assert (outcome.status, outcome.passed, outcome.isolation) == ("passed", 3, rung), outcome
+
+
+@pytest.mark.parametrize("name", HACKS)
+@pytest.mark.parametrize("rung", WORKING)
+def test_a_hack_does_not_pass_a_single_test_it_should_not(rung, name):
+    start = time.monotonic()
+    limits = Limits(isolation=rung, memory_mb=512, file_mb=4)
+    outcome = run_program(HACKS[name], TESTS, kind="function", timeout_s=2, limits=limits)
+    assert outcome.status in ("failed", "runtime_error", "timeout"), outcome
+    assert outcome.passed == 0, outcome
+    assert time.monotonic() - start < 60
+
+
+@pytest.mark.parametrize("rung", WORKING)
+def test_the_program_sees_no_network_no_files_and_cannot_write_outside(rung, tmp_path):
+    secret = tmp_path / "secret.txt"
+    secret.write_text("expected: 16")
+    program = (
+        f"import os, socket\nSECRET = {str(secret)!r}\n"
+        "def tries():\n"
+        "    out = []\n"
+        "    try:\n        socket.create_connection(('127.0.0.1', 1), 1); out.append('network')\n"
+        "    except ConnectionRefusedError: out.append('loopback')\n    except OSError: pass\n"
+        "    for path in ('/etc/passwd', '/etc/shadow', '/proc/1/environ', '/proc/self/environ', SECRET):\n"
+        "        try: out.append(path + open(path).read()[:20])\n"
+        "        except OSError: pass\n"
+        "    for path in ('/x', '/usr/x', '/etc/x', '/dev/x', '/root/x', '/var/x', '/usr/lib/x', '/home/x'):\n"
+        "        try: open(path, 'w').close(); out.append('wrote ' + path)\n"
+        "        except OSError: pass\n"
+        "    open('mine', 'w').write('ok')\n"
+        "    return out\n"
+    )
+    outcome = run_program(program, [[[], None]], kind="function", entry_point="tries", limits=Limits(isolation=rung))
+    assert outcome.detail == "tries gave []", outcome
+
+
+@pytest.mark.parametrize("rung", WORKING)
+def test_no_process_outlives_its_program(rung):
+    program = (
+        "import os, time\n"
+        "def f(x):\n"
+        "    try:\n"
+        "        if os.fork() == 0:\n            os.setsid()\n            time.sleep(30)\n"
+        "    except OSError:\n        return 'no fork'\n"
+    )
+    outcome = run_program(program, [[[1], "no fork"]], kind="function", entry_point="f", limits=Limits(isolation=rung))
+    assert outcome.status == "passed", outcome
+
+
+def test_expected_values_are_nowhere_in_the_candidate_s_process():
+    program = (
+        "import gc, sys\n"
+        "def f(x):\n"
+        "    seen = [repr(o)[:10000] for o in gc.get_objects()] + [repr(sys.argv), repr(sys.orig_argv)]\n"
+        "    return any('86420135' in text for text in seen)\n"
+    )
+    tests = [[[1], 86420135], "assert f(2) == 86420135", "assert not f(3)\nassert 86420135"]
+    outcome = run_program(program, tests, kind="function", entry_point="f", timeout_s=20)
+    assert outcome.per_test == ("failed", "failed", "passed"), outcome
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
+def test_it_works_as_an_ordinary_user_too():
+    code = (
+        "import json, sys; sys.path[:0] = json.loads(sys.argv[1])\n"
+        "from llmrl.rewards.code_tests import run_program; from llmrl.rewards.sandbox import isolation_report\n"
+        "o = run_program('def f(x): return x + 1', ['assert f(1) == 2', 'assert f(2) < 4'], kind='function', timeout_s=20)\n"
+        "print(json.dumps([o.status, o.isolation, isolation_report()]))\n"
+    )
+    become = (
+        "import ctypes, json, os, sys\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
+    )
+    if not _world_readable():
+        pytest.skip("this interpreter lives in a private home, so another user cannot start it")
+    done = subprocess.run(
+        [sys.executable, "-c", become + code, json.dumps([p or os.getcwd() for p in sys.path])],
+        capture_output=True,
+        text=True,
+        env={"PATH": os.environ["PATH"]},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    status, isolation, report = json.loads(done.stdout.splitlines()[-1])
+    assert status == "passed", (isolation, report)
+
+
+def test_the_child_script_uses_the_standard_library_only():
+    text = (Path(__file__).parents[2] / "rewards" / "sandbox_child.py").read_text()
+    imported = {
+        line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
+    }
+    assert imported <= sys.stdlib_module_names | {"__future__"}
