@@ -41,8 +41,10 @@ def test_a_new_folder_holds_the_whole_recipe_and_the_environment(tmp_path):
     assert environment["python"].startswith("3.") and "torch" in environment["packages"]
 
 
-def test_an_existing_run_is_never_written_over(tmp_path):
+def test_a_run_that_has_begun_is_never_written_over(tmp_path):
     opened(tmp_path)
+    opened(tmp_path)  # nothing was done in it yet: its name is still free
+    (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "eval", "step": 0}\n')
     with pytest.raises(RunFolderError, match=r"exists already; continue it with --resume, start over with --fresh"):
         opened(tmp_path)
     opened(tmp_path, resume=True)
@@ -149,7 +151,7 @@ def test_the_summary_by_hand(tmp_path):
         "accuracy_after_step": 2,
         "n_eval": 50,
         "train_wall_s": 4.0,
-        "seconds": {"eval": 7.0, "generate": 2.5, "update": 1.0},
+        "seconds": {"eval": 7.0, "generate": 2.5, "update": 1.0, "checkpoint": 0.0},
         "tokens_per_s": 150.0,
         "steps": 3,
         "completed_steps": 2,
