@@ -67,6 +67,18 @@ def children(pid: int, marker: str) -> list[int]:
     return found
 
 
+def gone(pid: int) -> bool:
+    """Whether a process ends within ten seconds; one that is dead and not yet collected counts."""
+    for _ in range(100):
+        try:
+            if Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "said"), [(signal.SIGKILL, "died"), (signal.SIGSTOP, "hung")])
 def test_an_engine_that_dies_or_hangs_is_replaced_and_counted(
@@ -84,7 +96,7 @@ def test_an_engine_that_dies_or_hangs_is_replaced_and_counted(
     assert sum(row["engine/restarts"] for row in rows) == 1
     assert 0 <= sum(row["engine/regenerated"] for row in rows) <= 16
     assert all(row["rollout/errored"] == 0 and row["mismatch/mean_abs_logprob"] < 1e-4 for row in rows)
-    assert not Path(f"/proc/{engine}").exists()
+    assert gone(engine)
 
 
 @pytest.mark.slow
@@ -137,7 +149,7 @@ def test_a_rank_that_dies_or_hangs_ends_the_job_in_bounded_time_and_says_so(
         assert "error: another process of this run died or hung" in log
     else:
         assert "Signal 9 (SIGKILL)" in log or "died or hung" in log
-    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+    assert all(gone(rank) for rank in ranks)
     assert newest_valid(tmp_path / "run")[0] is not None
 
 
