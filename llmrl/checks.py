@@ -1,13 +1,16 @@
-"""Commands that check things without training anything: this machine, the maths."""
+"""Commands that check things without training anything: this machine, the maths, a recipe's rewards."""
 
 from __future__ import annotations
 
+from collections import Counter
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+rewards_app = typer.Typer(help="Rewards.", no_args_is_help=True)
 COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
@@ -41,4 +44,44 @@ def conformance(
             f"{result.name}, {result.check}: error {result.error:.3g}, allowed {result.tolerance:.3g}", style="red"
         )
     if failed:
+        raise typer.Exit(1)
+
+
+@rewards_app.callback()
+def rewards() -> None:
+    """Rewards."""
+
+
+@rewards_app.command("check")
+def check_rewards(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as data.limit=100.")] = None,
+    part: Annotated[str | None, typer.Option(help="Only this part of the reward.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="Rows to look at.")] = 500,
+    show: Annotated[int, typer.Option(min=0, help="Problems to print of each part.")] = 5,
+) -> None:
+    """Do the data's own gold answers get full marks, and empty answers none? Exits with 1 if not."""
+    from llmrl.cli import rewards_of
+    from llmrl.config import ConfigError, load_recipe
+    from llmrl.data.source import load_train_eval
+    from llmrl.explain import nearest
+    from llmrl.rewards.check import check_rows
+    from llmrl.seeding import key
+
+    loaded = load_recipe(recipe, overrides)
+    parts = dict(rewards_of(loaded).rewards)
+    if part is not None and part not in parts:
+        raise ConfigError(f"--part {part}: the reward has no such part; {nearest(part, list(parts))}")
+    found, held_out = load_train_eval(loaded.data, loaded.eval.data, seed=key(loaded.seed, "data"))
+    rows = [{**row.columns, "answer": row.answer, "id": row.id} for row in [*held_out, *found][:limit]]
+    console, bad = Console(soft_wrap=True), 0
+    for name, reward in parts.items():
+        if part in (None, name):
+            problems = check_rows(reward, rows)
+            bad += len(problems)
+            kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(p.kind for p in problems).items())
+            console.print(f"{name}: {len(rows)} rows, {kinds or 'every gold answer gets full marks'}", markup=False)
+            for problem in problems[:show]:
+                console.print(f"  {problem.kind} {problem.id}: {problem.detail}", markup=False, highlight=False)
+    if bad:
         raise typer.Exit(1)

@@ -355,6 +355,7 @@ def report(run: RunFolder) -> None:
     print(write_report(run))
 
 
+app.add_typer(checks.rewards_app, name="rewards")
 app.command()(checks.doctor)
 app.command()(checks.conformance)
 

@@ -142,6 +142,18 @@ def test_a_plan_says_how_much_will_happen(llmrl: Llmrl) -> None:
     assert "off-policy: 4 updates per rollout" in " ".join(flat.replace("│", " ").split())
 
 
+def test_gold_answers_are_tried_on_the_reward(llmrl: Llmrl) -> None:
+    Path("judge.py").write_text(REWARDS)
+    code, out, err = llmrl("rewards", "check", RECIPE, "--limit", "50")
+    assert (code, "50 rows, every gold answer gets full marks" in out) == (0, True), out + err
+    Path("rows.jsonl").write_text("".join(f'{{"prompt": "q{i}?", "answer": "about {i}"}}\n' for i in range(40)))
+    code, out, err = llmrl("rewards", "check", RECIPE, "data.source=rows.jsonl", "data.args={}")
+    assert code == 1, err
+    assert "40 not_applicable" in out or "40 gold" in out, out
+    code, _, err = llmrl("rewards", "check", RECIPE, "--part", "exat")
+    assert (code, "did you mean 'exact'?" in err) == (2, True)
+
+
 # ---- trainings: a tiny model, the reference engine, in this process
 
 

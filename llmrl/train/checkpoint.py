@@ -53,7 +53,8 @@ def folder_of(run: Path, step: int) -> Path:
 
 def checkpoints(run: Path) -> list[Path]:
     """Finished checkpoint folders, oldest first."""
-    return sorted((run / "checkpoints").glob("step-[0-9]*"))
+    found = (run / "checkpoints").glob("step-[0-9]*")
+    return sorted(found, key=lambda folder: (len(folder.name), folder.name))
 
 
 class Writer:
@@ -154,7 +155,7 @@ def damage(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None."""
     try:
         files: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["files"]
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its manifest cannot be read ({error})"
     for name, expected in files.items():
         file = folder / name
@@ -184,11 +185,12 @@ def set_aside(run: Path) -> tuple[Path | None, list[str]]:
     For the one process that writes in the run folder.
     """
     folder, complaints = newest_valid(run)
-    for damaged in checkpoints(run):
-        if folder is None or damaged > folder:
-            aside = damaged.with_name(f"damaged-{damaged.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            damaged.rename(aside)
+    for damaged in reversed(checkpoints(run)):
+        if damaged == folder:
+            break
+        aside = damaged.with_name(f"damaged-{damaged.name}")
+        shutil.rmtree(aside, ignore_errors=True)
+        damaged.rename(aside)
     return folder, complaints
 
 

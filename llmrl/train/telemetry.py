@@ -26,7 +26,10 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     kinds = Counter(t.status.kind for t in trajectories)
     scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
     lengths = np.array([t.sampled for t in trajectories])
-    errors = [score.error for t in trajectories for score in t.scores if score.error]
+    # A failed rollout has no reward either, but that is not the reward's fault.
+    alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
+    errors = [" ".join(score.error for score in t.scores if score.error) for t in alive]
+    errored = sum(bool(error) for error in errors)
     flags = Counter(flag for t in trajectories for score in t.scores for flag in score.flags)
     parts: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[float | None]] = defaultdict(set)
@@ -38,9 +41,9 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     return {
         "reward/mean": float(scored.mean()),
         "reward/std": float(scored.std()),
-        "reward/errored": len(errors) / count,
+        "reward/errored": errored / count,
         "reward/timed_out": sum("timed out" in error for error in errors) / count,
-        "reward/not_applicable": sum(t.reward is None for t in trajectories) / count - len(errors) / count,
+        "reward/not_applicable": (sum(t.reward is None for t in alive) - errored) / count,
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "length/p95": float(np.quantile(lengths, 0.95)),

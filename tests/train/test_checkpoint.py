@@ -1,187 +1,173 @@
-"""Checkpoints are whole or not used, and pruning never takes the last good one."""
+"""Checkpoints: whole or not there, damage found and named, the right ones kept."""
 
-from __future__ import annotations
-
+import json
+import re
 import shutil
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 
 from llmrl.config import ModelConfig
-from llmrl.policy.model import Policy, load_policy
+from llmrl.policy.model import load_policy
+from llmrl.train import checkpoint
 from llmrl.train.checkpoint import (
     CheckpointError,
     TrainState,
     Writer,
     checkpoints,
+    damage,
     digest,
     newest_valid,
     read_optimizer,
     read_state,
     set_aside,
 )
-from llmrl.train.updater import Updater
 
 
-@pytest.fixture
-def policy(tiny_model: Path) -> Policy:
-    settings = ModelConfig(path=str(tiny_model), dtype="bfloat16")
-    return load_policy(settings, source=str(tiny_model), device=torch.device("cpu"), seed=0)
+@pytest.fixture(scope="module")
+def policy(tiny_model):
+    return load_policy(
+        ModelConfig(path="x", dtype="float32"), source=str(tiny_model), device=torch.device("cpu"), seed=0
+    )
 
 
-def updater_of(policy: Policy) -> Updater:
-    return Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
+def optimizer(value=1.0):
+    return {
+        "master/w": torch.full((3, 2), value),
+        "exp_avg/w": torch.arange(6.0).view(3, 2),
+        "step/w": torch.tensor(4.0),
+    }
 
 
-def learn(policy: Policy, updater: Updater) -> None:
-    for _, parameter in policy.trainable():
-        parameter.square().sum().backward()
-    assert updater.step(1e-3)[1]
+def state(step, **more):
+    return TrainState(step=step, metrics_bytes=10 * step, **more)
 
 
-def write(
-    run: Path, policy: Policy, steps: list[int], *, keep_last: int = 9, best: dict[int, float] | None = None
-) -> None:
-    """Train and save after each of `steps`; `best` marks the step with the best accuracy so far."""
-    updater = updater_of(policy)
-    writer = Writer(run, keep_last=keep_last, keep_best=True)
-    best_step = None
+def write(run, policy, *steps, keep_last=9, keep_best=False, **more):
+    writer = Writer(run, keep_last=keep_last, keep_best=keep_best)
     for step in steps:
-        learn(policy, updater)
-        best_step = step if best and step in best else best_step
-        writer.save(policy, updater.state(), TrainState(step=step, metrics_bytes=10 * step, best_step=best_step))
+        writer.save(policy, optimizer(float(step)), state(step, **more))
     writer.close()
 
 
-def truncate(folder: Path) -> None:
-    file = folder / "optimizer.safetensors"
-    file.write_bytes(file.read_bytes()[:-100])
+def test_a_checkpoint_holds_the_policy_the_optimizer_and_the_state(tmp_path, policy):
+    write(tmp_path, policy, 7, skipped_in_a_row=2, best=0.5, best_step=3)
+    (folder,) = checkpoints(tmp_path)
+    assert folder.name == "step-000007" and damage(folder) is None
+    assert read_state(folder) == TrainState(step=7, metrics_bytes=70, skipped_in_a_row=2, best=0.5, best_step=3)
+    assert all(torch.equal(read_optimizer(folder)[name], tensor) for name, tensor in optimizer(7.0).items())
+    again = load_policy(
+        ModelConfig(path="x", dtype="float32"), source=str(folder / "policy"), device=torch.device("cpu"), seed=0
+    )
+    assert all(torch.equal(p, q) for p, q in zip(again.model.parameters(), policy.model.parameters(), strict=True))
+    listed = json.loads((folder / "manifest.json").read_text())["files"]
+    there = {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+    assert set(listed) == there - {"manifest.json"} and "policy/model.safetensors" in listed
 
 
-def flip_a_byte(folder: Path) -> None:
-    file = folder / "policy" / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[len(content) // 2] ^= 1
-    file.write_bytes(content)
-
-
-def lose_the_manifest(folder: Path) -> None:
-    (folder / "manifest.json").unlink()
-
-
-def lose_a_file(folder: Path) -> None:
-    (folder / "state.json").unlink()
-
-
-def garble_the_manifest(folder: Path) -> None:
-    (folder / "manifest.json").write_text('{"format": 1, "fil')
-
-
-@pytest.mark.parametrize(
-    ("harm", "said"),
-    [
-        (truncate, "optimizer.safetensors has"),
-        (flip_a_byte, "policy/model.safetensors does not match its checksum"),
-        (lose_the_manifest, "its manifest cannot be read"),
-        (garble_the_manifest, "its manifest cannot be read"),
-        (lose_a_file, "state.json is missing"),
-    ],
-)
-def test_a_damaged_checkpoint_is_named_set_aside_and_the_one_before_is_used(
-    tmp_path: Path, policy: Policy, harm: Callable[[Path], None], said: str
-) -> None:
-    write(tmp_path, policy, [2, 4])
-    harm(checkpoints(tmp_path)[-1])
-    folder, complaints = set_aside(tmp_path)
-    assert folder is not None and read_state(folder) == TrainState(step=2, metrics_bytes=20)
-    assert len(complaints) == 1 and "step-000004 is damaged" in complaints[0] and said in complaints[0]
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002"]
-    assert (tmp_path / "checkpoints" / "damaged-step-000004").is_dir()
-
-
-def test_damaged_newer_checkpoints_do_not_push_out_the_last_good_one(tmp_path: Path, policy: Policy) -> None:
-    write(tmp_path, policy, [2, 40])
-    flip_a_byte(checkpoints(tmp_path)[-1])
-    set_aside(tmp_path)
-    write(tmp_path, policy, [4], keep_last=1)
-    folder, complaints = newest_valid(tmp_path)
-    assert folder is not None and folder.name == "step-000004" and not complaints
-
-
-def test_a_folder_that_was_never_renamed_is_ignored_and_removed_by_the_next_writer(
-    tmp_path: Path, policy: Policy
-) -> None:
-    write(tmp_path, policy, [2])
-    left = tmp_path / "checkpoints" / ".tmp-step-000004"
-    shutil.copytree(checkpoints(tmp_path)[0], left)
-    folder, complaints = newest_valid(tmp_path)
-    assert folder is not None and folder.name == "step-000002" and not complaints
-    Writer(tmp_path, keep_last=1, keep_best=True).close()
-    assert not left.exists()
-
-
-def test_the_last_and_the_best_are_kept(tmp_path: Path, policy: Policy) -> None:
-    write(tmp_path, policy, [1, 2, 3, 4, 5], keep_last=2, best={2: 0.5})
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000002", "step-000004", "step-000005"]
-
-
-def test_training_on_while_the_disk_is_written_does_not_leak_into_the_checkpoint(
-    tmp_path: Path, policy: Policy
-) -> None:
-    updater = updater_of(policy)
-    learn(policy, updater)
-    before = {name: tensor.clone() for name, tensor in updater.state().items()}
-    writer = Writer(tmp_path, keep_last=1, keep_best=False)
-    writer.save(policy, updater.state(), TrainState(step=1, metrics_bytes=0))
-    for _ in range(5):
-        learn(policy, updater)
+def test_the_optimizer_is_copied_before_save_returns(tmp_path, policy):
+    tensors = optimizer()
+    writer = Writer(tmp_path, keep_last=2, keep_best=False)
+    writer.save(policy, tensors, state(1))
+    tensors["master/w"].zero_()
     writer.close()
-    stored = read_optimizer(checkpoints(tmp_path)[0])
-    assert stored.keys() == before.keys()
-    assert all(torch.equal(stored[name], before[name]) for name in before)
-    assert not torch.equal(before["master/model.norm.weight"], updater.state()["master/model.norm.weight"])
+    assert bool((read_optimizer(checkpoints(tmp_path)[0])["master/w"] == 1).all())
 
 
-def test_a_restored_optimizer_goes_on_bit_for_bit_and_rounds_its_masters_back(
-    tmp_path: Path, tiny_model: Path, policy: Policy
-) -> None:
-    updater = updater_of(policy)
-    learn(policy, updater)
-    writer = Writer(tmp_path, keep_last=9, keep_best=False)
-    writer.save(policy, updater.state(), TrainState(step=1, metrics_bytes=0))
-    learn(policy, updater)
-    writer.save(policy, updater.state(), TrainState(step=2, metrics_bytes=0))
-    writer.close()
+DAMAGES = {
+    "a changed byte": (lambda f: flip(f / "policy" / "model.safetensors"), "policy/model.safetensors does not match"),
+    "a cut file": (lambda f: cut(f / "optimizer.safetensors"), r"optimizer.safetensors has \d+ bytes instead of"),
+    "a missing file": (lambda f: (f / "state.json").unlink(), "state.json is missing"),
+    "no manifest": (lambda f: (f / "manifest.json").unlink(), "manifest cannot be read"),
+    "half a manifest": (lambda f: cut(f / "manifest.json"), "manifest cannot be read"),
+    "a manifest of something else": (lambda f: (f / "manifest.json").write_text("[]"), "manifest cannot be read"),
+}
+
+
+def flip(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-9])
+
+
+@pytest.mark.parametrize("name", DAMAGES)
+def test_damage_is_named_and_the_checkpoint_before_is_used(tmp_path, policy, name):
+    spoil, message = DAMAGES[name]
+    write(tmp_path, policy, 1, 2)
     first, second = checkpoints(tmp_path)
-    settings = ModelConfig(path=str(tiny_model), dtype="bfloat16")
-    again = load_policy(settings, source=str(tiny_model), device=torch.device("cpu"), seed=0)
-    restored = updater_of(again)
-    restored.load(read_optimizer(first))
-    learn(again, restored)
-    writer = Writer(tmp_path / "again", keep_last=9, keep_best=False)
-    writer.save(again, restored.state(), TrainState(step=2, metrics_bytes=0))
-    writer.close()
-    assert digest(checkpoints(tmp_path / "again")[0]) == digest(second) != digest(first)
-    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(policy.weights(), again.weights(), strict=True))
+    spoil(second)
+    found, complaints = newest_valid(tmp_path)
+    assert found == first
+    (complaint,) = complaints
+    assert str(second) in complaint
+    assert re.search(message, complaint)
+    spoil(first)
+    assert newest_valid(tmp_path)[0] is None and len(newest_valid(tmp_path)[1]) == 2
 
 
-def test_an_optimizer_of_another_model_is_refused(tmp_path: Path, policy: Policy) -> None:
-    updater = updater_of(policy)
-    state = {name: tensor for name, tensor in updater.state().items() if name != "master/model.norm.weight"}
-    with pytest.raises(ValueError, match=r"of another model: 1 weights differ, such as model\.norm\.weight"):
-        updater.load(state)
+def test_no_checkpoints_are_no_complaint(tmp_path):
+    assert newest_valid(tmp_path) == (None, [])
 
 
-def test_a_failed_save_is_reported_by_the_next_one_and_leaves_nothing_behind(tmp_path: Path, policy: Policy) -> None:
-    write(tmp_path, policy, [1])
-    (tmp_path / "checkpoints" / "step-000002").mkdir()
-    (tmp_path / "checkpoints" / "step-000002" / "in the way").touch()
-    writer = Writer(tmp_path, keep_last=9, keep_best=False)
-    writer.save(policy, updater_of(policy).state(), TrainState(step=2, metrics_bytes=0))
-    with pytest.raises(CheckpointError, match=r"step 2 could not be written .* earlier checkpoints are intact"):
+def test_an_unfinished_save_is_never_a_checkpoint_and_is_swept_away(tmp_path, policy):
+    write(tmp_path, policy, 1)
+    shutil.copytree(checkpoints(tmp_path)[0], tmp_path / "checkpoints" / ".tmp-step-000002")
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000001"]
+    write(tmp_path, policy, 2)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-000001", "step-000002"]
+
+
+def test_a_save_that_fails_leaves_the_earlier_ones_and_is_reported_at_the_next(tmp_path, policy, monkeypatch):
+    writer = Writer(tmp_path, keep_last=2, keep_best=False)
+    writer.save(policy, optimizer(), state(1))
+    writer.finish()
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    writer.save(policy, optimizer(), state(2))
+    with pytest.raises(CheckpointError, match=r"step 2 .*No space left.*earlier checkpoints are intact"):
         writer.finish()
     writer.close()
-    assert not list((tmp_path / "checkpoints").glob(".tmp*"))
-    assert newest_valid(tmp_path)[0] == tmp_path / "checkpoints" / "step-000001"
+    assert newest_valid(tmp_path) == (checkpoints(tmp_path)[0], [])
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_a_damaged_checkpoint_is_set_aside_so_that_its_step_can_be_saved_again(tmp_path, policy):
+    write(tmp_path, policy, 1, 2)
+    first, second = checkpoints(tmp_path)
+    flip(second / "optimizer.safetensors")
+    found, (complaint,) = set_aside(tmp_path)
+    assert found == first and "optimizer.safetensors does not match" in complaint
+    assert checkpoints(tmp_path) == [first]
+    write(tmp_path, policy, 2)
+    assert newest_valid(tmp_path) == (second, [])
+
+
+KEPT = {(1, False): ["4"], (2, False): ["3", "4"], (2, True): ["1", "3", "4"], (9, True): ["1", "2", "3", "4"]}
+
+
+@pytest.mark.parametrize("keep", KEPT)
+def test_the_last_and_the_best_are_kept(tmp_path, policy, keep):
+    last, best = keep
+    write(tmp_path, policy, 1, 2, 3, 4, keep_last=last, keep_best=best, best=0.9, best_step=1)
+    assert [folder.name[-1] for folder in checkpoints(tmp_path)] == KEPT[keep]
+
+
+def test_the_digest_is_of_step_weights_and_optimizer(tmp_path, policy):
+    write(tmp_path / "a", policy, 1)
+    write(tmp_path / "b", policy, 1)
+    write(tmp_path / "c", policy, 2)
+    one, same, other = (digest(checkpoints(tmp_path / name)[0]) for name in "abc")
+    assert one == same != other
+
+
+def test_checkpoints_are_ordered_by_step_beyond_six_digits(tmp_path):
+    for step in (999_999, 1_000_000, 5):
+        checkpoint.folder_of(tmp_path, step).mkdir(parents=True)
+    assert [folder.name for folder in checkpoints(tmp_path)] == ["step-000005", "step-999999", "step-1000000"]
