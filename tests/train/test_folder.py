@@ -43,6 +43,7 @@ def test_a_new_folder_holds_the_whole_recipe_and_the_environment(tmp_path):
 
 def test_an_existing_run_is_never_written_over(tmp_path):
     opened(tmp_path)
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(RunFolderError, match=r"exists already; continue it with --resume, start over with --fresh"):
         opened(tmp_path)
     opened(tmp_path, resume=True)
@@ -149,7 +150,7 @@ def test_the_summary_by_hand(tmp_path):
         "accuracy_after_step": 2,
         "n_eval": 50,
         "train_wall_s": 4.0,
-        "seconds": {"eval": 7.0, "generate": 2.5, "update": 1.0},
+        "seconds": {"eval": 7.0, "generate": 2.5, "update": 1.0, "checkpoint": 0.0},
         "tokens_per_s": 150.0,
         "steps": 3,
         "completed_steps": 2,
