@@ -197,7 +197,7 @@ def lengths(completions, answer, **kwargs):
     [
         ("raises", "raises raised RuntimeError: the judge [bold]sleeps"),
         ("nan", "nan returned nan; a reward must be finite"),
-        ("short", "short returned 1 rewards for 4 completions"),
+        ("short", "short returned 1 rewards for"),  # each worker process has a share of the four
         ("bare", "bare returned float '1.0', not a Score"),
     ],
 )

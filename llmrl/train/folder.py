@@ -1,6 +1,8 @@
 """The run folder: who may write in it, what it holds, and its metrics file.
 
 runs/<name>/  recipe.yaml  environment.json  metrics.jsonl  summary.json  rollouts/  checkpoints/  engine.log
+
+`recipe.yaml.1` and so on are what the recipe was before a resume changed it.
 """
 
 from __future__ import annotations
@@ -103,6 +105,10 @@ def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
         _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     elif resume:
         _check_same_model(folder, recipe)
+        file, text = folder / "recipe.yaml", dump_recipe(recipe)
+        if file.read_text() != text:  # what was changed holds from here on; what it was stays on record
+            _write_atomically(_free_name(file), file.read_text())
+            _write_atomically(file, text)
     else:
         raise RunFolderError(
             f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "

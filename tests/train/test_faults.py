@@ -133,6 +133,16 @@ def test_fresh_moves_the_old_run_aside_and_resume_needs_one(tmp_path: Path, tiny
     assert len(rows(tmp_path)) == 2 and len(read_metrics(tmp_path / "run.1")) > 0
 
 
+def test_a_resume_with_changes_records_both_recipes(tmp_path: Path, tiny_model: Path) -> None:
+    trained(tmp_path, tiny_model, {"train.steps": 1})
+    before = (tmp_path / "run" / "recipe.yaml").read_text()
+    trained(tmp_path, tiny_model, {"train.steps": 2}, resume=True)
+    assert (tmp_path / "run" / "recipe.yaml.1").read_text() == before
+    assert load_recipe(tmp_path / "run" / "recipe.yaml").train.steps == 2 == len(rows(tmp_path))
+    trained(tmp_path, tiny_model, {"train.steps": 2}, resume=True)
+    assert not (tmp_path / "run" / "recipe.yaml.2").exists()
+
+
 def test_resuming_with_another_model_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     trained(tmp_path, tiny_model, {"train.steps": 1})
     with pytest.raises(RunFolderError, match=r"was started with model.lora=None"):

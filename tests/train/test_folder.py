@@ -41,10 +41,9 @@ def test_a_new_folder_holds_the_whole_recipe_and_the_environment(tmp_path):
     assert environment["python"].startswith("3.") and "torch" in environment["packages"]
 
 
-def test_a_run_that_has_begun_is_never_written_over(tmp_path):
+def test_an_existing_run_is_never_written_over(tmp_path):
     opened(tmp_path)
-    opened(tmp_path)  # nothing was done in it yet: its name is still free
-    (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "eval", "step": 0}\n')
+    (tmp_path / "run" / "metrics.jsonl").write_text("{}\n")
     with pytest.raises(RunFolderError, match=r"exists already; continue it with --resume, start over with --fresh"):
         opened(tmp_path)
     opened(tmp_path, resume=True)
