@@ -1,0 +1,114 @@
+"""A real vLLM engine in a child process, against the reference engine and against being killed."""
+
+import os
+import signal
+import time
+
+import pytest
+
+from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.hf import HFEngine
+from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.types import Request, Sampling, StatusKind
+from tests.tiny import random_model, tiny_tokenizer
+
+pytest.importorskip("vllm")
+pytestmark = pytest.mark.vllm
+NATS = 1e-4  # float32 through other kernels; 4e-6 was measured
+
+
+def settings(model, kind="vllm"):
+    return EngineSettings(
+        kind=kind, model=str(model), dtype="float32", max_length=128, max_sequences=16, kv_cache_gib=1.0
+    )
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model, tmp_path_factory):
+    made = ProcessEngine(
+        settings(tiny_model), log=tmp_path_factory.mktemp("engine") / "engine.log", stall_timeout_s=15.0
+    )
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model):
+    return HFEngine(settings(tiny_model, "hf"))
+
+
+def requests(count=8, **more):
+    tokenizer = tiny_tokenizer()
+    return [
+        Request(
+            tokens=tuple(tokenizer(f"What is {n} + {7 * n}?"[: 4 + 2 * n])["input_ids"]),
+            sampling=Sampling(**{"max_tokens": 16, "seed": n, **more}),
+        )
+        for n in range(count)
+    ]
+
+
+def weights(seed):
+    return [(name, p.detach()) for name, p in random_model(seed=seed).named_parameters()]
+
+
+def assert_agree(mine, theirs):
+    for one, other in zip(mine, theirs, strict=True):
+        assert one.tokens == other.tokens and one.status == other.status
+        assert one.logprobs == pytest.approx(other.logprobs, abs=NATS)
+
+
+def test_both_engines_agree_on_greedy_tokens_and_log_probs_also_after_new_weights(engine, reference):
+    greedy = requests(temperature=0.0)
+    first = engine.generate(greedy)
+    assert_agree(first, reference.generate(greedy))
+    for made in (engine, reference):
+        made.load(weights(1), version=1)
+    second = engine.generate(greedy)
+    assert_agree(second, reference.generate(greedy))
+    assert [made.tokens for made in first] != [made.tokens for made in second]
+
+
+def test_the_same_seed_gives_the_same_completion_and_another_gives_another(engine):
+    first, again = engine.generate(requests()), engine.generate(requests())
+    assert first == again
+    assert [made.tokens for made in engine.generate(requests(seed=99))] != [made.tokens for made in first]
+
+
+def test_truncation_and_stop_strings(engine):
+    for made in engine.generate(requests(max_tokens=2)):
+        assert (made.status.kind is StatusKind.TRUNCATED) == (2 not in made.tokens)
+    (whole,) = engine.generate(requests(1, max_tokens=60, seed=5))
+    letter = next(char for char in whole.text if char.isascii() and char.isprintable())
+    (stopped,) = engine.generate(requests(1, max_tokens=60, seed=5, stop=(letter,)))
+    assert stopped.status.kind is StatusKind.DONE and stopped.text.endswith(letter)
+    assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+def test_a_killed_and_a_stopped_child_are_replaced_with_their_weights_and_nothing_is_lost(engine, how):
+    engine.load(weights(2), version=2)
+    asked = [*requests(1, max_tokens=1, temperature=0.0), *requests(6, max_tokens=100, temperature=0.0)]
+    wanted = engine.generate(asked)
+    assert engine.take_faults() == EngineFaults()
+    pid = engine.pid
+    stream = engine.stream(asked)
+    found = dict([next(item for item in stream if item is not None)])  # the short one; the others are under way
+    os.kill(pid, how)
+    found |= dict(item for item in stream if item is not None)
+    faults = engine.take_faults()
+    assert faults.restarts == 1 and 1 <= faults.regenerated <= 6 and engine.pid != pid
+    assert_agree([found[number] for number in range(7)], wanted)
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_an_engine_that_cannot_start_says_why_with_its_log(tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text("{}")
+    made = ProcessEngine(settings(tmp_path / "model"), log=tmp_path / "engine.log")
+    start = time.monotonic()
+    with pytest.raises(EngineError, match=r"engine\.log"):
+        made.generate(requests(1))
+    made.close()
+    assert time.monotonic() - start < 120
