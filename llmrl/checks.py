@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-rewards_app = typer.Typer(help="Rewards.", no_args_is_help=True)
+rewards_app = typer.Typer(no_args_is_help=True)
 COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
 
 
@@ -49,7 +49,7 @@ def conformance(
 
 @rewards_app.callback()
 def rewards() -> None:
-    """Rewards."""
+    """Try a recipe's rewards on its own data."""
 
 
 @rewards_app.command("check")

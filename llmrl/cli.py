@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import shlex
 import sys
 from difflib import get_close_matches
 from importlib.util import find_spec
@@ -124,7 +125,7 @@ def train(
         if outcome.summary:
             console.print(
                 f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
-                f"  llmrl train {' '.join([str(recipe), *(overrides or [])])} --resume"
+                f"  llmrl train {shlex.join([str(recipe), *(overrides or [])])} --resume"
             )
         raise typer.Exit(outcome.exit_code)
 

@@ -133,6 +133,7 @@ class LimitsConfig(_Section):
     """When a run stops instead of training on garbage. Rates are shares of a step's trajectories."""
 
     max_reward_error_rate: float = Field(0.1, ge=0, le=1, description="rewards that raised, timed out or gave NaN")
+    max_unscored_rate: float = Field(0.5, ge=0, le=1, description="rewards that did not apply: no readable gold answer")
     max_rollout_error_rate: float = Field(0.1, ge=0, le=1)
     max_skipped_updates: NonNegativeInt = Field(3, description="non-finite losses or gradients in a row")
     max_engine_restarts: NonNegativeInt = Field(3, description="engine replacements within one step")

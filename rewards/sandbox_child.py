@@ -255,4 +255,5 @@ def main() -> None:
     scope["run"](config["role"], first, lambda: read_line(requests), send)
 
 
-main()
+if __name__ == "__main__":
+    main()

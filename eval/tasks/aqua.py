@@ -28,7 +28,7 @@ TASK = Task(
     name="aqua",
     source=Source(file="aqua/test.jsonl", hub="deepmind/aqua_rat", config="raw", split="test"),
     read=read,
-    verifier="llmrl.rewards.choice_letter:ChoiceLetter",
+    verifier="llmrl.rewards.text_answer:ChoiceLetter",
     template=(
         "{problem}\n\n{options}\n\nPlease reason step by step, and finish with \\boxed{{}} holding only the letter of "
         "the right choice."

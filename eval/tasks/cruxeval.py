@@ -18,7 +18,7 @@ TASK = Task(
     name="cruxeval",
     source=Source(file="cruxeval/test.jsonl", hub="cruxeval-org/cruxeval", split="test"),
     read=read,
-    verifier="llmrl.rewards.code_output:CodeOutput",
+    verifier="llmrl.rewards.text_answer:PredictedOutput",
     vote="llmrl.eval.voting:literal",
     template=(
         "What does `f({input})` return?\n\n```python\n{code}\n```\n\nReason step by step, then give the value as a "

@@ -18,8 +18,10 @@ from llmrl.eval.task import Question, Source, Task, column, items, text
 from llmrl.eval.tasks.mbpp import TASK as MBPP
 
 _NUMBER = re.compile(r"\(?[-+0-9.e]*[0-9]j?\)?")
-# Their reference alone needs minutes on the added inputs; only the base inputs are used.
-TOO_SLOW = frozenset({"Mbpp/255", "Mbpp/392", "Mbpp/599", "Mbpp/603"})
+# Their reference alone needs minutes or gigabytes on the added inputs; only the base inputs are used.
+TOO_SLOW = frozenset({"Mbpp/170", "Mbpp/255", "Mbpp/392", "Mbpp/599", "Mbpp/603", "Mbpp/630"})
+# Their reference lists a set of strings, whose order differs from process to process.
+UNORDERED = frozenset({"Mbpp/579", "Mbpp/769"})
 ATOL = 1e-6  # of floats, where the row asks for none; EvalPlus' default
 
 _PROGRAM = """
@@ -125,6 +127,7 @@ def read(row: Mapping[str, Any], number: int) -> Question:
         name = text(row, "entry_point")
         shape = shape_of(prompt, name)
         plus = [] if row["task_id"] in TOO_SLOW else row.get("plus_input") or []
+        view = "sorted(_result, key=repr)" if row["task_id"] in UNORDERED else shape.view
         inputs = [
             [_number(restore(item, like), like) for item, like in zip(arguments, shape.arguments)]
             if len(arguments) == len(shape.arguments)
@@ -132,7 +135,7 @@ def read(row: Mapping[str, Any], number: int) -> Question:
             for arguments in [*items(row, "base_input"), *plus]
         ]
         program = _PROGRAM.format(
-            reference=code, name=name, inputs=repr(inputs), view=shape.view, atol=float(column(row, "atol")) or ATOL
+            reference=code, name=name, inputs=repr(inputs), view=view, atol=float(column(row, "atol")) or ATOL
         )
     else:
         program = text(row, "test")
@@ -146,6 +149,7 @@ TASK = Task(
     source=Source(file="mbppplus/test.jsonl", hub="evalplus/mbppplus", split="test"),
     read=read,
     verifier=MBPP.verifier,
+    options={"timeout_s": 30.0},  # about a hundred inputs, and the reference runs on each too
     template="{problem}\n\nAnswer with one Python code block.",
     plain_template='"""\n{problem}\n"""\n',
     plain_stop=('\n"""', "\nassert", "\nprint", "\nif __name__", "\n# "),

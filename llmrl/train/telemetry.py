@@ -60,6 +60,7 @@ def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_
     """Raise LimitExceeded if a step's health is beyond what the recipe allows."""
     bounds = {
         "reward/errored": ("max_reward_error_rate", limits.max_reward_error_rate),
+        "reward/not_applicable": ("max_unscored_rate", limits.max_unscored_rate),
         "rollout/errored": ("max_rollout_error_rate", limits.max_rollout_error_rate),
         "mismatch/mean_abs_logprob": ("max_mismatch", limits.max_mismatch),
     }

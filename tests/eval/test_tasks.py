@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ import pytest
 from llmrl.data.errors import DataError
 from llmrl.eval.errors import EvalError
 from llmrl.eval.load import load_questions, load_shots
-from llmrl.eval.task import Generated
+from llmrl.eval.task import Generated, Question
 from llmrl.eval.tasks import TASKS, find_task
 from llmrl.eval.tasks.competition_math import last_boxed
+from llmrl.rewards.border import load_reward, score_one
+from llmrl.rewards.validation import trajectory_of
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}; set LLMRL_DATA")
@@ -336,3 +339,34 @@ def test_mbppplus_compares_results_like_its_authors(reference: str, answer: str,
     row["canonical_solution"] = f"def f(a, b):\n    return {reference}\n"
     (test,) = find_task("mbppplus").read(row, 0).columns["tests"]
     assert _passes(f"def f(a, b):\n    return {answer}\n{test}") is right
+
+
+def _gold_failures(name: str) -> list[str]:
+    """Questions whose own gold answer does not get full marks from the task's own verifier."""
+    task = find_task(name)
+    patient = {"timeout_s": 120.0} if "code_tests" in task.verifier else {}  # a loaded machine is no wrong program
+    reward = load_reward(task.verifier, {**task.options, **patient})
+    frame = "```python\n{}\n```" if "code_tests" in task.verifier else "\\boxed{{{}}}"
+
+    def score(question: Question) -> float | None:
+        said = trajectory_of(frame.format(question.answer), question.answer, columns=question.columns)
+        return score_one(reward, said).value
+
+    questions = load_questions(task, data_dir=DATA).questions
+    with ThreadPoolExecutor(2) as pool:
+        return [q.id for q, value in zip(questions, pool.map(score, questions)) if value != 1.0]
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "name", ["gsm8k", "gsm_hard", "math500", "olympiadbench", "svamp", "amc23", "aime24", "aime25"]
+)
+def test_every_gold_answer_gets_full_marks_from_the_tasks_own_verifier(name: str) -> None:
+    assert _gold_failures(name) == []
+
+
+@needs_data
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["humaneval", "mbpp", "mbppplus", "math"])
+def test_every_reference_program_passes_the_tasks_own_tests(name: str) -> None:
+    assert _gold_failures(name) == []

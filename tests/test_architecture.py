@@ -1,0 +1,97 @@
+"""Imports point one way, and nothing heavy is imported before it is needed."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = {"cli.py", "checks.py"}  # the command line: the composition root
+OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
+
+
+def modules(folder):
+    """Python files of a top-level folder; llmrl's symlinks to the other folders are not followed."""
+    return [
+        file
+        for file in sorted((ROOT / folder).rglob("*.py"))
+        if not any(parent.is_symlink() for parent in file.parents if parent != ROOT and ROOT in parent.parents)
+    ]
+
+
+def imports(file, *, at_once=False):
+    """Every module that a file imports anywhere, or only `at_once`, when it is imported itself."""
+    tree = ast.parse(file.read_text())
+    for node in tree.body if at_once else ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def within(name, package):
+    return name == package or name.startswith(f"{package}.")
+
+
+def test_the_folders_are_found():
+    assert len(modules("llmrl")) > 40 and len(modules("rewards")) > 5 and len(modules("eval")) > 5
+    assert not any("rewards" in file.parts for file in modules("llmrl"))
+
+
+def test_llmrl_imports_neither_rewards_nor_eval_but_in_the_command_line():
+    for file in modules("llmrl"):
+        if file.relative_to(ROOT / "llmrl").as_posix() not in COMMANDS:
+            wrong = [name for name in imports(file) if any(within(name, package) for package in OWN.values())]
+            assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_rewards_import_the_shared_words_and_no_torch():
+    for file in modules("rewards"):
+        for name in imports(file):
+            allowed = within(name, "llmrl.types") or within(name, "llmrl.rewards")
+            assert allowed or not within(name, "llmrl") or name == "llmrl", f"{file.name} imports {name}"
+        for name in imports(file, at_once=True):
+            assert not within(name, "torch") and not within(name, "transformers"), f"{file.name} imports {name}"
+
+
+def test_nobody_imports_the_folders_by_their_bare_names():
+    for folder in ("llmrl", "rewards", "eval", "tests"):
+        for file in modules(folder):
+            wrong = [name for name in imports(file) if any(within(name, bare) for bare in OWN)]
+            assert not wrong, f"{file.relative_to(ROOT)} imports {wrong}"
+
+
+def test_only_the_vllm_engine_imports_vllm():
+    found = {
+        file.name for folder in ("llmrl", "rewards", "eval") for file in modules(folder) if "vllm" in set(imports(file))
+    }
+    assert found == {"vllm.py"}
+
+
+def test_no_file_of_ours_has_the_name_of_a_top_level_module_of_the_standard_library():
+    taken = {"code", "math", "random", "statistics", "string", "types"} - {"types"}  # llmrl.types is a name of its own
+    for folder in ("llmrl", "rewards", "eval"):
+        assert not [file for file in modules(folder) if file.stem in taken]
+
+
+HEAVY = "{'torch', 'transformers', 'vllm', 'datasets', 'accelerate', 'peft', 'trl', 'matplotlib', 'pyarrow'}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import llmrl",
+        "import llmrl.types, llmrl.rewards",
+        "import llmrl.config",
+        "import sys; sys.argv = ['llmrl', '--help']\nfrom llmrl.cli import main\ntry:\n    main()\nexcept SystemExit: pass",
+        "import sys; sys.argv = ['llmrl', 'recipes']\nfrom llmrl.cli import main\ntry:\n    main()\nexcept SystemExit: pass",
+    ],
+)
+def test_light_imports_stay_light(code):
+    check = f"\nimport sys\nheavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy"
+    done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

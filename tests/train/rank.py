@@ -1,0 +1,63 @@
+"""One rank of tests/train/test_ranks.py: an update on this rank's groups; rank 0 stores what came out.
+
+python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.train.rank OUTPUT
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from llmrl.algos.grpo import GRPO
+from llmrl.config import TrainConfig
+from llmrl.train.collate import collate
+from llmrl.train.job import by_prompt
+from llmrl.train.update import Scorer, update
+from llmrl.train.updater import Updater
+from llmrl.train.world import World
+from tests.tiny import random_model, random_trajectories
+
+CONFIG = TrainConfig(steps=1, lr=1e-2, tokens_per_microbatch=30, max_grad_norm=0.5)
+
+
+def learned(world: World, algo: GRPO) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """(gradients and new weights by name, metrics) of one update on this rank's share of five unequal groups."""
+    groups = by_prompt(random_trajectories(21, groups=(5, 4, 2, 2, 1)))
+    mine = [trajectory for prompt in world.share(list(groups)) for trajectory in groups[prompt]]
+    model = random_model()
+    named = list(model.named_parameters())
+    grads: list[torch.Tensor] = []
+
+    def reduce(grad: torch.Tensor) -> torch.Tensor:
+        grads.append(world.sum_(grad).clone())
+        return grad
+
+    updater = Updater(
+        named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=CONFIG.max_grad_norm, reduce=reduce
+    )
+    scorer = Scorer(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=30)
+    batch = algo.credit(collate(mine))
+    metrics = update(batch, scorer, algo, updater, CONFIG, step=0, seed=0, world=world)
+    found = {f"grad/{name}": grad for (name, _), grad in zip(named, grads, strict=True)}
+    return found | {f"weight/{name}": p.detach().clone() for name, p in named}, metrics
+
+
+def main() -> None:
+    torch.distributed.init_process_group("gloo")
+    world = World(rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size())
+    for normalize in ("token", "sequence"):
+        tensors, metrics = learned(world, GRPO(normalize=normalize))
+        output = Path(sys.argv[1]) / f"{normalize}-{world.rank}"
+        save_file(tensors, output.with_suffix(".safetensors"))
+        output.with_suffix(".json").write_text(json.dumps(metrics))
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    main()
