@@ -185,17 +185,19 @@ def test_a_signal_to_one_rank_stops_and_saves_all_and_resumes_equal(
 def test_a_rank_that_dies_under_accelerate_launch_ends_the_job(tmp_path: Path, tiny_model: Path) -> None:
     changes = {"train.steps": 500, "train.save_every": 1}
     recipe = write_recipe(tmp_path, tiny_model, QUICK | changes)
-    launcher = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
+    # --cpu would start a single process; without a GPU the trainer takes gloo on the CPU by itself.
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
+    launcher += [
         "--num_machines",
         "1",
+        "--mixed_precision",
+        "no",
+        "--dynamo_backend",
+        "no",
+        "--main_process_port",
+        "0",
+        "-m",
     ]
-    launcher += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m"]
     process = start([*launcher, "llmrl", "train", str(recipe)], tmp_path / "log.txt")
     try:
         wait_for_step(process, recipe, 2)
