@@ -17,8 +17,8 @@ $(INSTALLED): pyproject.toml launch/cpu-lock.txt launch/install_cpu.sh
 quickstart: $(INSTALLED)  ## train a real model with GRPO on this machine, and see it learn
 	$(BIN)/llmrl train recipes/arithmetic/grpo.yaml --fresh $(ARGS)
 
-test: $(INSTALLED)  ## the test suite
-	$(BIN)/python -m pytest -m "not slow and not gpu" $(ARGS)
+test: $(INSTALLED)  ## the test suite, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
