@@ -119,9 +119,9 @@ def test_metrics_are_token_means():
 
 
 def test_needs_follow_the_coefficients():
-    assert GRPO().needs == {"old_logprobs"}
-    assert GRPO(kl_coef=0.1).needs == {"old_logprobs", "ref_logprobs"}
-    assert GRPO(entropy_coef=0.1).needs == {"old_logprobs", "entropy"}
+    assert GRPO().needs == {"siblings", "old_logprobs"}
+    assert GRPO(kl_coef=0.1).needs == {"siblings", "old_logprobs", "ref_logprobs"}
+    assert GRPO(entropy_coef=0.1).needs == {"siblings", "old_logprobs", "entropy"}
 
 
 @pytest.mark.parametrize(

@@ -120,8 +120,8 @@ def test_graded_scores_become_labels_by_the_threshold():
 
 
 def test_needs_follow_the_reference():
-    assert PACS().needs == {"whole_groups", "old_logprobs"}
-    assert PACS(reference="model").needs == {"whole_groups", "old_logprobs", "ref_logprobs"}
+    assert PACS().needs == {"siblings", "whole_groups", "old_logprobs"}
+    assert PACS(reference="model").needs == {"siblings", "whole_groups", "old_logprobs", "ref_logprobs"}
     batch = replace(random_batch(0), ref_logprobs=None)
     with pytest.raises(ValueError, match="ref_logprobs"):
         PACS(reference="model").loss(random_output(batch, 0), batch)
