@@ -18,10 +18,13 @@ def doctor() -> None:
     """Look at this machine: what is there, what is missing, what would make it faster."""
     from rich.table import Table
 
-    from llmrl.doctor import examine
+    from llmrl.doctor import Finding, examine
+    from llmrl.rewards.sandbox import isolation_report
 
     table = Table("what", "state", "detail")
     findings = examine()
+    for rung, reason in isolation_report().items():
+        findings.append(Finding(f"code sandbox: {rung}", "warn" if reason else "ok", reason or "works"))
     for finding in findings:
         table.add_row(finding.what, f"[{COLOURS[finding.state]}]{finding.state}[/]", escape(finding.detail))
     Console(soft_wrap=True).print(table)
