@@ -144,10 +144,11 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.border import score_all
+    from llmrl.rewards.telemetry import Watched
     from llmrl.train.start import Parts
 
     check_trackers(recipe)
-    algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
+    algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
