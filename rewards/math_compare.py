@@ -241,10 +241,10 @@ def _same_single(gold: Node, answer: Node, heavy: bool) -> bool:
 
 def _letter_unit(node: Node, other: Node) -> Node:
     """1.5 L beside a quantity in litres is one too, though a letter behind a number is a variable elsewhere."""
-    if isinstance(other, Quantity) and isinstance(node, Call) and node.op == "*" and isinstance(node.args[1], Name):
-        if UNITS.get(node.args[1].text) == other.unit:
-            return Quantity(node.args[0], other.unit)
-    return node
+    if not isinstance(other, Quantity) or not isinstance(node, Call) or node.op != "*":
+        return node
+    value, name = node.args
+    return Quantity(value, other.unit) if isinstance(name, Name) and UNITS.get(name.text) == other.unit else node
 
 
 def _has_degrees(node: Node) -> bool:
@@ -274,8 +274,8 @@ def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
         if same(g, a, heavy=heavy):
             return True
         if g_unit == a_unit and g_unit.startswith("mod "):
-            left, right = rational(g), rational(a)
-            return left is not None and right is not None and (left - right) % int(g_unit[4:]) == 0
+            residues = rational(g), rational(a)
+            return None not in residues and (residues[0] - residues[1]) % int(g_unit[4:]) == 0  # type: ignore[operator]
         angles = {g_unit, a_unit} <= {"deg", "rad", ""} and g_unit != a_unit
         if angles and not infinity_sign(g) and not infinity_sign(a):
             left = Call("deg", (g,)) if g_unit == "deg" else g

@@ -40,9 +40,9 @@ def _point(node: Node) -> Node:
     """P(1, 2) as (1, 2)."""
     if isinstance(node, Call) and node.op == "*":
         name, group = node.args
-        if isinstance(name, Name) and len(name.text) == 1 and name.text.isupper():
-            if isinstance(group, Group) and group.kind == "()" and len(group.items) > 1:
-                return group
+        named = isinstance(name, Name) and len(name.text) == 1 and name.text.isupper()
+        if named and isinstance(group, Group) and group.kind == "()" and len(group.items) > 1:
+            return group
     return node
 
 

@@ -38,8 +38,8 @@ _UNICODE = {
     "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
     "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ",
-    "ø": r"\emptyset ", "⇒": r"\Rightarrow ", "⟹": r"\Rightarrow ", "→": r"\rightarrow ", "∴": " ", "✓": "", "✔": "", "✅": "",
-    "\ufe0f": "",
+    "ø": r"\emptyset ", "⇒": r"\Rightarrow ", "⟹": r"\Rightarrow ", "→": r"\rightarrow ", "∴": " ", "✓": "", "✔": "",
+    "✅": "", "\ufe0f": "",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
     "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":",
     "；": ";",
@@ -324,9 +324,9 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     if run in _PLAIN_COMMANDS or (len(run) > 2 and low in _PLAIN_COMMANDS):
         return [Token("cmd", _PLAIN_COMMANDS.get(run) or _PLAIN_COMMANDS[low], spaced)]
     after_number = before is not None and (before.kind == "num" or before.text in (")", "}", "degree"))
-    if spaced and len(run) == 3 and run.islower() and before is not None and (after_number or before.kind == "word"):
-        if set(run) & set("aeiou") and not set(run) <= set("abcde"):  # 1/3 cup, pi/4 rad; not 2 xyz or 2 abc
-            return [Token("word", run, spaced)]
+    behind = spaced and before is not None and (after_number or before.kind == "word")
+    if behind and len(run) == 3 and run.islower() and set(run) & set("aeiou") and not set(run) <= set("abcde"):
+        return [Token("word", run, spaced)]  # 1/3 cup, pi/4 rad; not 2 xyz or 2 abc
     if run in _SHORT_WORDS or (
         low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()
     ):
