@@ -33,7 +33,8 @@ _MARKER = re.compile(
 _DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _CLOSES = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 _NEGATED_BEFORE = re.compile(
-    r"(?:\bnot\b|n't|\bnever\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$|\bwere\s*[$({\\[]*$", re.IGNORECASE
+    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$|\bwere\s*[$({\\[]*$",
+    re.IGNORECASE,
 )
 _NEGATED_AFTER = re.compile(
     r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE
@@ -55,7 +56,7 @@ _GOES_ON = re.compile(
 )
 _WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
 _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent)\b", re.IGNORECASE)
-_GLUED_ON = re.compile(r"\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
+_GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _LEAD = re.compile(
     r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:]*(?:\}\s*)?(?=\S)",
@@ -241,7 +242,7 @@ def _from_phrase(text: str) -> Extracted | None:
     line = rest[: end.start()] if end else rest
     line = _TAIL.sub("", line.split("\n", 1)[0]).strip(" *_`.,;")
     if re.search(r"\bnot\b|n't", line):
-        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;")
+        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;(")
     return Extracted(line or None, "answer phrase")
 
 
@@ -279,7 +280,8 @@ def _from_number(text: str) -> Extracted:
     sentence = re.split(r"(?<=[.!?])\s+|\n", text[: last.start()])[-1]
     asked = re.match(r"[^.!\n]*\?", text[last.end() :]) is not None
     if asked or re.search(
-        r"\bnot\b|n't|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b", sentence
+        r"not\b|n't|\bnone\b|\bneither\b|\bnor\b|\bexcept\b|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b",
+        sentence,
     ):
         return Extracted(None, "the last number is hedged")
     if _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
@@ -326,7 +328,8 @@ def extract(response: str) -> Extracted:
         else:
             found = _from_spans(text) or _from_number(text)
     if found.answer is not None and (lead := _LEAD.match(found.answer)):
-        found = replace(found, answer=found.answer[lead.end() :])
+        opened = lead.group().count("{") > lead.group().count("}")
+        found = replace(found, answer=("\\text{" if opened else "") + found.answer[lead.end() :])
     if found.answer is not None and len(found.answer) > LONGEST_ANSWER:
         return Extracted(None, f"the answer is longer than {LONGEST_ANSWER} characters", found.boxes, found.stuffed)
     return found

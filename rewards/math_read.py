@@ -213,6 +213,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
     text = re.sub(r"\{\}\s*\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?|^\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?", _chosen, text)
     text = _REMARK.sub("", text)
+    text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)

@@ -134,7 +134,8 @@ def canonical_unit(phrase: str) -> str | None:
 
 def normal_words(text: str) -> str:
     """Words for a textual comparison: lower case, no articles, punctuation or double spaces."""
-    text = re.sub(r"[^\w\s:+\-/^.]", " ", text.lower())
+    text = re.sub(r"(?<=[a-z]),\s*(?:and\s+)?(?=[a-z])", " and ", text.lower())
+    text = re.sub(r"[^\w\s:+\-/^.]", " ", text)
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text).replace(".", "") if re.search(r"\d:\d", text) else text
     words = [w.strip(".") for w in text.split() if w not in ("the", "a", "an")]
     return " ".join(w for w in words if w)
