@@ -25,8 +25,7 @@ from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
-from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.place import place_engine
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
@@ -156,7 +155,7 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = _start_engine(recipe, parts.source, world)
+    engine, faults = place_engine(recipe, parts.source, world)
     stack.callback(engine.close)
     policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, train_prompts, notes)
@@ -204,31 +203,6 @@ def _check_length(recipe: Recipe, source: str) -> None:
         raise ConfigError(
             f"model.max_length={recipe.model.max_length} is more than the {longest} tokens of {source}; lower it"
         )
-
-
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
-    """The engine, and what tells (and forgets) how often it had to be replaced."""
-    rollout = recipe.rollout
-    settings = EngineSettings(
-        kind=rollout.engine,
-        model=source,
-        dtype=recipe.model.dtype,
-        max_length=recipe.model.max_length,
-        max_sequences=rollout.max_sequences,
-        kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory=rollout.gpu_memory,
-        eager=rollout.eager,
-    )
-    if not rollout.isolated:
-        return build_engine(settings), EngineFaults
-    engine = ProcessEngine(
-        settings,
-        log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
-        start_timeout_s=rollout.start_timeout_s,
-        stall_timeout_s=rollout.stall_timeout_s,
-        max_restarts=recipe.limits.max_engine_restarts,
-    )
-    return engine, engine.take_faults
 
 
 def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
