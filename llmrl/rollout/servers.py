@@ -179,9 +179,15 @@ class ServerPool:
 
     async def _serve(self, requests: Sequence[Request], put: Callable[[tuple[int, Completion]], None]) -> None:
         home: dict[tuple[int, ...], Server] = {}
-        async with asyncio.TaskGroup() as group:
-            for index, request in enumerate(requests):
-                group.create_task(self._until_answered(index, request, home, put))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index, request in enumerate(requests):
+                    group.create_task(self._until_answered(index, request, home, put))
+        except* EngineError as several:
+            first = several
+            while isinstance(first, BaseExceptionGroup):
+                first = first.exceptions[0]
+            raise first from None
 
     async def _until_answered(
         self, index: int, request: Request, home: dict[tuple[int, ...], Server], put: Callable[..., None]

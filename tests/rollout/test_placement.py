@@ -61,10 +61,10 @@ def weights(seed: int) -> list[tuple[str, Any]]:
 @pytest.fixture(scope="module")
 def processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
     logs = tmp_path_factory.mktemp("servers")
-    made = [
-        ServerProcess(settings(tiny_model), key=KEY, log=logs / f"{n}.log", cores=share_of_cores(n, 2), start_timeout_s=START_S)
-        for n in range(2)
-    ]  # fmt: skip
+    made = []
+    for n in range(2):
+        log, cores = logs / f"{n}.log", share_of_cores(n, 2)
+        made.append(ServerProcess(settings(tiny_model), key=KEY, log=log, cores=cores, start_timeout_s=START_S))
     for process in made:
         process.wait()
     yield made
@@ -153,9 +153,8 @@ def test_siblings_go_to_one_server_and_prompts_are_dealt_out(pool: ServerPool) -
 
 def test_a_request_that_a_server_refuses_is_an_error_and_not_a_loop(pool: ServerPool) -> None:
     too_long = Request(tokens=tuple(range(5, 250)) * 2, sampling=Sampling(max_tokens=4))
-    with pytest.raises(ExceptionGroup) as found:
-        pool.generate([too_long])
-    assert found.group_contains(EngineError, match="refused a request: 400")
+    with pytest.raises(EngineError, match="refused a request: 400"):
+        pool.generate([too_long, too_long])
 
 
 def test_a_server_wants_its_key_and_listens_on_loopback_only(processes: list[ServerProcess]) -> None:
