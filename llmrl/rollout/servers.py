@@ -184,7 +184,7 @@ class ServerPool:
                 for index, request in enumerate(requests):
                     group.create_task(self._until_answered(index, request, home, put))
         except* EngineError as several:
-            first = several
+            first: BaseException = several
             while isinstance(first, BaseExceptionGroup):
                 first = first.exceptions[0]
             raise first from None
