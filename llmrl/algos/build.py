@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
-from llmrl.batch import Algorithm
+from llmrl.batch import Algorithm, Remarking
 from llmrl.config import ConfigError, Recipe
 from llmrl.explain import nearest, plain_message
 
@@ -51,6 +51,23 @@ def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
             f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
             "completions of one prompt; set rollout.group_size >= 2"
         )
+
+
+def check_critic(recipe: Recipe, algo: Algorithm) -> None:
+    """Raise ConfigError for a value model, or a reference that follows, which the algorithm does not ask for."""
+    name = recipe.algo["name"]
+    if recipe.critic is not None and "values" not in algo.needs:
+        raise ConfigError(f"critic: {name} has no value model; remove the section, or use ppo")
+    if recipe.reference.kind != "fixed" and "ref_logprobs" not in algo.needs:
+        raise ConfigError(
+            f"reference.kind={recipe.reference.kind}: {name} asks no reference model as it is set; give it a kl_coef "
+            "(pacs: reference: model), or remove the section"
+        )
+
+
+def remarks(recipe: Recipe, algo: Algorithm) -> list[str]:
+    """What a user should know of the algorithm under this recipe's settings."""
+    return algo.remarks(updates=recipe.updates_per_step) if isinstance(algo, Remarking) else []
 
 
 def _load(path: str) -> Any:

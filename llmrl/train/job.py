@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import cast
 
-from torch import Tensor
-
-from llmrl.batch import Algorithm, Batch
+from llmrl.batch import Adaptive, Algorithm, Batch
 from llmrl.config import Recipe
 from llmrl.data.stream import PromptStream
-from llmrl.policy.model import Policy
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.roll import roll
@@ -20,8 +18,7 @@ from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.log import Log
-from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
+from llmrl.train.models import Models
 from llmrl.train.world import World
 from llmrl.types import Prompt, Score, Trajectory
 
@@ -35,11 +32,8 @@ class Job:
 
     recipe: Recipe
     world: World
-    policy: Policy
-    scorer: Scorer
-    reference: Callable[[Batch], Tensor] | None
-    updater: Updater
-    algo: Algorithm
+    models: Models
+    algo: Algorithm  # as the recipe says; see `resumed`
     engine: RolloutEngine
     engine_faults: Callable[[], EngineFaults]  # since the last call
     score: ScoreAll
@@ -49,6 +43,16 @@ class Job:
     writer: Writer | None  # on rank 0
     log: Log
     interrupts: Interrupts
+
+
+def resumed(algo: Algorithm, state: TrainState) -> Algorithm:
+    """The algorithm with the hyper-parameters that feedback had given it at `state`."""
+    return replace(algo, **state.algo) if "feedback" in algo.needs else algo  # type: ignore[type-var]
+
+
+def adapted(algo: Algorithm, metrics: Mapping[str, float]) -> Algorithm:
+    """The next step's algorithm: another one only if it needs feedback."""
+    return cast(Adaptive, algo).adapted(metrics) if "feedback" in algo.needs else algo
 
 
 def rollouts(job: Job, step: int, clock: Clock) -> list[Trajectory]:
@@ -131,14 +135,16 @@ def evaluated(job: Job, state: TrainState) -> TrainState:
     return job.log.evaluation(state, metrics)
 
 
-def save(job: Job, state: TrainState) -> TrainState:
-    """Write a checkpoint of `state`, with the metrics file as long as it is now."""
+def save(job: Job, state: TrainState, algo: Algorithm) -> TrainState:
+    """Write a checkpoint of `state`, with the metrics file as long as it is now and what feedback changed in `algo`."""
     clock = Clock()
     with clock("checkpoint"):
         if state.accuracy is not None and (state.best is None or state.accuracy > state.best):
             state = replace(state, best=state.accuracy, best_step=state.step)
-        state = replace(state, metrics_bytes=job.log.bytes)
+        names = [item.name for item in fields(algo)] if "feedback" in algo.needs else []  # type: ignore[arg-type]
+        changed = {name: getattr(algo, name) for name in names if getattr(algo, name) != getattr(job.algo, name)}
+        state = replace(state, metrics_bytes=job.log.bytes, algo=changed)
         if job.writer is not None:
-            job.writer.save(job.policy, job.updater.state(), state)
+            job.writer.save(job.models.policy, job.models.tensors(), state, critic=job.models.critic)
     job.log.saved(clock.seconds()["time/checkpoint"])
     return state
