@@ -98,6 +98,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
         kv_cache_gib=rollout.kv_cache_gib,
         gpu_memory=rollout.gpu_memory,
         eager=rollout.eager,
+        threads=rollout.threads,
     )
 
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from llmrl.algos.grpo import GRPO
 from llmrl.config import TrainConfig
 from llmrl.train.collate import collate
-from llmrl.train.job import by_prompt
+from llmrl.train.sample import by_prompt
 from llmrl.train.update import Scorer, update
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
