@@ -101,6 +101,8 @@ class PACS:
 
     def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The mean logit of right and of wrong answers, each if there are any."""
+        if "right" not in metrics:  # no row trained
+            return {}
         right = metrics["right"]
         wrong = metrics["answers"] - right
         found = {"psi_right_mean": (metrics["psi_right"], right), "psi_wrong_mean": (metrics["psi_wrong"], wrong)}

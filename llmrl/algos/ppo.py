@@ -109,7 +109,7 @@ class PPO:
 
     def adapted(self, metrics: Mapping[str, float]) -> PPO:
         """PPO with the KL's weight for the next step, by this step's KL from the reference."""
-        measured = metrics["kl_ref"]
+        measured = metrics.get("kl_ref", math.nan)  # there is none if no row trained
         if self.kl_target is None or not math.isfinite(measured):
             return self
         error = min(max(measured / self.kl_target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
@@ -118,6 +118,8 @@ class PPO:
     def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""
         found = {"kl_coef": self.kl_coef} if self.kl_coef else {}
+        if "return_square" not in metrics:  # no row trained
+            return found
         spread = metrics["return_square"] - metrics["return"] ** 2
         if spread > 1e-9 * max(1.0, metrics["return_square"]):
             residual = metrics["value_error_square"] - metrics["value_error"] ** 2

@@ -160,7 +160,7 @@ def _parts(batch: Batch, config: TrainConfig, *, order: tuple[str | int, ...]) -
 
 
 def _too_far(metrics: Mapping[str, float], limit: float | None) -> bool:
-    if limit is None:
+    if limit is None or metrics["tokens/trained"] == 0:
         return False
     if "approx_kl" not in metrics:
         raise ValueError("train.stop_kl needs an algorithm that reports approx_kl; remove it")
