@@ -26,14 +26,11 @@ from llmrl.algos.terms import (
     behaviour_logprobs,
     check_normalize,
     check_ranges,
-    clean_terms,
     coefficient_needs,
-    importance_weights,
-    kl_term,
     partial_mean,
+    policy_gradient_loss,
     ratio_metrics,
     required,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
@@ -112,7 +109,7 @@ class PPO:
 
     def adapted(self, metrics: Mapping[str, float]) -> PPO:
         """PPO with the KL's weight for the next step, by this step's KL from the reference."""
-        measured = metrics["kl_ref"]
+        measured = metrics.get("kl_ref", math.nan)  # there is none if no row trained
         if self.kl_target is None or not math.isfinite(measured):
             return self
         error = min(max(measured / self.kl_target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
@@ -121,6 +118,8 @@ class PPO:
     def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""
         found = {"kl_coef": self.kl_coef} if self.kl_coef else {}
+        if "return_square" not in metrics:  # no row trained
+            return found
         spread = metrics["return_square"] - metrics["return"] ** 2
         if spread > 1e-9 * max(1.0, metrics["return_square"]):
             residual = metrics["value_error_square"] - metrics["value_error"] ** 2
@@ -151,27 +150,25 @@ class PPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy and value loss."""
-        terms = clean_terms(out, batch)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        surrogate = clipped_surrogate(
-            terms.logprobs, terms.old_logprobs, terms.advantages, dual_clip=self.dual_clip, **clip
-        )
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        in_loss = self.kl_coef if self.kl_in == "loss" else 0.0
-        kl, kl_metrics = kl_term(terms, batch, coef=in_loss, estimator=self.kl_estimator)
-        if self.kl_coef and self.kl_in == "reward":
-            kl_metrics = {"kl_ref": partial_mean(batch)(self._kl_of_sampling(batch))}
-        policy = total_loss(
-            weights * surrogate + kl,
+        policy = policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: clipped_surrogate(
+                t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip
+            ),
+            ratios=lambda t: ratio_metrics(t, batch, **clip),
             normalize=self.normalize,
             constant_tokens=self.constant_tokens,
+            kl_coef=self.kl_coef if self.kl_in == "loss" else 0.0,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={**ratio_metrics(terms, batch, **clip), **weight_metrics, **kl_metrics},
         )
-        value, value_metrics = self._value_loss(out, batch)
-        return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **value_metrics})
+        value, metrics = self._value_loss(out, batch)
+        if self.kl_coef and self.kl_in == "reward":
+            metrics["kl_ref"] = partial_mean(batch)(self._kl_of_sampling(batch))
+        return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **metrics})
 
     def _value_loss(self, out: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The value loss, in the batch's value unit, and the token means that `report` reads, in units of reward."""

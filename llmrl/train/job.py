@@ -45,8 +45,8 @@ def resumed(algo: Algorithm, state: TrainState) -> Algorithm:
 
 
 def adapted(algo: Algorithm, metrics: Mapping[str, float]) -> Algorithm:
-    """The next step's algorithm: another one only if it needs feedback."""
-    return cast(Adaptive, algo).adapted(metrics) if "feedback" in algo.needs else algo
+    """The next step's algorithm: another one only if it needs feedback, and if the policy moved (no warm-up step)."""
+    return cast(Adaptive, algo).adapted(metrics) if "feedback" in algo.needs and metrics["lr"] > 0 else algo
 
 
 def store(job: Job, step: int, trajectories: Sequence[Trajectory], batch: Batch, clock: Clock) -> list[Trajectory]:

@@ -125,9 +125,9 @@ def update(
     too far from the rollout's is not made, nor any after it.
     """
     rate = partial(learning_rate, step, total=config.steps, warmup=config.warmup_steps, schedule=config.schedule)
-    rates = {"lr": rate(peak=config.lr)}
-    movers: Movers = {"grad_norm": (updater, rates["lr"])}
     warming = valuer is not None and step < valuer.config.warmup_steps
+    rates = {"lr": 0.0 if warming else rate(peak=config.lr)}
+    movers: Movers = {"grad_norm": (updater, rates["lr"])}
     if valuer is not None:
         batch = valuer.with_targets(batch, world)
         rates["value/lr"] = rate(peak=valuer.config.lr)
@@ -160,7 +160,7 @@ def _parts(batch: Batch, config: TrainConfig, *, order: tuple[str | int, ...]) -
 
 
 def _too_far(metrics: Mapping[str, float], limit: float | None) -> bool:
-    if limit is None:
+    if limit is None or metrics["tokens/trained"] == 0:
         return False
     if "approx_kl" not in metrics:
         raise ValueError("train.stop_kl needs an algorithm that reports approx_kl; remove it")
