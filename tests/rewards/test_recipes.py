@@ -14,7 +14,13 @@ DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / 
 MODEL = Path(os.environ.get("LLMRL_MODEL", ""))
 ROOT = Path(__file__).parents[2]
 LOCAL = {
-    "gsm8k": ["data.source={data}/gsm8k/train.jsonl", "data.subset=null", "data.columns={{prompt: problem}}"],
+    "gsm8k": [
+        "data.source={data}/gsm8k/train.jsonl",
+        "data.subset=null",
+        "data.columns={{prompt: problem}}",
+        "eval.data.source={data}/gsm8k/test.jsonl",
+        "eval.data.columns={{prompt: problem}}",
+    ],
     "math": ["data.source={data}/math/train.jsonl", "eval.data.source={data}/math/math500.jsonl"],
     "countdown": [
         "data.source={data}/countdown/mid3.jsonl",

@@ -33,7 +33,7 @@ def test_the_share_of_every_mark_is_in_a_step_s_metrics(trajectory):
     rows = [trajectory(text, "7", status=status) for text, status in MARKED.values()]
     rows += [trajectory("\\boxed{7}", "7")] * (12 - len(rows))
     scores = Watched(reward=MathAnswer()).score_batch(rows)
-    metrics = describe_rollouts([replace(row, scores=(score,)) for row, score in zip(rows, scores)])
+    metrics = describe_rollouts([replace(row, scores=(score,)) for row, score in zip(rows, scores)], step=0)
     assert metrics["flag/test_tampering"] == metrics["flag/empty_reasoning"] == metrics["flag/truncated"] == 1 / 12
     assert metrics["flag/many_boxes"] == 2 / 12  # stuffing has several boxes too
     assert metrics["flag/answer_stuffing"] == 1 / 12
