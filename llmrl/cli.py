@@ -21,6 +21,7 @@ from rich.console import Console
 
 from llmrl import checks
 from llmrl.eval.cli import app as eval_app
+from llmrl.launching.commands import launch
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
@@ -356,6 +357,7 @@ def report(run: RunFolder) -> None:
     print(write_report(run))
 
 
+app.command()(launch)
 app.add_typer(checks.rewards_app, name="rewards")
 app.command()(checks.doctor)
 app.command()(checks.conformance)
