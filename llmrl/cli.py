@@ -26,6 +26,7 @@ from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.models import Sources
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -154,8 +155,16 @@ def resolve(recipe: Recipe) -> Parts:
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=model_folder(recipe.model.path),
+        sources=sources_of(recipe),
     )
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """The local folders of the models that a recipe names."""
+    from llmrl.train.models import Sources
+
+    own = recipe.critic.path if recipe.critic is not None else None
+    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
 
 
 def model_folder(path: str) -> str:
@@ -255,7 +264,7 @@ def replay(
 
     recipe = stored_recipe(run)
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=model_folder(recipe.model.path))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources_of(recipe))
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from llmrl.config import ConfigError
 from llmrl.launching.topology import Topology
@@ -41,7 +40,6 @@ def local_command(
         "OMP_NUM_THREADS": str(cores_per_rank(chosen)),
         "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(STOP_S),
         **network_environment(chosen),
-        **backend_environment(chosen.backend),
     }
     return Command(arguments=(*launcher, *program, *arguments), environment=environment)
 
@@ -66,35 +64,3 @@ def network_environment(chosen: Topology) -> dict[str, str]:
     if chosen.on_cpu:
         return {}
     return {"NCCL_DEBUG": "WARN", "TORCH_NCCL_ASYNC_ERROR_HANDLING": "1"}
-
-
-def backend_file(backend: str) -> Path:
-    """accelerate's settings of a back-end."""
-    return Path(__file__).parents[1] / "launch" / "accelerate" / f"{backend}.yaml"
-
-
-def backend_environment(backend: str) -> dict[str, str]:
-    """What `accelerate launch --config_file launch/accelerate/<backend>.yaml` would set; nothing for ddp.
-
-    Raises ConfigError if this installation has no settings for the back-end.
-    """
-    if backend == "ddp":
-        return {}
-    file = backend_file(backend)
-    if not file.is_file():
-        raise ConfigError(f"--backend {backend}: {file} is missing, so this installation cannot train with it; use ddp")
-    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
-    from accelerate.utils import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
-
-    parsed = launch_command_parser().parse_args(["--config_file", str(file), "llmrl"])
-    parsed, defaults, _ = _validate_launch_command(parsed)
-    before = dict(os.environ)
-    if parsed.use_deepspeed:
-        parsed.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-        _, found = prepare_deepspeed_cmd_env(parsed)
-    else:
-        found = prepare_multi_gpu_env(parsed)
-    return {key: value for key, value in found.items() if before.get(key) != value and key.startswith(_OURS)}
-
-
-_OURS = ("ACCELERATE_", "FSDP_", "DS_")

@@ -77,7 +77,8 @@ def launch(
     chosen = _topology(backend, nodes, gpus_per_node, processes)
     if node_rank >= nodes:
         raise ConfigError(f"--node-rank {node_rank}: with --nodes {nodes} the last one is {nodes - 1}")
-    changes = _with_threads(recipe, list(overrides or []), chosen, slurm=slurm, cores=cores)
+    changes = _with_backend(list(overrides or []), chosen)
+    changes = _with_threads(recipe, changes, chosen, slurm=slurm, cores=cores)
     loaded = load_recipe(recipe, changes)
     console = Console(soft_wrap=True)
     _show_plan(loaded, chosen, device_gib, console)
@@ -131,13 +132,14 @@ def _with_threads(recipe: Path, overrides: list[str], chosen: Topology, *, slurm
 
 
 def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, console: Console) -> None:
-    from llmrl.algos.build import build_algorithm, check_siblings
+    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
     from llmrl.launching.placement import hints
     from llmrl.launching.show import memory_table, placement_table
     from llmrl.launching.topology import check_recipe
 
     algo = build_algorithm(recipe.algo)
     check_siblings(recipe, algo)
+    check_critic(recipe, algo)
     check_recipe(recipe, chosen, algo.needs)
     console.print(placement_table(recipe, chosen))
     console.print(memory_table(recipe, chosen, algo.needs, device_gib=device_gib))

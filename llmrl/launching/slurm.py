@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrl.config import ConfigError, Recipe
-from llmrl.launching.command import backend_environment, network_environment
+from llmrl.launching.command import network_environment
 from llmrl.launching.topology import Topology
 
 TEMPLATE = Path(__file__).parents[1] / "launch" / "slurm" / "train.sbatch"
@@ -50,7 +50,7 @@ def batch_script(
     asked = {"partition": settings.partition, "account": settings.account}
     extra = [f"--{name}={value}" for name, value in asked.items() if value] + list(settings.extra)
     module = "llmrl.launching.rank" if chosen.on_cpu and chosen.ranks_per_node > 1 else "llmrl"
-    environment = {**network_environment(chosen), **backend_environment(chosen.backend)}
+    environment = network_environment(chosen)
     return _filled(
         TEMPLATE.read_text(),
         {

@@ -33,6 +33,7 @@ class Question:
     cores: int | None
     bound: bool
     measured: tuple[Path, ...]
+    check: tuple[Path, ...]  # runs to compare with that costs are not taken from
     given: tuple[str, ...]
     network_gb_s: float | None
     max_staleness: int
@@ -49,10 +50,11 @@ def plan_scale(recipe: Recipe, question: Question, console: Console) -> list[Pre
     if not question.measured:
         raise ConfigError(f"--scale needs to know what phases cost: {MEASURE}")
     runs = [read_run(run) for run in question.measured]
+    judges = [read_run(run) for run in question.check]
     costs, notes = fit(runs)
     costs = costs.with_given(question.given)
     console.print(_cost_table(costs))
-    console.print(_check_table(runs, costs, question))
+    console.print(_check_table(runs, judges, costs, question))
     results = _predict(recipe, runs, costs, question)
     console.print(_result_table(results))
     for note in [*notes, *_warnings(recipe, runs, question)]:
@@ -90,7 +92,11 @@ def _predict(recipe: Recipe, runs: Sequence[Measured], costs: Costs, question: Q
         able = [count for count in counts if prompts % (count * minibatches) == 0]
         if not able:
             raise ConfigError(f"rollout.prompts_per_step={prompts} cannot be shared by {question.processes} processes")
-        found = [on_shared_cores(count, cores=machine, bound=question.bound) for count in able]
+        found = [
+            on_shared_cores(count, cores=machine, bound=question.bound, staleness=staleness)
+            for count in able
+            for staleness in sorted({0, 1, question.max_staleness})
+        ]
     return sweep(found, costs, load, _groups(recipe, runs), **_exchange(recipe, question))
 
 
@@ -113,14 +119,15 @@ def _cost_table(costs: Costs) -> Table:
     return table
 
 
-def _check_table(runs: Sequence[Measured], costs: Costs, question: Question) -> Table:
-    """Every measured run beside the simulation of that very run."""
-    table = Table("measured run", "workers x cores", "step, s", "simulated, s", "difference")
-    for run in runs:
+def _check_table(runs: Sequence[Measured], judges: Sequence[Measured], costs: Costs, question: Question) -> Table:
+    """Every run beside the simulation of that very run; `judges` gave nothing to the costs."""
+    table = Table("run", "used for", "workers", "step, s", "simulated, s", "difference")
+    for run in [*runs, *judges]:
         result = simulated(run, costs, question)
         table.add_row(
-            str(run.run),
-            f"{run.workers} x {run.cores}",
+            run.run.name,
+            "comparing" if run in judges else "costs",
+            f"{run.workers} on {run.machine} cores",
             f"{run.step_s:.2f}",
             f"{result.step_s:.2f}",
             f"{result.step_s / run.step_s - 1:+.0%}",
@@ -141,8 +148,10 @@ def simulated(run: Measured, costs: Costs, question: Question) -> Predicted:
         trainers=run.workers,
         engines=run.workers,
         shared=True,
-        cores=question.cores or run.cores * run.workers,
-        worker_cores=run.cores,
+        staleness=run.recipe.rollout.max_staleness,
+        cores=run.machine,
+        engine_cores=run.engine_threads,
+        trainer_cores=run.trainer_threads,
     )
     return sweep([layout], costs, load, run.groups, steps=40, **_exchange(run.recipe, question))[0]
 

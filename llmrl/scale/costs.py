@@ -71,7 +71,8 @@ class Costs:
 class Row:
     """One measured step of one worker (means over a run's workers)."""
 
-    cores: int
+    engine_cores: float
+    trainer_cores: float
     tokens: float
     decode_steps: float
     run_tokens: float
@@ -91,7 +92,9 @@ class Measured:
     run: Path
     recipe: Recipe
     workers: int
-    cores: int  # of each worker
+    machine: int  # cores that all workers share
+    engine_threads: int  # of each worker
+    trainer_threads: int
     rows: tuple[Row, ...]
     groups: tuple[Group, ...]
 
@@ -107,7 +110,7 @@ def read_run(run: Path, *, skip: int = 1) -> Measured:
             raise ConfigError(f"--measured {run}: there is no {name}, so this is not a run folder")
     recipe, by_step = load_recipe(run / "recipe.yaml"), read_groups(run)
     workers = len(list(run.glob("engine-*.log"))) or 1
-    cores = _cores(run, recipe, workers)
+    machine, engine_threads, trainer_threads = _threads(run, recipe, workers)
     metrics = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     train = [row for row in metrics if row["kind"] == "train" and row["step"] in by_step][skip:]
     if not train:
@@ -119,7 +122,8 @@ def read_run(run: Path, *, skip: int = 1) -> Measured:
         steps = [decode_steps([n for group in share for n in group.lengths], slots) for share in shares]
         rows.append(
             Row(
-                cores=cores,
+                engine_cores=min(engine_threads, machine / workers),
+                trainer_cores=min(trainer_threads, machine / workers),
                 tokens=row["tokens/sampled"] / workers,
                 decode_steps=float(np.mean(steps)),
                 run_tokens=row["tokens/packed"] / workers,
@@ -133,22 +137,32 @@ def read_run(run: Path, *, skip: int = 1) -> Measured:
             )
         )
     groups = tuple(group for row in train for group in by_step[row["step"]])
-    return Measured(run=run, recipe=recipe, workers=workers, cores=cores, rows=tuple(rows), groups=groups)
+    return Measured(
+        run=run, recipe=recipe, workers=workers, machine=machine, engine_threads=engine_threads,
+        trainer_threads=trainer_threads, rows=tuple(rows), groups=groups,
+    )  # fmt: skip
 
 
-def _cores(run: Path, recipe: Recipe, workers: int) -> int:
-    """Cores of each worker: what the trainer was told, else its share of the machine."""
-    machine = int(json.loads((run / "environment.json").read_text())["cpus"])
-    return recipe.train.threads or max(1, machine // workers)
+def _threads(run: Path, recipe: Recipe, workers: int) -> tuple[int, int, int]:
+    """(cores that all workers share, threads of each engine, threads of each trainer), from what the run recorded.
+
+    The recorded cores are those the first worker might use: its own part if `llmrl launch` bound it, else all.
+    """
+    recorded = json.loads((run / "environment.json").read_text())
+    seen, bound = int(recorded["cpus"]), Path(recorded["command"][0]).name == "rank.py"
+    machine = seen * workers if bound else seen
+    return machine, recipe.rollout.threads or seen, recipe.train.threads or max(1, seen // workers)
 
 
 def fit(runs: Sequence[Measured]) -> tuple[Costs, list[str]]:
     """(costs, what the runs could not tell) from the rows of all runs together."""
     rows = [row for run in runs for row in run.rows]
-    cores = max(row.cores for row in rows)
+    engines, trainers = [row.engine_cores for row in rows], [row.trainer_cores for row in rows]
+    cores = max(1, round(max(*engines, *trainers)))
     notes = []
-    if len({row.cores for row in rows}) == 1:
-        notes.append("all runs had the same number of cores: every phase is taken to speed up with cores in full")
+    for what, seen in (("generation", engines), ("the update", trainers)):
+        if len(set(seen)) == 1:
+            notes.append(f"all runs had as many cores for {what}: it is taken to speed up with cores in full")
     ratio = [row.tokens / max(1.0, row.decode_steps) for row in rows]
     if max(ratio) < 1.5 * min(ratio):
         notes.append(
@@ -156,8 +170,8 @@ def fit(runs: Sequence[Measured]) -> tuple[Costs, list[str]]:
         )
     generate = np.array([[row.decode_steps, row.tokens] for row in rows])
     update = np.array([[float(row.updates), row.run_tokens] for row in rows])
-    (step, token), generate_serial = _amdahl(generate, [row.generate_s for row in rows], rows, cores)
-    (fixed, each), update_serial = _amdahl(update, [row.update_s for row in rows], rows, cores)
+    (step, token), generate_serial = _amdahl(generate, [row.generate_s for row in rows], engines, cores)
+    (fixed, each), update_serial = _amdahl(update, [row.update_s for row in rows], trainers, cores)
     known = [row.generate_s + row.update_s + row.reward_s + row.sync_s for row in rows]
     return Costs(
         generate_step_s=step,
@@ -174,14 +188,13 @@ def fit(runs: Sequence[Measured]) -> tuple[Costs, list[str]]:
 
 
 def _amdahl(
-    features: np.ndarray, seconds: Sequence[float], rows: Sequence[Row], cores: int
+    features: np.ndarray, seconds: Sequence[float], seen: Sequence[float], cores: int
 ) -> tuple[tuple[float, float], float]:
     """(coefficients, serial share) with the least squared error; the share is 0 if all rows have the same cores."""
     target = np.array(seconds)
-    several = len({row.cores for row in rows}) > 1
     best: tuple[float, tuple[float, float], float] | None = None
-    for serial in np.linspace(0, 1, 21) if several else [0.0]:
-        slower = np.array([slowdown(row.cores, cores, float(serial)) for row in rows])
+    for serial in np.linspace(0, 1, 21) if len(set(seen)) > 1 else [0.0]:
+        slower = np.array([slowdown(own, cores, float(serial)) for own in seen])
         found = nonnegative(features * slower[:, None], target)
         error = float(((features * slower[:, None]) @ found - target) @ ((features * slower[:, None]) @ found - target))
         if best is None or error < best[0] - 1e-12:

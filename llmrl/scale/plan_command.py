@@ -19,6 +19,9 @@ def plan(
         list[Path] | None,
         typer.Option(help="A run folder to take costs from; several are better.", rich_help_panel=SCALE),
     ] = None,
+    check: Annotated[
+        list[Path] | None, typer.Option(help="A run to compare with the simulation of it.", rich_help_panel=SCALE)
+    ] = None,
     cost: Annotated[
         list[str] | None, typer.Option(help="A cost of your own: --cost update_token_s=2e-5.", rich_help_panel=SCALE)
     ] = None,
@@ -42,7 +45,7 @@ def plan(
 
     With --scale: what a step would take on another cluster, simulated from what measured runs cost here.
     """
-    from llmrl.algos.build import build_algorithm, check_siblings
+    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
     from llmrl.cli import rewards_of
     from llmrl.config import ConfigError, load_recipe
     from llmrl.scale.commands import Question, plan_scale
@@ -50,12 +53,13 @@ def plan(
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)
     check_siblings(loaded, algo)
+    check_critic(loaded, algo)
     rewards_of(loaded)
     console = Console()
     if scale:
         question = Question(
             nodes=nodes, gpus_per_node=gpus_per_node, processes=processes, cores=cores, bound=bind,
-            measured=tuple(measured or ()), given=tuple(cost or ()), network_gb_s=network_gb_s,
+            measured=tuple(measured or ()), check=tuple(check or ()), given=tuple(cost or ()), network_gb_s=network_gb_s,
             max_staleness=max_staleness,
         )  # fmt: skip
         plan_scale(loaded, question, console)

@@ -1,9 +1,8 @@
 """A training run as events: engines decode, trainers update, weights travel, and nobody is further ahead than allowed.
 
-A step's requests may start when the weights of `staleness` steps before are out: 0 waits for its own (synchronous), 1 is
-one step off, more lets engines run ahead. Engines fill a free slot with the next request, whatever its step, and take
-new weights between decode steps without dropping what they are at. Trainers start when the last request of a step has
-ended: the long tail is waited for, but not by the engines if they may run ahead.
+As in `rollout.max_staleness`, the batch of step n is sampled by version n - staleness, whole batch by whole batch: 0 takes
+turns (synchronous), 1 samples one step off, more lets batches wait in a queue. Within a batch, engines fill a free slot
+with the next request; trainers start when the last one has ended, so the long tail is waited for.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ from llmrl.scale.costs import Costs, slowdown
 from llmrl.scale.workload import Group
 from llmrl.seeding import generator
 
-CHUNK = 32  # decode steps between looks for new requests and new weights
+CHUNK = 32  # decode steps between looks for new requests
 WARM_UP = 3  # steps that are not counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """Who does what. `shared`: every worker trains and has an engine, by turns; else trainers and engines apart.
+    """Who does what. `shared`: every worker trains and has an engine beside it; else trainers and engines apart.
 
-    cores          CPU cores that all workers share; None if each has a GPU of its own.
-    worker_cores   threads of each trainer and engine on them.
+    cores            CPU cores that all share; None if each worker has a GPU of its own.
+    engine_cores     threads of each engine on them.
+    trainer_cores    threads of each trainer.
     """
 
     trainers: int
@@ -38,15 +38,13 @@ class Layout:
     shared: bool
     staleness: int = 0
     cores: int | None = None
-    worker_cores: int = 1
+    engine_cores: int = 1
+    trainer_cores: int = 1
 
     @property
     def mode(self) -> str:
-        if self.shared:
-            return "together, in turns"
-        return {0: "apart, synchronous", 1: "apart, one step off"}.get(
-            self.staleness, f"apart, staleness up to {self.staleness}"
-        )
+        when = {0: "synchronous", 1: "one step off"}.get(self.staleness, f"{self.staleness} steps off")
+        return f"{'together' if self.shared else 'apart'}, {when}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,9 +136,10 @@ class _Run:
         )
 
     def _release(self) -> None:
-        """Hand out the requests of every step whose weights may be as old as they are."""
-        while self._released < len(self._steps) and self._released <= self._version + self._layout.staleness:
-            step = self._released
+        """Hand out the next batch, if its weights are out and the one before has been sampled."""
+        step = self._released
+        sampled = step == 0 or self._left[step - 1] == 0
+        if step < len(self._steps) and sampled and step <= self._version + self._layout.staleness:
             for number, queue in enumerate(self._queues):
                 share = self._steps[step][number :: len(self._queues)]
                 queue.put([(step, length) for group in share for length in group.lengths])
@@ -150,11 +149,12 @@ class _Run:
         active: list[tuple[int, int, int, int]] = []  # (decode step of its end, step, weights' version, tokens)
         clock, loaded, costs = 0, 0, self._costs
         while True:
-            if loaded < self._version and self._layout.staleness:
-                yield from self._work("engine", costs.sync_s, 1.0)
-            loaded = self._version
             while queue.items and len(active) < self._load.slots:
                 step, tokens = queue.items.popleft()
+                wanted = max(0, step - self._layout.staleness)
+                if loaded < wanted and self._layout.staleness:  # without, the trainer waits for it
+                    yield from self._work("engine", costs.sync_s, 1.0)
+                loaded = wanted
                 heapq.heappush(active, (clock + tokens, step, loaded, tokens))
             if not active:
                 yield queue.arrival()
@@ -169,6 +169,7 @@ class _Run:
                 self._left[step] -= 1
                 if self._left[step] == 0:
                     self._ready[step].succeed()
+                    self._release()
 
     def _train(self) -> Generator[Any, Any, None]:
         costs, load, count = self._costs, self._load, self._layout.trainers
@@ -178,7 +179,8 @@ class _Run:
             yield self._env.all_of([self._env.process(self._update(share)) for share in shares])
             if count > 1:
                 yield self._env.timeout(load.allreduce_s * load.updates)
-            yield self._env.timeout(costs.sync_s)
+            if not self._layout.staleness:
+                yield self._env.timeout(costs.sync_s)
             self._version = step + 1
             self._release()
             yield self._env.timeout(costs.other_s)
@@ -196,7 +198,7 @@ class _Run:
         if self._cores is None:
             yield self._env.timeout(seconds)
         else:
-            wants = self._layout.worker_cores
+            wants = self._layout.engine_cores if who == "engine" else self._layout.trainer_cores
             longer = slowdown(wants, self._costs.cores, serial)
             yield from self._cores.work(seconds * longer, wants=wants, serial=serial)
         self._busy[who] += self._env.now - begin

@@ -32,15 +32,17 @@ def layouts(devices: int, *, prompts_per_step: int, minibatches: int, max_stalen
     return found
 
 
-def on_shared_cores(workers: int, *, cores: int, bound: bool) -> Layout:
-    """Workers of one CPU machine; `bound` gives each its own part of the cores, else each wants all of them."""
+def on_shared_cores(workers: int, *, cores: int, bound: bool, staleness: int = 0) -> Layout:
+    """Workers of one CPU machine, by turns on the same cores, or with `staleness` each side on its own half of them.
+
+    `bound` gives each worker its part of the cores, as `llmrl launch` does; else each wants all of them.
+    """
+    mine = max(1, cores // workers) if bound else cores
+    each = max(1, mine // 2) if staleness else mine
     return Layout(
-        trainers=workers,
-        engines=workers,
-        shared=True,
-        cores=cores,
-        worker_cores=max(1, cores // workers) if bound else cores,
-    )
+        trainers=workers, engines=workers, shared=True, staleness=staleness, cores=cores, engine_cores=each,
+        trainer_cores=each,
+    )  # fmt: skip
 
 
 def sweep(

@@ -79,7 +79,9 @@ def test_each_signal_is_passed_on_and_the_end_is_that_of_a_stopped_process(signa
 
 def test_two_processes_run_over_gloo_each_on_cores_of_its_own(tmp_path: Path, tiny_model: Path) -> None:
     reward = {"name": "tests.launch.rewards:note_the_process", "args": {"folder": str(tmp_path)}, "isolated": False}
-    recipe = write_recipe(tmp_path, tiny_model, {**QUICK, "train.steps": 2, "train.threads": 0, "reward": {"only": reward}})
+    recipe = write_recipe(
+        tmp_path, tiny_model, {**QUICK, "train.steps": 2, "train.threads": 0, "reward": {"only": reward}}
+    )
     process = launched(recipe, *TWO)
     assert process.wait(START_S) == 0, tail(tmp_path / "log.txt")
     notes = [json.loads(file.read_text()) for file in sorted(tmp_path.glob("rank-*.json"))]

@@ -50,7 +50,9 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def script_of(recipe_file: Path, folder: Path, *options: str, chosen: Topology | None = None, grace_s: int = 120) -> Path:
+def script_of(
+    recipe_file: Path, folder: Path, *options: str, chosen: Topology | None = None, grace_s: int = 120
+) -> Path:
     recipe = load_recipe(recipe_file)
     arguments = ("train", str(recipe_file))
     text = batch_script(recipe, chosen or Topology(), arguments, options, SlurmSettings(grace_s=grace_s))
@@ -65,7 +67,14 @@ def test_the_script_asks_for_what_was_chosen(tmp_path: Path, tiny_model: Path) -
     chosen = Topology(nodes=2, gpus_per_node=8)
     text = batch_script(load_recipe(recipe), chosen, ("train", "a b.yaml"), ("--fresh",), settings)
     asked = {line.removeprefix("#SBATCH ") for line in text.splitlines() if line.startswith("#SBATCH")}
-    wanted = {"--nodes=2", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=1-12", "--signal=B:TERM@300", "--requeue"}
+    wanted = {
+        "--nodes=2",
+        "--ntasks-per-node=8",
+        "--gpus-per-node=8",
+        "--time=1-12",
+        "--signal=B:TERM@300",
+        "--requeue",
+    }
     assert wanted | {"--partition=gpu", "--constraint=h100"} <= asked
     assert "arguments=(train 'a b.yaml')" in text and "arguments+=(--fresh)" in text
     left = text.replace("B:TERM@300", "").replace("$@", "").replace("[@]", "")
@@ -82,7 +91,9 @@ def test_the_script_is_sound_shell(chosen: Topology, tmp_path: Path, tiny_model:
     assert found.returncode == 0, found.stdout
 
 
-@pytest.mark.parametrize(("time", "extra"), [("soon", ()), ("1:00:00", ("constraint=h100",)), ("1:00:00", ("--a\n#x",))])
+@pytest.mark.parametrize(
+    ("time", "extra"), [("soon", ()), ("1:00:00", ("constraint=h100",)), ("1:00:00", ("--a\n#x",))]
+)
 def test_settings_that_sbatch_would_not_take_are_refused(time: str, extra: tuple[str, ...]) -> None:
     with pytest.raises(ConfigError, match=r"--time|--sbatch"):
         SlurmSettings(time=time, extra=extra)
@@ -110,9 +121,11 @@ def test_only_a_job_that_was_stopped_and_not_cancelled_is_queued_again(
     assert (job / "requeued").exists() == requeued
 
 
-def test_trainers_that_do_not_end_in_time_are_queued_again_before_slurm_kills_the_job(job: Path, tiny_model: Path) -> None:
+def test_trainers_that_do_not_end_in_time_are_queued_again_before_slurm_kills_the_job(
+    job: Path, tiny_model: Path
+) -> None:
     file = script_of(write_recipe(job, tiny_model), job, grace_s=16)  # 15 of them are kept for queueing
-    deaf = "bash -c 'trap \"\" TERM; touch \"$SHIM/started\"; for _ in {1..300}; do sleep 0.1; done'"
+    deaf = 'bash -c \'trap "" TERM; touch "$SHIM/started"; for _ in {1..300}; do sleep 0.1; done\''
     file.write_text(file.read_text().replace(f"{sys.executable} -m llmrl", deaf))
     process = subprocess.Popen(["bash", file], start_new_session=True)
     try:

@@ -67,7 +67,12 @@ def test_nodes_meet_at_the_head_each_with_its_own_rank():
 
 
 def test_one_process_needs_no_launcher():
-    assert local_command(Topology(), ["train", "r.yaml"], name="run").arguments[1:] == ("-m", "llmrl", "train", "r.yaml")
+    assert local_command(Topology(), ["train", "r.yaml"], name="run").arguments[1:] == (
+        "-m",
+        "llmrl",
+        "train",
+        "r.yaml",
+    )
 
 
 @pytest.mark.parametrize(("cores", "ranks"), [(2, 2), (7, 3), (8, 2), (1, 4), (3, 3)])
