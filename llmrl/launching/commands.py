@@ -121,6 +121,11 @@ def _topology(backend: str, nodes: int, gpus_per_node: int | None, processes: in
     return topology(backend=backend, nodes=nodes, gpus_per_node=gpus_per_node, processes=processes)
 
 
+def _with_backend(overrides: list[str], chosen: Topology) -> list[str]:
+    """The back-end is a part of the recipe, so that every process knows it without a launcher's help."""
+    return overrides if chosen.backend == "ddp" else [*overrides, f"train.backend={chosen.backend}"]
+
+
 def _with_threads(recipe: Path, overrides: list[str], chosen: Topology, *, slurm: bool, cores: int | None) -> list[str]:
     """On CPUs the trainer is told how many cores are its own, unless the recipe says it."""
     from llmrl.config import load_recipe
@@ -140,7 +145,7 @@ def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, conso
     algo = build_algorithm(recipe.algo)
     check_siblings(recipe, algo)
     check_critic(recipe, algo)
-    check_recipe(recipe, chosen, algo.needs)
+    check_recipe(recipe, chosen)
     console.print(placement_table(recipe, chosen))
     console.print(memory_table(recipe, chosen, algo.needs, device_gib=device_gib))
     for hint in hints(recipe, chosen):

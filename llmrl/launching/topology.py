@@ -57,7 +57,7 @@ def topology(*, backend: str, nodes: int, gpus_per_node: int, processes: int | N
     )
 
 
-def check_recipe(recipe: Recipe, chosen: Topology, needs: frozenset[str]) -> None:
+def check_recipe(recipe: Recipe, chosen: Topology) -> None:
     """Raise ConfigError if `recipe` cannot be shared among the processes of `chosen`; says which numbers would do."""
     unit = chosen.world * recipe.train.minibatches
     prompts = recipe.rollout.prompts_per_step
@@ -69,9 +69,4 @@ def check_recipe(recipe: Recipe, chosen: Topology, needs: frozenset[str]) -> Non
             f"rollout.prompts_per_step={prompts} cannot be shared equally by {chosen.world} processes "
             f"({chosen.nodes} nodes x {chosen.ranks_per_node}) and train.minibatches={recipe.train.minibatches}; "
             f"use {sizes}, or {fits[-1]} processes"
-        )
-    if chosen.world > 1 and "whole_batch" in needs:
-        raise ConfigError(
-            f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over "
-            f"{chosen.world} processes yet; run it with one process, or use grpo or rloo"
         )

@@ -12,7 +12,7 @@ from llmrl.types import Score, Trajectory
 
 
 @dataclass(frozen=True)
-class note_the_process:  # noqa: N801 - named in a recipe as a function would be
+class NoteTheProcess:
     """Writes rank, world size and cores of its process into `folder`; the score is the share of small letters."""
 
     folder: str

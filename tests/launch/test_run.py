@@ -78,7 +78,7 @@ def test_each_signal_is_passed_on_and_the_end_is_that_of_a_stopped_process(signa
 
 
 def test_two_processes_run_over_gloo_each_on_cores_of_its_own(tmp_path: Path, tiny_model: Path) -> None:
-    reward = {"name": "tests.launch.rewards:note_the_process", "args": {"folder": str(tmp_path)}, "isolated": False}
+    reward = {"name": "tests.launch.rewards:NoteTheProcess", "args": {"folder": str(tmp_path)}, "isolated": False}
     recipe = write_recipe(
         tmp_path, tiny_model, {**QUICK, "train.steps": 2, "train.threads": 0, "reward": {"only": reward}}
     )

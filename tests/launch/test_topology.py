@@ -30,19 +30,14 @@ def test_processes_that_contradict_the_gpus_are_refused():
 )
 def test_prompts_that_cannot_be_shared_come_with_numbers_that_can(chosen, advice):
     with pytest.raises(ConfigError, match=advice):
-        check_recipe(RECIPE, chosen, frozenset())
+        check_recipe(RECIPE, chosen)
 
 
 def test_the_numbers_of_the_advice_are_accepted():
     for prompts in (15, 18):
         rollout = RECIPE.rollout.model_copy(update={"prompts_per_step": prompts})
-        check_recipe(RECIPE.model_copy(update={"rollout": rollout}), Topology(processes_per_node=3), frozenset())
-    check_recipe(RECIPE, Topology(processes_per_node=2), frozenset())
-
-
-def test_an_algorithm_that_needs_the_whole_batch_is_refused_on_several_processes():
-    with pytest.raises(ConfigError, match="whitens over the whole batch"):
-        check_recipe(RECIPE, Topology(processes_per_node=2), frozenset({"whole_batch"}))
+        check_recipe(RECIPE.model_copy(update={"rollout": rollout}), Topology(processes_per_node=3))
+    check_recipe(RECIPE, Topology(processes_per_node=2))
 
 
 def test_every_rank_is_placed_once_and_gets_its_share_of_prompts():
