@@ -82,7 +82,10 @@ _NUMBER_WORDS = """
     eighteen nineteen twenty
 """
 NUMBER_WORDS = {word: value for value, word in enumerate(_NUMBER_WORDS.split())}
-_TENS = {word: 10 * place for place, word in enumerate("thirty forty fifty sixty seventy eighty ninety".split(), 3)}
+_TENS = {
+    word: 10 * place
+    for place, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 3)
+}
 _COUNTING = NUMBER_WORDS | _TENS | {word: SCALES[word] for word in ("hundred", "thousand", "million", "billion")}
 ONE_WORD = rf"(?:{'|'.join(sorted(_COUNTING, key=len, reverse=True))})"
 _SPOKEN = re.compile(
