@@ -314,7 +314,7 @@ def _same_ratios(gold: Node, answer: Node, heavy: bool) -> bool:
             for g, a in zip(gold.items[1:], answer.items[1:])
         )
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-    if not isinstance(ratio, Ratio) or len(ratio.items) != 2 or _clock(ratio):
+    if not isinstance(ratio, Ratio) or len(ratio.items) != 2 or (_clock(ratio) and isinstance(other, Num)):
         return False
     fraction = Call("/", ratio.items)
     return _equal(fraction, other, heavy) if ratio is gold else _equal(other, fraction, heavy)

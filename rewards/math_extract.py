@@ -58,7 +58,7 @@ _WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
 _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent)\b", re.IGNORECASE)
 _GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _LEAD = re.compile(
-    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both"
+    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
@@ -333,6 +333,8 @@ def _stands_alone(whole: str) -> bool:
     spans = spans_of(whole)
     if spans:
         return spans[0][1] - spans[0][0] >= len(whole.rstrip("."))
+    if len(re.findall(r"\$\d", whole)) > 1:
+        return False
     prose = re.sub(r"\\[a-zA-Z]+", "", whole)
     if re.search(r"\d", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
         return False

@@ -199,11 +199,11 @@ def _repeating(match: re.Match[str]) -> str:
 def _spoken(text: str) -> str:
     """Numbers in words as numerals, and a number said twice, 18 (eighteen) or eighteen (18), once."""
     text = _MINUS_IN_WORDS.sub(r"\1-", text)
-    if twice := re.fullmatch(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)", text):
+    if twice := re.match(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)(?=\s*[a-z]|$)", text):
         values = [spoken_value(said) for said in twice.groups()]
         digits = [said.lstrip("-").isdigit() for said in twice.groups()]
         if values[0] is not None and values[0] == values[1] and digits[0] != digits[1]:
-            return str(values[0])
+            text = f"{values[0]}{text[twice.end() :]}"
     return numerals(text)
 
 
