@@ -59,7 +59,7 @@ _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent)\b", re.IGN
 _GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _LEAD = re.compile(
     r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
-    r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:]*(?:\}\s*)?(?=\S)",
+    r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:,]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
 _PLAIN_NUMBER = re.compile(
@@ -312,7 +312,7 @@ def _from_number(text: str) -> Extracted:
     asked = re.match(r"[^.!\n]*\?", text[last.end() :]) is not None
     if asked or re.search(
         r"not\b|n't|\bnone\b|\bneither\b|\bnor\b|\bexcept\b|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b"
-        r"|^\W*(?:if|suppose|assum\w+)\b[^,]*$",
+        r"|^\W*(?:if|suppose)\b[^,]*\bwere\s*$",
         sentence.lower(),
     ):
         return Extracted(None, "the last number is hedged")
