@@ -246,10 +246,10 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     check_siblings(loaded, algo)
     check_critic(loaded, algo)
     rewards_of(loaded)
-    name = loaded.model.path
-    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
+    names = [loaded.model.path, loaded.critic.path if loaded.critic and loaded.critic.path else loaded.model.path]
+    sources = [str(cache_root() / "models" / name if name in MODELS else resolve_model(name)) for name in names]
     table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, str(source)):
+    for what, how_much in rows_of(loaded, algo, *sources):
         table.add_row(what, how_much)
     console.print(table)
 
