@@ -174,5 +174,3 @@ def test_run_covers_functions_and_algorithms():
     assert {"ranks", "micro-batches", "padding", "row order", "garbage", "finite difference"} <= checks
     names = {result.name for result in results}
     assert {"gae advantages", "clipped_value", "pacs_loss", "grpo", "pacs", "ppo", "forward: values"} <= names
-        result.name for result in results
-    }
