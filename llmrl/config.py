@@ -36,10 +36,46 @@ class DynamicSampling(Section):
     max_rounds: PositiveInt = Field(3, description="extra rounds of generation per step at most")
 
 
+class ServersConfig(Section):
+    """vLLM servers for `rollout.placement: server`."""
+
+    start: PositiveInt = Field(
+        1, description="servers to start on this machine, on loopback; they share its cores or GPUs"
+    )
+    urls: list[str] = Field(default_factory=list, description="running servers instead, such as http://host:8000")
+    key_variable: str = Field("LLMRL_API_KEY", description="environment variable with the API key of `urls`")
+    weights_dir: str = Field("/dev/shm", description="folder that trainer and servers share; weights go through it")
+    request_timeout_s: PositiveFloat = Field(600.0, description="longest wait for one completion")
+    update_timeout_s: PositiveFloat = Field(300.0, description="longest wait until new weights are in place")
+
+
+class RayConfig(Section):
+    """vLLM actors on Ray for `rollout.placement: ray`."""
+
+    actors: PositiveInt = 2
+    cpus: PositiveFloat = Field(1.0, description="of each actor")
+    gpus: float = Field(0.0, ge=0, description="of each actor")
+    address: str | None = Field(
+        None, description="of a running cluster (auto finds this node's); null starts a local one"
+    )
+
+
 class RolloutConfig(Section):
     """How completions are sampled."""
 
     engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or the slow reference engine hf")
+    placement: Literal["colocated", "server", "ray"] = Field(
+        "colocated", description="an engine beside every trainer process, vLLM servers, or vLLM actors on Ray"
+    )
+    max_staleness: NonNegativeInt = Field(
+        0,
+        description="versions that a batch may be old: 0 takes turns, 1 samples while training, more queue further ahead",
+    )
+    threads: NonNegativeInt = Field(
+        0, description="CPU cores of the engine beside a trainer; 0 takes every core there is"
+    )
+    servers: ServersConfig = Field(default_factory=ServersConfig)
+    ray: RayConfig = Field(default_factory=RayConfig)
     isolated: bool = Field(True, description="run the engine in a child process that is replaced if it dies or hangs")
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
@@ -178,6 +214,10 @@ class Recipe(Section):
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} cannot be divided into "
                 f"train.minibatches={self.train.minibatches} equal parts; make it a multiple"
             )
+        if self.rollout.placement == "server" and self.rollout.engine != "vllm":
+            raise ValueError(
+                f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
+            )
         if self.critic is not None and self.critic.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"critic.warmup_steps={self.critic.warmup_steps} of train.steps={self.train.steps}: the policy would never "
@@ -222,7 +262,8 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
 MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
               "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
-              "rollout.stall_timeout_s", "rollout.start_timeout_s")  # fmt: skip
+              "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
+              "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip
 
 
 def check_same_run(recipe: Recipe) -> None:

@@ -65,6 +65,29 @@ def check_critic(recipe: Recipe, algo: Algorithm) -> None:
         )
 
 
+def check_staleness(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
+    """Raise ConfigError if batches may be stale and the loss would take them for fresh ones.
+
+    A stale token was sampled by an older policy; its gradient is right only with a truncated importance weight between
+    the two (decoupled PPO, Hilton et al. 2022; AReaL, Fu et al. 2025), which `importance_cap` switches on.
+    """
+    rollout = recipe.rollout
+    if rollout.max_staleness == 0:
+        return
+    if getattr(algo, "importance_cap", None) is None:
+        known = hasattr(algo, "importance_cap")
+        raise ConfigError(
+            f"rollout.max_staleness={rollout.max_staleness} trains on samples of older policies, and "
+            f"{recipe.algo['name']} takes them for fresh ones; "
+            + ("set algo.importance_cap=2.0" if known else "use an algorithm with importance_cap, such as grpo or ppo")
+        )
+    if rollout.placement != "colocated" and ranks > 1:
+        raise ConfigError(
+            f"rollout.max_staleness={rollout.max_staleness} with rollout.placement={rollout.placement} works with one "
+            f"trainer process, and there are {ranks}; use placement colocated"
+        )
+
+
 def remarks(recipe: Recipe, algo: Algorithm) -> list[str]:
     """What a user should know of the algorithm under this recipe's settings."""
     return algo.remarks(updates=recipe.updates_per_step) if isinstance(algo, Remarking) else []

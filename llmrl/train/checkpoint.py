@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +26,8 @@ from torch import Tensor
 
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
+from llmrl.rollout.store import read_rollouts, rollouts_file, write_rollouts
+from llmrl.types import Trajectory
 
 MANIFEST = "manifest.json"
 WRITE_ERRORS = (OSError, SafetensorError)
@@ -81,8 +83,12 @@ class Writer:
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: TrainState,
         critic: Critic | None = None,
+        pending: Mapping[int, Sequence[Trajectory]] | None = None,
     ) -> None:
-        """`tensors` by file: "optimizer", and "critic" and "reference" if there are any. `critic` is exported too."""
+        """`tensors` by file: "optimizer", and "critic" and "reference" if there are any. `critic` is exported too.
+
+        `pending` are batches that are sampled and not trained yet, by step.
+        """
         self.finish()
         temporary = self._run / "checkpoints" / f".tmp-step-{state.step:06d}"
         try:
@@ -90,6 +96,8 @@ class Writer:
             policy.save(temporary / "policy")
             if critic is not None:
                 critic.save(temporary / "critic")
+            for step, rows in (pending or {}).items():
+                write_rollouts(rollouts_file(temporary, step), rows, [None] * len(rows))
         except WRITE_ERRORS as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _failed(self._run, state.step, error) from error
@@ -217,6 +225,13 @@ def read_state(folder: Path) -> TrainState:
 def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
     """The tensors of `name`.safetensors: optimizer, critic or reference."""
     return load_file(folder / f"{name}.safetensors")
+
+
+def read_pending(folder: Path) -> dict[int, list[Trajectory]]:
+    """Batches that were sampled and not trained yet, of all ranks, by step."""
+    return {
+        int(file.stem.removeprefix("step-")): read_rollouts(file) for file in sorted((folder / "rollouts").glob("*"))
+    }
 
 
 def digest(folder: Path) -> str:

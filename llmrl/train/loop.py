@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.collate import collate
-from llmrl.train.job import Job, adapted, engine_health, evaluated, resumed, rollouts, save, store
+from llmrl.train.job import Job, adapted, engine_health, evaluated, resumed, save, store
 from llmrl.train.telemetry import check_limits, describe_rollouts
 from llmrl.train.update import annotate, credit, update
 
@@ -14,12 +14,12 @@ def train(job: Job, state: TrainState) -> TrainState:
     """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint."""
     recipe, models, world = job.recipe, job.models, job.world
     algo = resumed(job.algo, state)
-    job.engine.load(models.policy.weights(), version=state.step)
+    job.ahead.load(models.policy.weights(), version=state.step)
     if state.step == 0:
         state = evaluated(job, state)
     while state.step < recipe.train.steps:
         step, clock = state.step, Clock()
-        trajectories = rollouts(job, step, clock)
+        trajectories = job.ahead.take(step, clock)
         batch = collate(
             trajectories,
             mask_truncated=recipe.rollout.mask_truncated,
@@ -39,8 +39,8 @@ def train(job: Job, state: TrainState) -> TrainState:
             algo = adapted(algo, metrics)
             models.follow(step + 1)
         with clock("sync"):
-            job.engine.load(models.policy.weights(), version=step + 1)
-        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock)) | engine_health(job)
+            job.ahead.load(models.policy.weights(), version=step + 1)
+        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock), step=step) | engine_health(job)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         last = state.step == recipe.train.steps

@@ -7,7 +7,6 @@ Names in the recipe that stand for objects (rewards, the algorithm) and the inte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,26 +15,35 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llmrl.algos.build import check_critic, check_siblings, remarks
+from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
 from llmrl.batch import Algorithm
 from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import load_tokenizer, model_length
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
-from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.place import place_engine
 from llmrl.seeding import key
-from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_state, read_tensors, set_aside
+from llmrl.train.ahead import Ahead
+from llmrl.train.checkpoint import (
+    CheckpointError,
+    TrainState,
+    Writer,
+    read_pending,
+    read_state,
+    read_tensors,
+    set_aside,
+)
 from llmrl.train.evaluate import Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
-from llmrl.train.job import Job, ScoreAll
+from llmrl.train.job import Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
+from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
-from llmrl.types import Prompt
+from llmrl.types import Prompt, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +73,7 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     _make_repeatable(recipe, world)
     check_siblings(recipe, parts.algo)
     check_critic(recipe, parts.algo)
+    check_staleness(recipe, parts.algo, ranks=world.size)
     if recipe.rollout.prompts_per_step % (world.size * recipe.train.minibatches):
         raise ConfigError(
             f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} cannot be shared equally by {world.size} processes "
@@ -146,10 +155,10 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = _start_engine(recipe, parts.sources.policy, world)
+    engine, faults = place_engine(recipe, parts.sources.policy, world)
     stack.callback(engine.close)
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
-    state, found = _restore(recipe, models, world)
+    state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
         accelerator.init_trackers(recipe.tracking.project)
@@ -163,9 +172,15 @@ def _build(
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
     evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
+    ahead = Ahead(
+        engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
+        pending=pending,
+    )  # fmt: skip
+    stack.callback(ahead.close)
     job = Job(
-        recipe=recipe, world=world, models=models, algo=parts.algo, engine=engine, engine_faults=faults,
-        score=parts.score, stream=stream, spare=spare, evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
+        recipe=recipe, world=world, models=models, algo=parts.algo, ahead=ahead, engine_faults=faults,
+        evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
 
@@ -192,39 +207,17 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
-    """The engine, and what tells (and forgets) how often it had to be replaced."""
-    rollout = recipe.rollout
-    settings = EngineSettings(
-        kind=rollout.engine,
-        model=source,
-        dtype=recipe.model.dtype,
-        max_length=recipe.model.max_length,
-        max_sequences=rollout.max_sequences,
-        kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory=rollout.gpu_memory,
-        eager=rollout.eager,
-    )
-    if not rollout.isolated:
-        return build_engine(settings), EngineFaults
-    engine = ProcessEngine(
-        settings,
-        log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
-        start_timeout_s=rollout.start_timeout_s,
-        stall_timeout_s=rollout.stall_timeout_s,
-        max_restarts=recipe.limits.max_engine_restarts,
-    )
-    return engine, engine.take_faults
+def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, dict[int, list[Trajectory]], list[str]]:
+    """The state to go on from, batches sampled and not trained yet, and what to tell the user.
 
-
-def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, list[str]]:
-    """The state to go on from, and what to tell the user. Rank 0 chooses the checkpoint, every rank reads that one."""
+    Rank 0 chooses the checkpoint, every rank reads that one.
+    """
     folder, complaints = world.on_main(lambda: set_aside(recipe.run_dir))
     if folder is None:
-        return TrainState(step=0, metrics_bytes=0), complaints
+        return TrainState(step=0, metrics_bytes=0), {}, complaints
     state = read_state(folder)
     try:
         models.load(lambda name: read_tensors(folder, name))
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder} does not fit this recipe's model: {error}") from error
-    return state, [*complaints, f"resuming after step {state.step}"]
+    return state, this_rank(read_pending(folder), world), [*complaints, f"resuming after step {state.step}"]

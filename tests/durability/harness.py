@@ -46,6 +46,8 @@ CASES = {
         Case(name="minibatches", changes={"train.epochs": 2, "train.minibatches": 2, "train.schedule": "cosine"}),
         Case(name="child", changes={"rollout.isolated": True, "reward.letters.isolated": True}),
         Case(name="processes", processes=2),
+        Case(name="stale", changes={"rollout.max_staleness": 1}),
+        Case(name="stale-processes", changes={"rollout.max_staleness": 2, "rollout.isolated": True}, processes=2),
         Case(
             name="ppo",
             changes={

@@ -20,7 +20,7 @@ from llmrl.config import TrainConfig
 from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, ValueHead
 from llmrl.train.collate import collate
-from llmrl.train.job import by_prompt
+from llmrl.train.sample import by_prompt
 from llmrl.train.update import Scorer, annotate, credit, update
 from llmrl.train.updater import Updater
 from llmrl.train.values import Valuer

@@ -17,6 +17,7 @@ from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics
 from llmrl.train.replay import replay
 from llmrl.train.start import run
+from llmrl.train.telemetry import WATCHED
 
 # Five steps of the test's recipe in float32, seed 0, as they came out when this test was written.
 GOLDEN_LOSS = [-0.05188976, -0.1381444, -0.1019824, -0.0404239, -0.02330006]
@@ -147,6 +148,8 @@ def test_a_run_leaves_everything_its_folder_promises(tmp_path, tiny_model):
         assert len(stored) == 16 and row["reward/mean"] == pytest.approx(sum(t.reward for t in stored) / 16)
         assert {t.version for t in stored} == {(row["step"] - 1, row["step"] - 1)}
         assert all(value is None or math.isfinite(value) for value in row.values() if not isinstance(value, str))
+        assert all(row[f"flag/{name}"] == 0 for name in WATCHED if name != "truncated")
+        assert row["flag/truncated"] == row["rollout/truncated"]
 
 
 def test_truncated_and_uniform_rollouts_do_not_stop_a_run(tmp_path, tiny_model):
