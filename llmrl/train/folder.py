@@ -124,7 +124,7 @@ def _has_begun(folder: Path) -> bool:
     """Whether there is anything to lose. A run that failed on its data or its model has not begun: its name is free."""
     metrics = folder / "metrics.jsonl"
     written = metrics.exists() and metrics.stat().st_size > 0
-    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints"))
+    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints", "stages"))
 
 
 def _check_same_model(folder: Path, recipe: Recipe) -> None:

@@ -29,6 +29,8 @@ from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
+from llmrl.stages.folder import policy_source
+from llmrl.stages.run import Stopped, run_stages
 from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
 from llmrl.train.collate import collate
 from llmrl.train.evaluate import Interval, held_out
@@ -62,6 +64,7 @@ class Outcome:
     summary: dict[str, Any]
     exit_code: int = 0
     interrupted_by: str = ""
+    stopped_in: Stopped | None = None  # the supervised stage, if it was one
 
 
 def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False, fresh: bool = False) -> Outcome:
@@ -84,6 +87,12 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
+            if recipe.supervised:
+                _check_length(recipe, parts.source)
+                stopped = run_stages(recipe, parts.source, world=world, console=console, interrupts=interrupts)
+                if stopped is not None:
+                    return _stopped_early(recipe, world, interrupts, stopped)
+                parts = replace(parts, source=policy_source(recipe, parts.source))
             job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
             state = _train_to_end(job, state)
             status = "finished" if state.step == recipe.train.steps else "interrupted"
@@ -93,6 +102,12 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
             code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
         return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
+
+
+def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped: Stopped) -> Outcome:
+    summary = write_summary(recipe.run_dir, recipe=recipe, status="interrupted") if world.main else {}
+    code = max(world.gather([interrupts.exit_code]))
+    return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
 
 
 def _hold_folder(recipe: Recipe, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
