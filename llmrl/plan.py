@@ -12,6 +12,7 @@ from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
 from llmrl.data.source import load_train_eval
 from llmrl.seeding import key
+from llmrl.stages.pairs import stage_data
 
 BYTES = {"bfloat16": 2, "float32": 4}
 GIB = 2**30
@@ -62,6 +63,7 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{source}, {recipe.model.dtype}" + (f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else "")),
+        *stage_rows(recipe),
         ("data", _data(recipe)),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
@@ -84,6 +86,18 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
     if size is None:
         return [*rows, ("memory", "unknown: the model is not here yet, or its config.json has no familiar sizes")]
     return rows + _memory(recipe, algo, size)
+
+
+def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """A row for each supervised stage. Raises DataError for data whose rows say nothing to learn."""
+    rows = []
+    for place, stage in enumerate(recipe.supervised, start=1):
+        train = stage.train
+        unit = "examples" if stage.kind == "sft" else "pairs"
+        adapter = ", LoRA" if recipe.model.lora and stage.lora else ""
+        said = f"{train.steps:,} steps of {train.batch_size} {unit}, lr {train.lr:g}{adapter}"
+        rows.append((f"stage {place}: {stage.title}", f"{said}, from {stage_data(stage, recipe)}"))
+    return rows
 
 
 def _data(recipe: Recipe) -> str:

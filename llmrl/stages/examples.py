@@ -14,11 +14,9 @@ from llmrl.config import Recipe
 from llmrl.data.config import DataConfig
 from llmrl.data.errors import DataError
 from llmrl.data.prompts import to_prompts
-from llmrl.data.rows import Row, check_disjoint
-from llmrl.data.source import load_train_eval
-from llmrl.seeding import key
+from llmrl.data.rows import Row
 from llmrl.stages.config import Supervised
-from llmrl.stages.pairs import shaper, with_completions, with_pairs
+from llmrl.stages.pairs import load_stage_rows, named, told
 from llmrl.types import Prompt
 
 IGNORED = -100  # the label of a token that is no part of the loss
@@ -34,41 +32,20 @@ class Examples:
 
 
 def load_examples(stage: Supervised, recipe: Recipe, tokenizer: Any) -> Examples:
-    """The stage's training and held-out examples.
-
-    They are disjoint, and the training examples pose no problem that the recipe's own held-out data poses. Raises
-    DataError that names the stage.
-    """
-    data = stage.data or recipe.data
-    held_out = stage.eval.data if stage.data else _over(stage, recipe)
-    seed = key(recipe.seed, "data")
-    try:
-        train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shaper(data.columns))
-        if stage.data:
-            check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.data, seed=seed)[1])
-        notes: list[str] = []
-        parts = [
-            _tokenized(stage, rows, tokenizer, config, recipe.model.max_length, seed, notes)
-            for rows, config in ((train_rows, data), (eval_rows, held_out.over(data)))
-        ]
-    except DataError as error:
-        raise DataError(f"stage {stage.title}: {error}") from error
-    return Examples(train=parts[0], held_out=parts[1], notes=tuple(notes))
-
-
-def _over(stage: Supervised, recipe: Recipe) -> Any:
-    """The recipe's held-out data, changed by what the stage says of it."""
-    return recipe.eval.data.model_copy(update=stage.eval.data.model_dump(exclude_unset=True))
+    """The stage's training and held-out examples. Raises DataError that names the stage."""
+    notes: list[str] = []
+    with named(stage):
+        train_rows, eval_rows, data, held_out = load_stage_rows(stage, recipe)
+        train = _tokenized(stage, recipe, train_rows, tokenizer, data, notes)
+        evals = _tokenized(stage, recipe, eval_rows, tokenizer, held_out, notes)
+    return Examples(train=train, held_out=evals, notes=tuple(notes))
 
 
 def _tokenized(
-    stage: Supervised, rows: list[Row], tokenizer: Any, config: DataConfig, longest: int, seed: int, notes: list[str]
+    stage: Supervised, recipe: Recipe, rows: list[Row], tokenizer: Any, config: DataConfig, notes: list[str]
 ) -> list[dict[str, list[int]]]:
-    texts: list[tuple[Row, tuple[str, ...]]]
-    if stage.kind == "sft":
-        texts = [(row, (completion,)) for row, completion in with_completions(rows)]
-    else:
-        texts = [(row, (chosen, rejected)) for row, chosen, rejected in with_pairs(rows, seed=seed)]
+    longest = recipe.model.max_length
+    texts = told(stage, rows, recipe.seed)
     if not texts:
         raise DataError(f"{config.source} holds no turn of an assistant to learn")
     of = {row.id: found for row, found in texts}

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,8 +42,3 @@ def with_models(recipe: Recipe, args: dict[str, Any]) -> dict[str, Any]:
     """A reward's arguments, `stage:name` replaced by the absolute path of that stage's model."""
     folders = {f"{REFERENCE}{stage.title}": str(model_folder(recipe, stage).resolve()) for stage in recipe.supervised}
     return {name: folders.get(value, value) if isinstance(value, str) else value for name, value in args.items()}
-
-
-def summaries(run: Path) -> list[dict[str, Any]]:
-    """What each stage of a run says of itself, in order."""
-    return [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]

@@ -157,7 +157,7 @@ def checkpoints(folder: Path) -> list[Path]:
 
 def newest_whole(folder: Path) -> tuple[Path | None, list[str]]:
     """(the newest checkpoint that is whole, what was wrong with newer ones, which are removed)."""
-    complaints = []
+    complaints: list[str] = []
     for checkpoint in reversed(checkpoints(folder)):
         problem = damage(checkpoint)
         if problem is None:

@@ -9,13 +9,20 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
+from llmrl.config import Recipe
+from llmrl.data.config import DataConfig
 from llmrl.data.errors import DataError
-from llmrl.data.rows import PROMPT_NAMES, Row
-from llmrl.seeding import generator
+from llmrl.data.files import is_file_source
+from llmrl.data.generators import is_generator
+from llmrl.data.rows import PROMPT_NAMES, Row, check_disjoint
+from llmrl.data.source import load_train_eval
+from llmrl.seeding import generator, key
+from llmrl.stages.config import Supervised
 
 
 def shaper(columns: Mapping[str, str]) -> Callable[[Any, str], Any]:
@@ -47,6 +54,51 @@ def _messages(value: Any, where: str) -> list[dict[str, Any]]:
     return [dict(message) for message in value]
 
 
+@contextmanager
+def named(stage: Supervised) -> Iterator[None]:
+    """Errors of data say whose data it is."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"stage {stage.title}: {error}") from error
+
+
+def load_stage_rows(stage: Supervised, recipe: Recipe) -> tuple[list[Row], list[Row], DataConfig, DataConfig]:
+    """(training rows, held-out rows, and how each are to become prompts) of a stage.
+
+    They are disjoint, and no training row poses a problem that the recipe's own held-out data poses: DataError.
+    """
+    data, held_out = stage.data or recipe.data, stage.eval.data
+    if stage.data is None:
+        held_out = recipe.eval.data.model_copy(update=held_out.model_dump(exclude_unset=True))
+    seed = key(recipe.seed, "data")
+    train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shaper(data.columns))
+    if stage.data:
+        check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.data, seed=seed)[1])
+    return train_rows, eval_rows, data, held_out.over(data)
+
+
+def stage_data(stage: Supervised, recipe: Recipe) -> str:
+    """What a plan says of a stage's data; a data set on the hub is not fetched. Raises DataError for rows that say nothing
+    to learn.
+    """
+    sources = {c.source for c in (stage.data or recipe.data, recipe.data)}
+    source = (stage.data or recipe.data).source
+    if any(not (is_generator(name) or is_file_source(name)) and "/" in name for name in sources):
+        return f"{source}, looked at when the stage starts"
+    with named(stage):
+        train_rows, eval_rows, *_ = load_stage_rows(stage, recipe)
+        found = [len(told(stage, rows, recipe.seed)) for rows in (train_rows, eval_rows)]
+    return f"{source}: {found[0]:,} to train on, {found[1]:,} held out"
+
+
+def told(stage: Supervised, rows: Sequence[Row], seed: int) -> list[tuple[Row, tuple[str, ...]]]:
+    """(row, its completion, or its better and its worse one) of every example of a stage."""
+    if stage.kind == "sft":
+        return [(row, (completion,)) for row, completion in with_completions(rows)]
+    return [(row, (chosen, rejected)) for row, chosen, rejected in with_pairs(rows, seed=key(seed, "wrong answers"))]
+
+
 def with_completions(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """(row, the completion to learn) of every row; of a conversation, one for every turn of the assistant.
 
@@ -71,13 +123,12 @@ def with_pairs(rows: Sequence[Row], *, seed: int) -> list[tuple[Row, str, str]]:
 
     Raises DataError: a row without a pair, or whose two are equal.
     """
-    found = []
+    found, others = [], [row.answer for row in rows]
     for row in rows:
         if "chosen" in row.columns or "rejected" in row.columns:
             chosen, rejected = _text(row, "chosen"), _text(row, "rejected")
         else:
             chosen = _text(row, "chosen", "answer")
-            others = [other.answer for other in rows]
             rejected = wrong_answer(chosen, others, generator(seed, "wrong answer", row.id))
         if chosen == rejected:
             raise DataError(f"{row.origin}: chosen and rejected are the same text, {chosen!r:.80}")

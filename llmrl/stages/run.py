@@ -52,7 +52,8 @@ def run_stages(
     `source` is the recipe's model. Raises ConfigError, DataError, CheckpointError, LimitExceeded or RankLost.
     """
     check_stages(recipe, world)
-    open_ = [stage for stage in recipe.supervised if not world.on_main(lambda s=stage: _finished(recipe, s))]
+    finished = world.on_main(lambda: [_finished(recipe, stage) for stage in recipe.supervised])
+    open_ = [stage for stage, done in zip(recipe.supervised, finished, strict=True) if not done]
     for stage in recipe.supervised:
         if stage not in open_ and world.main:
             console.print(f"stage {stage.title}: finished before", highlight=False)

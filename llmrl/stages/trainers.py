@@ -6,13 +6,10 @@ template is applied in one place of the project only.
 
 from __future__ import annotations
 
-import os
-
-os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"  # read when huggingface_hub is imported, so before the imports below
-
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback
@@ -26,6 +23,8 @@ from llmrl.stages.examples import Examples
 from llmrl.stages.follow import Follower
 from llmrl.stages.optimizer import MasterAdamW
 from llmrl.train.world import World
+
+huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read from the environment at its import, maybe long ago
 
 SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
@@ -48,6 +47,8 @@ def make_trainer(
     lora = _lora(stage, recipe)
     shared: dict[str, Any] = {"processing_class": load_tokenizer(source), "peft_config": lora, "callbacks": [follower]}
     data = {"train_dataset": Dataset.from_list(examples.train), "eval_dataset": Dataset.from_list(examples.held_out)}
+    args: Any
+    trainer: Any
     if isinstance(stage, RewardModelStage):
         args = RewardConfig(
             **settings, max_length=None, center_rewards_coefficient=stage.center or None,

@@ -243,6 +243,8 @@ def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float
         "model": recipe.model.path,
         "algorithm": recipe.algo["name"],
     }
+    if stages := [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]:
+        summary["stages"] = stages
     _write_atomically(run / "summary.json", json.dumps(summary, indent=1))
     return summary
 
