@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -35,6 +36,12 @@ class Stopped:
 
 def check_stages(recipe: Recipe, world: World) -> None:
     """Raise ConfigError for stages that these processes cannot run."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            raise ConfigError(
+                f"stages train with a copy of the model in each process, and this job is launched with {name}; run the "
+                "stages without it first, or remove `stages`"
+            )
     for place, stage in enumerate(recipe.supervised):
         share = world.size * (stage.train.microbatch_size or 1)
         if stage.train.batch_size % share:

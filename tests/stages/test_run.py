@@ -13,16 +13,19 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from llmrl.cli import resolve
-from llmrl.config import parse_recipe
+from llmrl.config import ConfigError, parse_recipe
 from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table
 from llmrl.stages.follow import Follower, checkpoints
+from llmrl.stages.run import check_stages
 from llmrl.train.checkpoint import CheckpointError, folder_of
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
 from llmrl.train.telemetry import LimitExceeded
+from llmrl.train.world import World
 
 SCORED = {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}
+HERE = {**SCORED, "isolated": False}
 
 
 @pytest.fixture(autouse=True)
@@ -161,16 +164,15 @@ def test_sigterm_saves_and_the_resumed_stage_ends_the_same(whole, tmp_path, tiny
 
 
 def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_path, tiny_model, monkeypatch):
-    made = recipe(tmp_path, tiny_model, "sft")
+    made = recipe(tmp_path, tiny_model, "sft", keep_last=3)
     with monkeypatch.context() as patched:
-        patched.setattr("llmrl.stages.config.StageTrainConfig.keep_last", 3, raising=False)
         dies_at(patched, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             go(made)
     folder = made.run_dir / "stages/01-sft"
     os.truncate(folder / "checkpoint-4/optimizer.pt", 100)
     outcome, said = go(made, resume=True)
-    assert "checkpoint-4 is not whole" in said and outcome.exit_code == 0
+    assert "checkpoint-4 is not whole" in said and "resuming from checkpoint-2" in said and outcome.exit_code == 0
     assert model_hash(made) == model_hash(whole[0])
 
 
@@ -211,7 +213,7 @@ def test_dpo_raises_the_margin_of_the_chosen_over_the_rejected(tmp_path, tiny_mo
 
 @pytest.mark.parametrize("kind", ["sft", "reward_model"])
 def test_an_adapter_is_merged_into_the_model_that_a_stage_leaves(tmp_path, tiny_model, kind):
-    reward = SCORED if kind == "reward_model" else None
+    reward = HERE if kind == "reward_model" else None
     made = recipe(tmp_path, tiny_model, kind, lora={"r": 4}, reward=reward, steps=3)
     assert go(made)[0].exit_code == 0
     learnt = load_file(made.run_dir / f"stages/01-{kind}/model/model.safetensors")
@@ -229,6 +231,17 @@ def test_no_stage_tries_to_reach_the_network(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setattr(
         socket, "getaddrinfo", lambda host, *rest, **more: (asked.append(host), resolve_name(host, *rest, **more))[1]
     )
-    made = recipe(tmp_path, tiny_model, "sft", "dpo", "reward_model", reward=SCORED, steps=1)
+    made = recipe(tmp_path, tiny_model, "sft", "dpo", "reward_model", reward=HERE, steps=1)
     assert go(made)[0].exit_code == 0
     assert asked == []
+
+
+def test_a_job_that_spreads_the_model_is_refused_before_it_trains(tmp_path, tiny_model, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(ConfigError, match="launched with FSDP"):
+        check_stages(recipe(tmp_path, tiny_model, "sft"), World())
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(tmp_path, tiny_model):
+    with pytest.raises(ConfigError, match=r"stages\.0\.sft\.train\.batch_size=4 .* by 3 processes"):
+        check_stages(recipe(tmp_path, tiny_model, "sft"), World(size=3))
