@@ -53,16 +53,17 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
 
 
 def stage_text(stage: Mapping[str, Any]) -> str:
-    """A supervised stage in one line: steps, held-out loss before and after, share of pairs put right.
+    """A supervised stage in one line: steps, held-out loss before and after, share of pairs put right in the end.
 
     >>> stage_text({"steps": 5, "completed_steps": 5, "eval_loss_before": 2.0, "eval_loss_after": 0.5})
     '5 steps, held-out loss 2.000 → 0.500'
     """
     parts = [f"{steps_text(stage)} steps"]
-    for key, name in (("eval_loss", "held-out loss"), ("eval_pairs_accuracy", "pairs right")):
-        ends = [finite(stage.get(f"{key}_{when}")) for when in ("before", "after")]
-        if ends[0] is not None and ends[1] is not None:
-            parts.append(f"{name} {ends[0]:.3f} → {ends[1]:.3f}")
+    before, after = (finite(stage.get(f"eval_loss_{when}")) for when in ("before", "after"))
+    if before is not None and after is not None:
+        parts.append(f"held-out loss {before:.3f} → {after:.3f}")
+    if (pairs := finite(stage.get("eval_pairs_accuracy_after"))) is not None:
+        parts.append(f"{pairs:.1%} of pairs right")
     if (wall := finite(stage.get("train_wall_s"))) is not None:
         parts.append(duration_text(wall))
     return ", ".join(parts)

@@ -37,7 +37,7 @@ class StageTrainConfig(_Section):
     eps: PositiveFloat = 1e-8
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: PositiveFloat = 1.0
-    save_every: PositiveInt = Field(50, description="steps between checkpoints; the last step is always saved")
+    save_every: PositiveInt = Field(50, description="steps between checkpoints; the end is always saved")
     keep_last: PositiveInt = Field(1, description="checkpoints kept")
 
     @model_validator(mode="after")

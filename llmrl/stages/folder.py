@@ -2,7 +2,8 @@
 
     runs/<name>/stages/01-sft/  metrics.jsonl  checkpoint-50/  model/  summary.json
 
-`model/` is a plain Hugging Face folder with a manifest of checksums. A stage whose model is there and whole is finished.
+`model/` is a plain Hugging Face folder with a manifest of checksums. A stage whose model is there and whole is finished,
+and its checkpoints are gone.
 """
 
 from __future__ import annotations

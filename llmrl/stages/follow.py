@@ -81,13 +81,15 @@ class Follower(TrainerCallback):
         self._began = time.perf_counter()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: Any) -> None:
-        """Say what the Trainer does after this step."""
+        """Say what the Trainer does after this step. After the last the model is written, and no checkpoint: a Trainer
+        that is resumed at its end trains one more step.
+        """
         last = state.global_step >= self._stage.train.steps
         every = self._stage.eval.every
         stop = self._world.any(self._interrupts.requested)
         control.should_log = True
         control.should_evaluate = last or bool(every and state.global_step % every == 0)
-        control.should_save = last or stop or state.global_step % self._stage.train.save_every == 0
+        control.should_save = not last and (stop or state.global_step % self._stage.train.save_every == 0)
         control.should_training_stop = last or stop
 
     def on_log(

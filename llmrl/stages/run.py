@@ -122,8 +122,7 @@ def _run_stage(
     )  # fmt: skip
     try:
         trainer = make_trainer(stage, recipe, examples, follower, source=source, folder=folder, world=world)
-        if not resumed:
-            trainer.evaluate()
+        trainer.args.eval_on_start = not resumed  # evaluate() before train() would leave processes out of step
         trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
     finally:
         follower.close()
@@ -155,6 +154,8 @@ def _end(
     write_model(temporary)
     seal(temporary)
     temporary.rename(folder / "model")
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
 
 
 def _summary(stage: Supervised, recipe: Recipe, folder: Path, source: str, finished: bool) -> dict[str, Any]:

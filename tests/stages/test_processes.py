@@ -24,7 +24,8 @@ POINTS = (
     "after llmrl.stages.follow:seal 2",
     "before llmrl.stages.run:seal 1",
     "after llmrl.stages.run:seal 1",
-    "before llmrl.stages.follow:seal 5",
+    "before llmrl.stages.run:shutil.rmtree 3",
+    "after llmrl.stages.follow:seal 4",
 )
 
 
