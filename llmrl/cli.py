@@ -11,6 +11,7 @@ import inspect
 import os
 import shlex
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,9 +22,12 @@ from rich.console import Console
 
 from llmrl import checks
 from llmrl.eval.cli import app as eval_app
+from llmrl.launching.commands import launch
+from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.models import Sources
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -147,16 +151,25 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.border import score_all
+    from llmrl.rewards.telemetry import Watched
     from llmrl.train.start import Parts
 
     check_trackers(recipe)
-    algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
+    algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=model_folder(recipe.model.path),
+        sources=sources_of(recipe),
     )
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """The local folders of the models that a recipe names."""
+    from llmrl.train.models import Sources
+
+    own = recipe.critic.path if recipe.critic is not None else None
+    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
 
 
 def model_folder(path: str) -> str:
@@ -226,29 +239,6 @@ def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
     console.print(summary_table(summary, run=recipe.run_dir))
 
 
-@app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Say what a recipe will do, without loading a model: samples, tokens, updates, memory."""
-    from rich.table import Table
-
-    from llmrl.algos.build import build_algorithm, check_siblings
-    from llmrl.config import load_recipe
-    from llmrl.plan import plan as rows_of
-    from llmrl.policy.catalog import MODELS, cache_root
-    from llmrl.policy.catalog import resolve as resolve_model
-
-    loaded = load_recipe(recipe, overrides)
-    algo = build_algorithm(loaded.algo)
-    check_siblings(loaded, algo)
-    rewards_of(loaded)
-    name = loaded.model.path
-    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
-    table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, str(source)):
-        table.add_row(what, how_much)
-    console.print(table)
-
-
 @app.command("hash")
 def hash_(run: RunFolder) -> None:
     """Print the digest of a run's newest whole checkpoint: float32 weights and optimizer state."""
@@ -281,9 +271,10 @@ def replay(
     from llmrl.train.replay import replay as run_replay
 
     recipe = stored_recipe(run)
-    source = policy_source(recipe, "") or model_folder(recipe.model.path)
+    sources = sources_of(recipe)
+    sources = replace(sources, policy=policy_source(recipe, sources.policy))
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=source)
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources)
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:
@@ -363,6 +354,8 @@ def report(run: RunFolder) -> None:
     print(write_report(run))
 
 
+app.command()(plan)
+app.command()(launch)
 app.add_typer(checks.rewards_app, name="rewards")
 app.command()(checks.doctor)
 app.command()(checks.conformance)

@@ -97,7 +97,9 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
         place = f"{config.source} #{index} (seed {seed})"
         record = make(index)
         identity = record.get("identity")
-        row = make_row(record, columns=config.columns, origin=place, default_id=place, identity=identity)
+        row = make_row(
+            record, columns=config.columns, origin=place, default_id=place, identity=identity, template=config.template
+        )
         if row.identity in seen or is_held_out(row.identity) != (config.split == "held_out"):
             misses += 1
             continue
@@ -151,7 +153,7 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
         )
     for place, default_id, record in records:
         record = shape(record, place) if shape else record
-        yield make_row(record, columns=config.columns, origin=place, default_id=default_id)
+        yield make_row(record, columns=config.columns, origin=place, default_id=default_id, template=config.template)
 
 
 def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:

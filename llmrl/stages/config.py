@@ -11,11 +11,13 @@ policy as it is, and a reward names it as `stage:reward_model`.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from llmrl.data.config import DataConfig, EvalDataConfig
+from llmrl.explain import nearest
 
 REFERENCE = "stage:"  # how a reward's argument names the model of a stage
 
@@ -120,8 +122,10 @@ def supervised(stages: list[Stage]) -> list[Supervised]:
     return [stage for stage in stages if not isinstance(stage, RLStage)]
 
 
-def check_order(stages: list[Stage]) -> None:
-    """Raise ValueError unless names differ and rl, if there, is the last."""
+def check_stages(stages: list[Stage], rewards: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raise ValueError unless names differ, rl, if there, is the last, and reward models and `rewards` (the arguments of
+    the recipe's rewards by part) name each other.
+    """
     for place, stage in enumerate(stages):
         if isinstance(stage, RLStage) and place != len(stages) - 1:
             raise ValueError(f"stages.{place}: rl is the last stage; move it to the end")
@@ -129,3 +133,18 @@ def check_order(stages: list[Stage]) -> None:
     for place, name in enumerate(names):
         if name in names[:place]:
             raise ValueError(f"stages.{place}: a stage is called {name!r} already; give one of them a name of its own")
+    models = [stage.title for stage in supervised(stages) if stage.kind == "reward_model"]
+    used = set()
+    for part, args in rewards.items():
+        for key, value in args.items():
+            if not isinstance(value, str) or not value.startswith(REFERENCE):
+                continue
+            used.add(name := value.removeprefix(REFERENCE))
+            if name not in models:
+                hint = nearest(name, models) if models else "the recipe lists none"
+                raise ValueError(f"reward.{part}.args.{key}: {value} is no reward_model stage; {hint}")
+    if unused := [name for name in models if name not in used]:
+        raise ValueError(
+            f"the reward model of stage {unused[0]!r} is trained and scores nothing; name it in a reward, such as "
+            f"{{name: llmrl.rewards.reward_model:RewardModel, args: {{model: {REFERENCE}{unused[0]}}}}}, or remove it"
+        )

@@ -7,7 +7,8 @@ them, so that splitting a batch into micro-batches loses nothing. After a step t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -84,6 +85,21 @@ class Updater:
     def discard(self) -> None:
         """Forget accumulated gradients; their memory is kept for the next ones."""
         self._adam.zero_grad(set_to_none=False)
+
+    def reset(self) -> None:
+        """Forget Adam's averages, as if no step had been made; weights stay."""
+        self._adam.state.clear()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """These parameters get no gradient inside, and no graph is built for them."""
+        for _, parameter in self._named:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for _, parameter in self._named:
+                parameter.requires_grad_(True)
 
     @torch.no_grad()
     def _round_back(self) -> None:
