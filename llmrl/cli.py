@@ -11,6 +11,7 @@ import inspect
 import os
 import shlex
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -126,8 +127,11 @@ def train(
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
         if outcome.summary:
+            place = f"after step {outcome.summary['completed_steps']}"
+            if outcome.stopped_in:
+                place = f"in stage {outcome.stopped_in.stage} after step {outcome.stopped_in.step}"
             console.print(
-                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"stopped by {outcome.interrupted_by} {place}; continue with\n"
                 f"  llmrl train {shlex.join([str(recipe), *(overrides or [])])} --resume"
             )
         raise typer.Exit(outcome.exit_code)
@@ -192,9 +196,11 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
     from llmrl.rewards.trl_adapter import TRLReward
+    from llmrl.stages.folder import with_models
 
     parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
+        section = section.model_copy(update={"args": with_models(recipe, section.args)})
         try:
             part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
         except ValueError as error:
@@ -260,12 +266,15 @@ def replay(
 
     keep_freed_memory()
     quiet_transformers()
+    from llmrl.stages.folder import policy_source
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
 
     recipe = stored_recipe(run)
+    sources = sources_of(recipe)
+    sources = replace(sources, policy=policy_source(recipe, sources.policy))
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources_of(recipe))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources)
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:

@@ -19,9 +19,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.explain import explain
+from llmrl.explain import explain, nearest
 from llmrl.policy.config import CriticConfig, ModelConfig, ReferenceConfig, Section
 from llmrl.policy.config import LoraConfig as LoraConfig
+from llmrl.stages.config import Stage, Supervised, check_stages, supervised
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -181,6 +182,9 @@ class Recipe(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    stages: list[Stage] = Field(
+        default_factory=list, description="what is trained before, in order: sft, reward_model, dpo; rl comes last"
+    )
 
     @property
     def run_dir(self) -> Path:
@@ -190,6 +194,17 @@ class Recipe(Section):
     @property
     def updates_per_step(self) -> int:
         return self.train.epochs * self.train.minibatches
+
+    @property
+    def supervised(self) -> list[Supervised]:
+        """The stages before the reinforcement learning, in order."""
+        return supervised(self.stages)
+
+    @rule(mode="after")
+    def _stages_are_used(self) -> Recipe:
+        """Every `stage:name` of a reward is a reward model of this recipe, and every reward model is named."""
+        check_stages(self.stages, {part: section.args for part, section in self.reward.items()})
+        return self
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
@@ -284,6 +299,8 @@ def check_same_run(recipe: Recipe) -> None:
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(place): item for place, item in enumerate(value)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
@@ -319,6 +336,8 @@ def _override(data: dict[str, Any], text: str) -> None:
     if not separator or not all(parts):
         raise ConfigError(f"override {text!r} is not of the form section.key=value")
     node = data
+    if parts[0] == "stages" and len(parts) > 2:
+        node, parts = _stage(data.get("stages"), parts[1], text), parts[2:]
     for part in parts[:-1]:
         child = node.get(part)
         if child is None:
@@ -331,6 +350,17 @@ def _override(data: dict[str, Any], text: str) -> None:
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
         raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
+
+
+def _stage(stages: Any, which: str, text: str) -> dict[str, Any]:
+    """The stage that an override names, by its place or by its name."""
+    found = {}
+    for place, stage in enumerate(stages if isinstance(stages, list) else []):
+        if isinstance(stage, dict):
+            found[str(place)] = found[str(stage.get("name") or stage.get("kind"))] = stage
+    if which not in found:
+        raise ConfigError(f"override {text!r}: the recipe has no stage {which!r}; {nearest(which, list(found))}")
+    return found[which]
 
 
 def _with_spaces(value: Any, text: str) -> Any:

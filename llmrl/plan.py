@@ -16,6 +16,7 @@ from llmrl.data.generators import is_generator
 from llmrl.data.source import load_train_eval
 from llmrl.policy.config import CriticConfig
 from llmrl.seeding import key
+from llmrl.stages.pairs import stage_data
 
 BYTES = {"bfloat16": 2, "float32": 4}
 GIB = 2**30
@@ -79,6 +80,7 @@ def plan(recipe: Recipe, algo: Algorithm, source: str, critic_source: str = "") 
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{source}, {recipe.model.dtype}" + (f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else "")),
+        *stage_rows(recipe),
         ("data", _data(recipe)),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
@@ -123,6 +125,18 @@ def _reference(recipe: Recipe) -> str:
         fresh = ", with fresh Adam averages" if reference.reset_optimizer else ""
         return f"the policy of every {reference.every} steps{fresh}"
     return "the first policy" if reference.kind == "fixed" else f"average of the policies, decay {reference.decay:g}"
+
+
+def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """A row for each supervised stage. Raises DataError for data whose rows say nothing to learn."""
+    rows = []
+    for place, stage in enumerate(recipe.supervised, start=1):
+        train = stage.train
+        unit = "examples" if stage.kind == "sft" else "pairs"
+        adapter = ", LoRA" if recipe.model.lora and stage.lora else ""
+        said = f"{train.steps:,} steps of {train.batch_size} {unit}, lr {train.lr:g}{adapter}"
+        rows.append((f"stage {place}: {stage.title}", f"{said}, from {stage_data(stage, recipe)}"))
+    return rows
 
 
 def _data(recipe: Recipe) -> str:
