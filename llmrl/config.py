@@ -78,6 +78,9 @@ class RolloutConfig(_Section):
     max_sequences: PositiveInt = Field(128, description="requests the engine runs at once")
     kv_cache_gib: PositiveFloat = Field(2.0, description="KV cache on a CPU")
     gpu_memory: float = Field(0.4, gt=0, lt=1, description="share of a GPU's memory for vLLM")
+    verify_weights: Literal["off", "sampled", "full"] = Field(
+        "sampled", description="compare checksums of the engine's weights after each sync: of a few columns, or all"
+    )
     eager: bool = Field(True, description="no compilation: the engine starts in seconds")
     stall_timeout_s: PositiveFloat = Field(120.0, description="a silent engine is replaced after this long")
     start_timeout_s: PositiveFloat = 600.0
@@ -111,6 +114,9 @@ class TrainConfig(_Section):
     minibatches: PositiveInt = Field(1, description="optimizer steps per pass; 1 with epochs 1 is on-policy")
     tokens_per_microbatch: PositiveInt = Field(
         4096, description="tokens of one forward pass; whole groups stay together"
+    )
+    backend: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
+        "auto", description="how processes share the policy; auto: as accelerate launch was configured, else ddp"
     )
     save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")
@@ -235,8 +241,8 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
 MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
-              "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
-              "rollout.stall_timeout_s", "rollout.start_timeout_s")  # fmt: skip
+              "train.keep_", "train.threads", "train.backend", "rollout.isolated", "rollout.verify_", "rollout.kv_cache_gib",
+              "rollout.gpu_memory", "rollout.stall_timeout_s", "rollout.start_timeout_s")  # fmt: skip
 
 
 def check_same_run(recipe: Recipe) -> None:

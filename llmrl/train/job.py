@@ -12,16 +12,16 @@ from llmrl.batch import Algorithm, Batch
 from llmrl.config import Recipe
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import Policy
-from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.engine import TrainedEngine
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.roll import roll
 from llmrl.rollout.store import rollouts_file, write_rollouts
+from llmrl.train.backends.seam import Moves
 from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.log import Log
 from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
 from llmrl.train.world import World
 from llmrl.types import Prompt, Score, Trajectory
 
@@ -38,9 +38,9 @@ class Job:
     policy: Policy
     scorer: Scorer
     reference: Callable[[Batch], Tensor] | None
-    updater: Updater
+    updater: Moves
     algo: Algorithm
-    engine: RolloutEngine
+    engine: TrainedEngine
     engine_faults: Callable[[], EngineFaults]  # since the last call
     score: ScoreAll
     stream: PromptStream
@@ -138,7 +138,10 @@ def save(job: Job, state: TrainState) -> TrainState:
         if state.accuracy is not None and (state.best is None or state.accuracy > state.best):
             state = replace(state, best=state.accuracy, best_step=state.step)
         state = replace(state, metrics_bytes=job.log.bytes)
+        optimizer = job.updater.state()
         if job.writer is not None:
-            job.writer.save(job.policy, job.updater.state(), state)
+            job.writer.save(job.policy, optimizer, state)
+        else:
+            job.policy.lend()
     job.log.saved(clock.seconds()["time/checkpoint"])
     return state

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmrl.rollout.verify import sync
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.collate import collate
@@ -13,7 +14,8 @@ from llmrl.train.update import annotate, update
 def train(job: Job, state: TrainState) -> TrainState:
     """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint."""
     recipe, algo, world = job.recipe, job.algo, job.world
-    job.engine.load(job.policy.weights(), version=state.step)
+    verify = recipe.rollout.verify_weights
+    sync(job.engine, job.policy.weights(), version=state.step, verify=verify)
     if state.step == 0:
         state = evaluated(job, state)
     while state.step < recipe.train.steps:
@@ -29,8 +31,12 @@ def train(job: Job, state: TrainState) -> TrainState:
                 batch, job.scorer, algo, job.updater, recipe.train, step=step, seed=recipe.seed, world=world
             )
         with clock("sync"):
-            job.engine.load(job.policy.weights(), version=step + 1)
-        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock)) | engine_health(job)
+            share = sync(job.engine, job.policy.weights(), version=step + 1, verify=verify)
+        metrics |= (
+            {"sync/verified": share}
+            | describe_rollouts(store(job, step + 1, trajectories, batch, clock))
+            | engine_health(job)
+        )
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         last = state.step == recipe.train.steps

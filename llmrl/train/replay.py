@@ -18,10 +18,11 @@ from llmrl.config import Recipe, load_recipe
 from llmrl.policy.model import load_policy
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.seeding import key
+from llmrl.train.backends.build import build
 from llmrl.train.checkpoint import checkpoints, damage, read_optimizer, read_state
 from llmrl.train.collate import collate
 from llmrl.train.folder import read_metrics
-from llmrl.train.start import make_scorer, make_updater, reference_logprobs
+from llmrl.train.start import make_scorer, reference_logprobs
 from llmrl.train.update import annotate, update
 from llmrl.train.world import World
 
@@ -78,10 +79,10 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, source: str
     world = World()
     policy = load_policy(recipe.model, source=source, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, [t.prompt for t in read_rollouts(rollouts_file(run, step))], notes=[])
-    updater = make_updater(recipe, policy, world)
+    updater = build("ddp", recipe, policy, scorer, world).updater
     if folder is not None:
         updater.load(read_optimizer(folder))
-    reference = reference_logprobs(recipe, algo, policy, scorer, source)
+    reference = reference_logprobs(recipe, algo, policy, scorer, source, backend="ddp", world=world)
     metrics: dict[str, float] = {}
     for number in range(start + 1, step + 1):
         trajectories = read_rollouts(rollouts_file(run, number))

@@ -25,10 +25,12 @@ from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
+from llmrl.rollout.engine import EngineSettings, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
+from llmrl.train.backends.build import Backend, build, choose, frozen
+from llmrl.train.backends.seam import Moves
 from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
 from llmrl.train.collate import collate
 from llmrl.train.evaluate import Interval, held_out
@@ -38,7 +40,6 @@ from llmrl.train.job import Job, ScoreAll
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
 from llmrl.train.world import World
 from llmrl.types import Completion, Prompt, Score, Status
 
@@ -160,8 +161,10 @@ def _build(
     stack.callback(engine.close)
     policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, train_prompts, notes)
-    updater = make_updater(recipe, policy, world)
-    reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source)
+    backend = choose(recipe.train, world)
+    trained = build(backend, recipe, policy, scorer, world)
+    policy, scorer, updater = trained.policy, trained.scorer, trained.updater
+    reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source, backend=backend, world=world)
     state, found = _restore(recipe, updater, world)
     tracker = None
     if recipe.tracking.to:
@@ -206,7 +209,7 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
+def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[TrainedEngine, Callable[[], EngineFaults]]:
     """The engine, and what tells (and forgets) how often it had to be replaced."""
     rollout = recipe.rollout
     settings = EngineSettings(
@@ -271,20 +274,8 @@ def _probe(prompts: list[Prompt]) -> Batch:
     return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
 
 
-def make_updater(recipe: Recipe, policy: Policy, world: World) -> Updater:
-    """The recipe's optimizer over the policy's trainable weights."""
-    return Updater(
-        policy.trainable(),
-        betas=recipe.train.betas,
-        eps=recipe.train.eps,
-        weight_decay=recipe.train.weight_decay,
-        max_grad_norm=recipe.train.max_grad_norm,
-        reduce=world.sum_ if world.size > 1 else None,
-    )
-
-
 def reference_logprobs(
-    recipe: Recipe, algo: Algorithm, policy: Policy, scorer: Scorer, source: str
+    recipe: Recipe, algo: Algorithm, policy: Policy, scorer: Scorer, source: str, *, backend: Backend, world: World
 ) -> Callable[[Batch], Tensor] | None:
     """Log-probabilities of the model as it was before training, if the algorithm needs them.
 
@@ -299,12 +290,12 @@ def reference_logprobs(
                 return scorer.logprobs(batch)
 
         return without_adapter
-    device = next(policy.model.parameters()).device
-    frozen = load_policy(recipe.model, source=source, device=device, seed=0)
-    return replace(scorer, model=frozen.causal_lm.requires_grad_(False)).logprobs
+    return frozen(
+        backend, load_policy(recipe.model, source=source, device=world.device, seed=0), scorer, world
+    ).logprobs
 
 
-def _restore(recipe: Recipe, updater: Updater, world: World) -> tuple[TrainState, list[str]]:
+def _restore(recipe: Recipe, updater: Moves, world: World) -> tuple[TrainState, list[str]]:
     """The state to go on from, and what to tell the user. Rank 0 chooses the checkpoint, every rank reads that one."""
     folder, complaints = world.on_main(lambda: set_aside(recipe.run_dir))
     if folder is None:

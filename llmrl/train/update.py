@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from llmrl.batch import Algorithm, Batch
+from llmrl.batch import Algorithm, Batch, Output
 from llmrl.config import TrainConfig
 from llmrl.policy.forward import ForwardMode, forward
 from llmrl.seeding import generator
+from llmrl.train.backends.seam import Forward, Moves
 from llmrl.train.collate import with_totals
-from llmrl.train.updater import Updater, learning_rate
+from llmrl.train.updater import learning_rate
 from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
@@ -27,21 +28,37 @@ NO_SKIP = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions."""
+    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions.
+
+    With a sharded model every forward pass is a collective: `forward` is then the wrapped model's, and `together` gives
+    the number of passes that all ranks make, at least this rank's own.
+    """
 
     model: nn.Module
     mode: ForwardMode
     temperature: float
     tokens_per_microbatch: int
+    forward: Forward = forward
+    together: Callable[[int], int] = int
+
+    def __call__(self, batch: Batch, *, entropy: bool = False) -> Output:
+        return self.forward(self.model, batch, mode=self.mode, temperature=self.temperature, entropy=entropy)
+
+    def missing(self, passes: int) -> int:
+        """How many idle passes this rank adds to its own `passes`, so that all ranks make as many. Ask before the first."""
+        return self.together(passes) - passes
 
     def logprobs(self, batch: Batch) -> Tensor:
         """[B, T] float32 without gradient, 0 outside the mask."""
         out = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
         with torch.no_grad():
-            for rows in microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False):
-                part = batch.select(rows)
-                values = forward(self.model, part, mode=self.mode, temperature=self.temperature).logprobs
+            portions = microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False)
+            missing = self.missing(len(portions))
+            for rows in portions:
+                values = self(batch.select(rows)).logprobs
                 out[rows, : values.shape[1]] = values.float()
+            for _ in range(missing):
+                self(idle(batch))
         return out
 
 
@@ -62,7 +79,7 @@ def annotate(
 
 
 def update(
-    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Updater, config: TrainConfig, *, step: int, seed: int,
+    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Moves, config: TrainConfig, *, step: int, seed: int,
     world: World,
 ) -> dict[str, float]:  # fmt: skip
     """All optimizer steps of one rollout. Returns their metrics: means over the steps, and sums for counts.
@@ -74,7 +91,7 @@ def update(
     for epoch in range(config.epochs):
         for part in minibatches(batch, config.minibatches, order=(seed, step, "minibatches", epoch)):
             part = with_totals(part, reduce=world.sum_)
-            metrics = _accumulate(part, algo, scorer, config, world)
+            metrics = _accumulate(part, algo, scorer, updater, config, world)
             if math.isfinite(metrics["loss"]):
                 metrics["grad_norm"], applied = updater.step(lr)
             else:
@@ -88,25 +105,29 @@ def update(
     return means | {"lr": lr, MISMATCH: found[0][MISMATCH]}
 
 
-def _accumulate(part: Batch, algo: Algorithm, scorer: Scorer, config: TrainConfig, world: World) -> dict[str, float]:
+def _accumulate(
+    part: Batch, algo: Algorithm, scorer: Scorer, updater: Moves, config: TrainConfig, world: World
+) -> dict[str, float]:
     """Backward passes of one optimizer step, micro-batch by micro-batch; its loss and metrics over all ranks."""
     running = rows_that_learn(part, algo.needs)
     sums: dict[str, Tensor] = {}
     counts = Counter({"rows/skipped": part.rows - len(running)})
     chosen = part.select(running) if len(running) else None
     budget, whole = config.tokens_per_microbatch, "whole_groups" in algo.needs
-    for rows in microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else ():
+    portions = microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else []
+    missing = scorer.missing(len(portions))
+    for rows in portions:
         micro = chosen.select(rows) if chosen is not None else part
-        out = forward(
-            scorer.model, micro, mode=scorer.mode, temperature=scorer.temperature, entropy="entropy" in algo.needs
-        )
+        out = scorer(micro, entropy="entropy" in algo.needs)
         result = algo.loss(out, micro)
-        result.value.backward()
+        updater.backward(result.value)
         gap = ((out.logprobs.detach() - micro.logprobs).abs() * micro.mask).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
         counts["tokens/packed"] += packed_tokens(micro)
+    for _ in range(missing):
+        updater.backward(scorer(idle(part)).logprobs.sum() * 0.0)
     names = list(sums)
     values = torch.stack([sums[name] for name in names]).tolist() if names else []
     metrics = world.sum_metrics({"loss": 0.0, "tokens/trained": 0.0, MISMATCH: 0.0} | dict(zip(names, values)) | counts)
@@ -116,6 +137,11 @@ def _accumulate(part: Batch, algo: Algorithm, scorer: Scorer, config: TrainConfi
     scale = float(part.tokens_total) / ran
     kept = {"loss", MISMATCH, *COUNTS}
     return {name: value if name in kept else value * scale for name, value in metrics.items()}
+
+
+def idle(batch: Batch) -> Batch:
+    """The shortest row alone: a cheap pass of a rank that has nothing to do while others still work."""
+    return batch.select(batch.length.argmin()[None])
 
 
 def rows_that_learn(batch: Batch, needs: frozenset[str]) -> Tensor:

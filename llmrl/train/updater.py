@@ -59,6 +59,10 @@ class Updater:
             [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that `step` will apply."""
+        loss.backward()
+
     def step(self, lr: float) -> tuple[float, bool]:
         """Clip and apply what backward passes left. Returns (gradient norm before clipping, whether it was applied).
 
@@ -102,11 +106,7 @@ class Updater:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of other parameters."""
-        expected = {name for name, _ in self._masters}
-        found = {key.partition("/")[2] for key in state if key.startswith("master/")}
-        if expected != found:
-            odd = sorted(expected ^ found)
-            raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+        check_names([name for name, _ in self._masters], state)
         with torch.no_grad():
             for name, master in self._masters:
                 master.copy_(state[f"master/{name}"])
@@ -116,6 +116,13 @@ class Updater:
                 if kept:
                     self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
         self._round_back()
+
+
+def check_names(names: Sequence[str], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `state` holds exactly the weights `names`."""
+    odd = sorted(set(names) ^ {key.partition("/")[2] for key in state if key.startswith("master/")})
+    if odd:
+        raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
 
 
 def _master(parameter: nn.Parameter) -> Tensor:

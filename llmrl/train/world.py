@@ -50,6 +50,19 @@ class World:
                 torch.distributed.all_reduce(tensor)
         return tensor
 
+    def max(self, number: int) -> int:
+        """The largest `number` of any rank."""
+        return max(self.gather([number]))
+
+    def gather_tensor(self, tensor: Tensor) -> Tensor:
+        """Every rank's `tensor` [N], one after another: [size * N]. All must have the same length."""
+        if self.size == 1:
+            return tensor
+        everything = tensor.new_empty(self.size * tensor.numel())
+        with _together():
+            torch.distributed.all_gather_into_tensor(everything, tensor)
+        return everything
+
     def gather(self, items: list[T]) -> list[T]:
         """Every rank's items, in rank order, on every rank."""
         if self.size == 1:
