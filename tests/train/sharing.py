@@ -6,19 +6,21 @@ python -m torch.distributed.run --standalone --nproc-per-node 2 -m tests.train.s
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from llmrl.algos.build import build_algorithm
+from llmrl.batch import Algorithm, Batch, Loss, Output
 from llmrl.config import Recipe, parse_recipe
 from llmrl.policy.model import load_policy
 from llmrl.train.backends.build import build
-from llmrl.train.checkpoint import TrainState, Writer, folder_of, read_optimizer, read_state
+from llmrl.train.checkpoint import TrainState, Writer, read_optimizer, read_state
 from llmrl.train.collate import collate
 from llmrl.train.job import by_prompt
 from llmrl.train.start import reference_logprobs
@@ -37,7 +39,10 @@ GROUPS = (5, 4, 2, 3, 2)  # rank 0 of two gets ten rows, rank 1 seven, of which 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """Training steps `start` to `end` of one back-end, from the checkpoint `load` if there is one, saved in `run`."""
+    """Training steps `start` to `end` of one back-end, from the checkpoint `load` if there is one, saved in `run`.
+
+    `poison` makes a gradient not a number in step 1 and the loss in step 3, on the last rank only.
+    """
 
     run: str
     source: str
@@ -48,6 +53,7 @@ class Case:
     start: int = 0
     end: int = 5
     load: str | None = None
+    poison: bool = False
 
 
 def recipe_of(case: Case) -> Recipe:
@@ -81,6 +87,31 @@ def _outcome(trajectory: Trajectory, score: Score) -> float:
     return float(bool(score.value) and score.value > 0 and trajectory.prompt.id != "g3")
 
 
+@dataclass(frozen=True)
+class Poisoned:
+    """An algorithm whose first micro-batch of a step has a gradient, or a loss, that is not a number."""
+
+    algo: Algorithm
+    step: int
+    given: list[int] = field(default_factory=list)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.algo.needs
+
+    def credit(self, batch: Batch) -> Batch:
+        return self.algo.credit(batch)
+
+    def loss(self, out: Output, batch: Batch) -> Loss:
+        found = self.algo.loss(out, batch)
+        if self.given:
+            return found
+        self.given.append(self.step)
+        nothing = (out.logprobs * 0.0).sum()
+        poison = nothing.sqrt() if self.step == 1 else nothing + math.nan
+        return replace(found, value=found.value + poison)
+
+
 def run_case(case: Case, world: World) -> None:
     """Train and save; the checkpoint is written by rank 0, from shards of all."""
     recipe, algo = recipe_of(case), build_algorithm(ALGOS[case.algo])
@@ -101,9 +132,13 @@ def run_case(case: Case, world: World) -> None:
         batch = annotate(
             collate(mine), needs=algo.needs, policy=trained.scorer, reference=reference, updates=recipe.updates_per_step
         )
-        batch = algo.credit(batch)
+        if case.poison and step in (1, 3) and world.rank == world.size - 1:
+            used: Algorithm = Poisoned(algo, step)
+        else:
+            used = algo
+        batch = used.credit(batch)
         metrics.append(
-            update(batch, trained.scorer, algo, trained.updater, recipe.train, step=step, seed=0, world=world)
+            update(batch, trained.scorer, used, trained.updater, recipe.train, step=step, seed=0, world=world)
         )
     state = TrainState(step=case.end, metrics_bytes=0)
     optimizer = trained.updater.state()
@@ -111,7 +146,7 @@ def run_case(case: Case, world: World) -> None:
         writer = Writer(Path(case.run), keep_last=9, keep_best=False)
         writer.save(trained.policy, optimizer, state)
         writer.close()
-        (folder_of(Path(case.run), case.end) / "metrics.json").write_text(json.dumps(metrics))
+        (Path(case.run) / "metrics.json").write_text(json.dumps(metrics))
     else:
         trained.policy.lend()
 
