@@ -24,6 +24,7 @@ from llmrl.eval.cli import app as eval_app
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.models import Sources
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -152,8 +153,16 @@ def resolve(recipe: Recipe) -> Parts:
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=model_folder(recipe.model.path),
+        sources=sources_of(recipe),
     )
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """The local folders of the models that a recipe names."""
+    from llmrl.train.models import Sources
+
+    own = recipe.critic.path if recipe.critic is not None else None
+    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
 
 
 def model_folder(path: str) -> str:
@@ -226,7 +235,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     """Say what a recipe will do, without loading a model: samples, tokens, updates, memory."""
     from rich.table import Table
 
-    from llmrl.algos.build import build_algorithm, check_siblings
+    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
     from llmrl.config import load_recipe
     from llmrl.plan import plan as rows_of
     from llmrl.policy.catalog import MODELS, cache_root
@@ -235,6 +244,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)
     check_siblings(loaded, algo)
+    check_critic(loaded, algo)
     rewards_of(loaded)
     name = loaded.model.path
     source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
@@ -276,7 +286,7 @@ def replay(
 
     recipe = stored_recipe(run)
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, source=model_folder(recipe.model.path))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources_of(recipe))
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:

@@ -11,8 +11,9 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import ConfigError, LoraConfig, ModelConfig
+from llmrl.config import ConfigError
 from llmrl.explain import nearest
+from llmrl.policy.config import LoraConfig, ModelConfig
 from llmrl.policy.forward import same_attention_again
 
 Named = Iterable[tuple[str, Tensor]]

@@ -168,7 +168,7 @@ class ProcessEngine:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(), self._shared),
-                env=child_environment(),
+                env=child_environment(self._settings.threads),
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         theirs.close()
@@ -224,10 +224,10 @@ class _ChildLost(Exception):
     """The child died or went silent."""
 
 
-def child_environment() -> dict[str, str]:
-    """The environment of an engine's process: all cores for its threads, and faster allocator and OpenMP if present."""
+def child_environment(threads: int = 0) -> dict[str, str]:
+    """The environment of an engine's process: its threads (0: all cores), and faster allocator and OpenMP if present."""
     env = dict(os.environ)
-    env["OMP_NUM_THREADS"] = str(len(os.sched_getaffinity(0)))
+    env["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
     env["PYTHONUNBUFFERED"] = "1"
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         env.pop(name, None)  # the engine is no rank of the trainer's process group
@@ -295,8 +295,10 @@ def _read_shared(descriptor: int, slots: Sequence[Slot]) -> Iterator[tuple[str, 
 
 
 def _serve(connection: Connection, shared: int) -> None:
-    message = connection.recv()
-    engine: StreamingEngine = build_engine(message[1])
+    settings: EngineSettings = connection.recv()[1]
+    if settings.threads:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-settings.threads :])
+    engine: StreamingEngine = build_engine(settings)
     connection.send(("ready",))
     while True:
         message = connection.recv()

@@ -8,10 +8,11 @@ others for every version; full ones take all.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from llmrl.rollout.engine import EngineError, Look, TrainedEngine
+from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,3 +66,20 @@ def sync(
             "again, please report it (rollout.verify_weights=off trains on regardless)"
         )
     return len(found) / len(sent)
+
+
+class Checked:
+    """An engine whose weights are looked at after every transfer, as `verify` says."""
+
+    def __init__(self, engine: TrainedEngine, verify: Verify) -> None:
+        self._engine = engine
+        self._verify = verify
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return self._engine.generate(requests)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        sync(self._engine, weights, version=version, verify=self._verify)
+
+    def close(self) -> None:
+        self._engine.close()

@@ -7,43 +7,43 @@ Names in the recipe that stand for objects (rewards, the algorithm) and the inte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
-from llmrl.algos.build import check_siblings
-from llmrl.batch import Algorithm, Batch
+from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
+from llmrl.batch import Algorithm
 from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
-from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
-from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
-from llmrl.rollout.engine import EngineSettings, TrainedEngine, build_engine
-from llmrl.rollout.process import EngineFaults, ProcessEngine
-from llmrl.rollout.roll import single_turn
+from llmrl.policy.model import load_tokenizer, model_length
+from llmrl.rollout.place import place_engine
 from llmrl.seeding import key
-from llmrl.train.backends.build import Backend, build, choose, frozen
-from llmrl.train.backends.seam import Moves
-from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
-from llmrl.train.collate import collate
+from llmrl.train.ahead import Ahead
+from llmrl.train.checkpoint import (
+    CheckpointError,
+    TrainState,
+    Writer,
+    read_pending,
+    read_state,
+    read_tensors,
+    set_aside,
+)
 from llmrl.train.evaluate import Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
-from llmrl.train.job import Job, ScoreAll
+from llmrl.train.job import Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
-from llmrl.train.update import Scorer
+from llmrl.train.models import Models, Sources, build_models
+from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
-from llmrl.types import Completion, Prompt, Score, Status
-
-SELF_CHECK_NATS = {"float32": 1e-3, "bfloat16": 0.5}
+from llmrl.types import Prompt, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +53,7 @@ class Parts:
     algo: Algorithm
     score: ScoreAll
     interval: Interval
-    source: str  # model folder or hub id
+    sources: Sources
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,15 +72,12 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
     check_siblings(recipe, parts.algo)
+    check_critic(recipe, parts.algo)
+    check_staleness(recipe, parts.algo, ranks=world.size)
     if recipe.rollout.prompts_per_step % (world.size * recipe.train.minibatches):
         raise ConfigError(
             f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} cannot be shared equally by {world.size} processes "
             f"and train.minibatches={recipe.train.minibatches}; make it a multiple of {world.size * recipe.train.minibatches}"
-        )
-    if world.size > 1 and "whole_batch" in parts.algo.needs:
-        raise ConfigError(
-            f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over {world.size} "
-            "processes yet; run it with one process, or use grpo or rloo"
         )
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
@@ -146,8 +143,9 @@ def _build(
     stack: ExitStack,
 ) -> tuple[Job, TrainState]:  # fmt: skip
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
-    _check_length(recipe, parts.source)
-    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.source))
+    _check_length(recipe, parts.sources.policy)
+    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.sources.policy))
+    notes += remarks(recipe, parts.algo)
     stream, spare = (
         PromptStream(
             train_prompts,
@@ -157,15 +155,10 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = _start_engine(recipe, parts.source, world)
+    engine, faults = place_engine(recipe, parts.sources.policy, world)
     stack.callback(engine.close)
-    policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
-    scorer = make_scorer(recipe, policy, train_prompts, notes)
-    backend = choose(recipe.train, world)
-    trained = build(backend, recipe, policy, scorer, world)
-    policy, scorer, updater = trained.policy, trained.scorer, trained.updater
-    reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source, backend=backend, world=world)
-    state, found = _restore(recipe, updater, world)
+    models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
         accelerator.init_trackers(recipe.tracking.project)
@@ -179,9 +172,14 @@ def _build(
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
     evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
+    ahead = Ahead(
+        engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
+        pending=pending,
+    )  # fmt: skip
+    stack.callback(ahead.close)
     job = Job(
-        recipe=recipe, world=world, policy=policy, scorer=scorer, reference=reference, updater=updater,
-        algo=parts.algo, engine=engine, engine_faults=faults, score=parts.score, stream=stream, spare=spare,
+        recipe=recipe, world=world, models=models, algo=parts.algo, ahead=ahead, engine_faults=faults,
         evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
@@ -209,100 +207,17 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[TrainedEngine, Callable[[], EngineFaults]]:
-    """The engine, and what tells (and forgets) how often it had to be replaced."""
-    rollout = recipe.rollout
-    settings = EngineSettings(
-        kind=rollout.engine,
-        model=source,
-        dtype=recipe.model.dtype,
-        max_length=recipe.model.max_length,
-        max_sequences=rollout.max_sequences,
-        kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory=rollout.gpu_memory,
-        eager=rollout.eager,
-    )
-    if not rollout.isolated:
-        return build_engine(settings), EngineFaults
-    engine = ProcessEngine(
-        settings,
-        log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
-        start_timeout_s=rollout.start_timeout_s,
-        stall_timeout_s=rollout.stall_timeout_s,
-        max_restarts=recipe.limits.max_engine_restarts,
-    )
-    return engine, engine.take_faults
+def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, dict[int, list[Trajectory]], list[str]]:
+    """The state to go on from, batches sampled and not trained yet, and what to tell the user.
 
-
-def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
-    return Scorer(
-        model=policy.causal_lm,
-        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
-        temperature=recipe.rollout.temperature,
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-    )
-
-
-def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str]) -> ForwardMode:
-    """The forward pass that agrees with the model itself on `probe`: what the recipe says, or with auto the fastest.
-
-    Raises ConfigError if none does: such a model would train on wrong probabilities.
+    Rank 0 chooses the checkpoint, every rank reads that one.
     """
-    asked = recipe.model.forward
-    probe = probe.to(next(model.parameters()).device)
-    problems: list[str] = []
-    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
-    for mode in modes:
-        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
-        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
-            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
-        if problem is None:
-            notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
-            return mode
-        problems.append(problem)
-    raise ConfigError(f"{recipe.model.path} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
-
-
-def _probe(prompts: list[Prompt]) -> Batch:
-    """A few rows for the self-check: two prompts, each continued by pieces of other prompts."""
-    rows = []
-    for prompt in prompts[:2]:
-        for number, other in enumerate(prompts[2:5] or prompts):
-            tokens = other.tokens[: 5 + 4 * number]
-            made = Completion(tokens=tokens, logprobs=(0.0,) * len(tokens), text="", status=Status.done())
-            rows.append(single_turn(prompt, made, sample=number, version=0))
-    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
-
-
-def reference_logprobs(
-    recipe: Recipe, algo: Algorithm, policy: Policy, scorer: Scorer, source: str, *, backend: Backend, world: World
-) -> Callable[[Batch], Tensor] | None:
-    """Log-probabilities of the model as it was before training, if the algorithm needs them.
-
-    With LoRA that is the model without its adapter; otherwise a frozen second copy is loaded.
-    """
-    if "ref_logprobs" not in algo.needs:
-        return None
-    if policy.lora:
-
-        def without_adapter(batch: Batch) -> Tensor:
-            with policy.model.disable_adapter():  # type: ignore[operator]
-                return scorer.logprobs(batch)
-
-        return without_adapter
-    return frozen(
-        backend, load_policy(recipe.model, source=source, device=world.device, seed=0), scorer, world
-    ).logprobs
-
-
-def _restore(recipe: Recipe, updater: Moves, world: World) -> tuple[TrainState, list[str]]:
-    """The state to go on from, and what to tell the user. Rank 0 chooses the checkpoint, every rank reads that one."""
     folder, complaints = world.on_main(lambda: set_aside(recipe.run_dir))
     if folder is None:
-        return TrainState(step=0, metrics_bytes=0), complaints
+        return TrainState(step=0, metrics_bytes=0), {}, complaints
     state = read_state(folder)
     try:
-        updater.load(read_optimizer(folder))
-    except (ValueError, RuntimeError) as error:
+        models.load(lambda name: read_tensors(folder, name))
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder} does not fit this recipe's model: {error}") from error
-    return state, [*complaints, f"resuming after step {state.step}"]
+    return state, this_rank(read_pending(folder), world), [*complaints, f"resuming after step {state.step}"]

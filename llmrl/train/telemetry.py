@@ -20,8 +20,8 @@ class LimitExceeded(RuntimeError):
     """A health limit of the recipe was passed; the run stops instead of training on garbage."""
 
 
-def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Rewards, lengths, group spread and health of a step's trajectories, all ranks together."""
+def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[str, float]:
+    """Rewards, lengths, group spread and health of the trajectories of `step` (0, 1, ...), all ranks together."""
     count = len(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
     scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
@@ -47,6 +47,7 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "length/p95": float(np.quantile(lengths, 0.95)),
+        "rollout/staleness": step - float(np.mean([t.version[0] for t in trajectories])),
         "rollout/truncated": kinds[StatusKind.TRUNCATED] / count,
         "rollout/errored": kinds[StatusKind.ERROR] / count,
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
@@ -66,7 +67,7 @@ def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_
     }
     for name, (key, bound) in bounds.items():
         value = metrics.get(name, 0.0)
-        if value > bound:
+        if not value <= bound:  # NaN is beyond any
             raise LimitExceeded(
                 f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}{ADVICE.get(name, '')}"
             )

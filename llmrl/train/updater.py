@@ -7,7 +7,8 @@ them, so that splitting a batch into micro-batches loses nothing. After a step t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -88,6 +89,38 @@ class Updater:
     def discard(self) -> None:
         """Forget accumulated gradients; their memory is kept for the next ones."""
         self._adam.zero_grad(set_to_none=False)
+
+    def held(self) -> dict[str, Tensor]:
+        """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
+        return {name: parameter.detach() for name, parameter in self._named}
+
+    def exchange(self, kept: dict[str, Tensor]) -> None:
+        """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
+        for name, parameter in self._named:
+            parameter.data, kept[name] = kept[name], parameter.data
+
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
+        return dict(parts)
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a whole `tensor`, shaped as in `held`."""
+        return tensor
+
+    def reset(self) -> None:
+        """Forget Adam's averages, as if no step had been made; weights stay."""
+        self._adam.state.clear()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """These parameters get no gradient inside, and no graph is built for them."""
+        for _, parameter in self._named:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for _, parameter in self._named:
+                parameter.requires_grad_(True)
 
     @torch.no_grad()
     def _round_back(self) -> None:

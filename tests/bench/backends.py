@@ -23,11 +23,10 @@ import torch
 
 from llmrl.algos.grpo import GRPO
 from llmrl.config import parse_recipe
-from llmrl.policy.model import load_policy
-from llmrl.train.backends.build import build
 from llmrl.train.collate import collate
-from llmrl.train.job import by_prompt
-from llmrl.train.update import Scorer, update
+from llmrl.train.models import Sources, build_models
+from llmrl.train.sample import by_prompt
+from llmrl.train.update import update
 from llmrl.train.world import World
 from tests.tiny import random_trajectories
 
@@ -62,22 +61,25 @@ def one_rank(source: str, backend: str, folder: Path) -> None:
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
     torch.distributed.init_process_group("gloo")
     world = World(rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size())
-    train = {"steps": STEPS, "lr": 1e-6, "tokens_per_microbatch": 1024}
+    train = {
+        "steps": STEPS,
+        "lr": 1e-6,
+        "tokens_per_microbatch": 1024,
+        "backend": "ddp" if backend == "one" else backend,
+    }
     recipe = parse_recipe(
         {"name": "bench", "model": {"path": source}, "data": {"source": "addition"}, "algo": {"name": "grpo"},
          "reward": {"none": {"name": "none:none"}}, "train": train}
     )  # fmt: skip
     before = _resident_mib()
-    policy = load_policy(recipe.model, source=source, device=world.device, seed=0)
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=1024)
-    kind: Any = "ddp" if backend == "one" else backend
-    trained = build(kind, recipe, policy, scorer, world)
     groups = by_prompt(random_trajectories(0, groups=(8,) * 4, longest_prompt=60, longest=60))
+    prompts = [rows[0].prompt for rows in groups.values()]
+    models = build_models(recipe, GRPO(), Sources(policy=source), prompts, [], world)
     batch = GRPO().credit(collate([t for prompt in world.share(list(groups)) for t in groups[prompt]]))
     seconds, norms = [], []
     for step in range(STEPS):
         begin = time.perf_counter()
-        metrics = update(batch, trained.scorer, GRPO(), trained.updater, recipe.train, step=step, seed=0, world=world)
+        metrics = update(batch, models.scorer, GRPO(), models.updater, recipe.train, step=step, seed=0, world=world)
         seconds.append(time.perf_counter() - begin)
         norms.append(metrics["grad_norm"])
     gc.collect()

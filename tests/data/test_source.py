@@ -259,7 +259,7 @@ def test_settings_that_cannot_work_are_refused():
     ):
         with pytest.raises(ValidationError):
             DataConfig(**{"source": "addition", **wrong})
-    with pytest.raises(DataError, match="are knobs of a generator, and 'a.jsonl' is none"):
+    with pytest.raises(DataError, match=r"are knobs of a generator, and 'a.jsonl' is none"):
         load_rows(DataConfig(source="a.jsonl", args={"high": 3}), seed=0)
     with pytest.raises(DataError, match="use train or held_out"):
         load_rows(DataConfig(source="addition", split="test"), seed=0)

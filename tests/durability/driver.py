@@ -21,7 +21,7 @@ POINTS = (
     "before llmrl.train.start:_build 1",
     "before llmrl.train.loop:evaluated 1",
     "torn llmrl.train.folder:Metrics.append 1",
-    "after llmrl.train.job:roll 3",
+    "after llmrl.train.sample:roll 3",
     "after llmrl.rewards.border:score_all 3",
     "before torch:Tensor.backward 4",
     "after torch:Tensor.backward 4",

@@ -18,22 +18,26 @@ import torch
 from llmrl.algos.build import build_algorithm
 from llmrl.batch import Algorithm, Batch, Loss, Output
 from llmrl.config import Recipe, parse_recipe
-from llmrl.policy.model import load_policy
-from llmrl.train.backends.build import build
-from llmrl.train.checkpoint import TrainState, Writer, read_optimizer, read_state
+from llmrl.train.checkpoint import TrainState, Writer, read_state, read_tensors
 from llmrl.train.collate import collate
-from llmrl.train.job import by_prompt
-from llmrl.train.start import reference_logprobs
-from llmrl.train.update import Scorer, annotate, update
+from llmrl.train.models import Sources, build_models
+from llmrl.train.sample import by_prompt
+from llmrl.train.update import annotate, credit, update
 from llmrl.train.world import World
 from llmrl.types import Score, Trajectory
 from tests.tiny import random_trajectories
 
-ALGOS: dict[str, dict[str, Any]] = {
-    "grpo": {"name": "grpo"},
-    "grpo_kl": {"name": "grpo", "kl_coef": 0.05},
-    "pacs": {"name": "pacs"},
-}
+METHODS: dict[str, dict[str, Any]] = {
+    "grpo": {"algo": {"name": "grpo"}},
+    "grpo-reference": {
+        "algo": {"name": "grpo", "kl_coef": 0.05}, "reference": {"kind": "reset_every", "every": 2, "reset_optimizer": True}
+    },
+    "pacs": {"algo": {"name": "pacs"}},
+    "ppo": {"algo": {"name": "ppo"}, "critic": {"lr": 1e-2, "warmup_steps": 1, "whiten_targets": True}},
+    "ppo-separate": {
+        "algo": {"name": "ppo", "kl_coef": 0.05}, "critic": {"kind": "separate", "lr": 1e-2}, "reference": {"kind": "ema"}
+    },
+}  # fmt: skip
 GROUPS = (5, 4, 2, 3, 2)  # rank 0 of two gets ten rows, rank 1 seven, of which three learn nothing
 
 
@@ -47,7 +51,7 @@ class Case:
     run: str
     source: str
     backend: str
-    algo: str = "grpo"
+    method: str = "grpo"
     lora: bool = False
     dtype: str = "float32"
     start: int = 0
@@ -62,19 +66,16 @@ def recipe_of(case: Case) -> Recipe:
             "name": "sharing",
             "model": {"path": case.source, "dtype": case.dtype, "lora": {"r": 4} if case.lora else None},
             "data": {"source": "addition"},
-            "reward": {"exact": {"name": "tests.train.rewards:nothing"}},
-            "algo": ALGOS[case.algo],
+            "rollout": {"max_tokens": 64, "group_size": 2},
+            "reward": {"none": {"name": "none:none"}},
             # A large eps: Adam would blow up rounding errors of gradients that are almost zero.
             "train": {
-                "steps": 5,
-                "lr": 1e-2,
-                "eps": 1e-3,
-                "max_grad_norm": 0.5,
-                "epochs": 2,
-                "tokens_per_microbatch": 30,
+                "steps": 5, "lr": 1e-2, "eps": 1e-3, "max_grad_norm": 0.5, "epochs": 2, "tokens_per_microbatch": 30,
+                "backend": case.backend,
             },
+            **METHODS[case.method],
         }
-    )
+    )  # fmt: skip
 
 
 def data(step: int) -> list[Trajectory]:
@@ -114,41 +115,40 @@ class Poisoned:
 
 def run_case(case: Case, world: World) -> None:
     """Train and save; the checkpoint is written by rank 0, from shards of all."""
-    recipe, algo = recipe_of(case), build_algorithm(ALGOS[case.algo])
-    policy = load_policy(recipe.model, source=case.source, device=world.device, seed=7)
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=30)
-    backend: Any = case.backend
-    trained = build(backend, recipe, policy, scorer, world)
-    reference = reference_logprobs(
-        recipe, algo, trained.policy, trained.scorer, case.source, backend=backend, world=world
-    )
+    recipe = recipe_of(case)
+    algo = build_algorithm(recipe.algo)
+    prompts = [trajectory.prompt for trajectory in data(0)]
+    models = build_models(recipe, algo, Sources(policy=case.source), prompts, [], world)
     if case.load is not None:
-        trained.updater.load(read_optimizer(Path(case.load)))
-        assert read_state(Path(case.load)).step == case.start
+        folder = Path(case.load)
+        models.load(lambda name: read_tensors(folder, name))
+        assert read_state(folder).step == case.start
     metrics: list[dict[str, float]] = []
     for step in range(case.start, case.end):
         groups = by_prompt(data(step))
         mine = [trajectory for prompt in world.share(list(groups)) for trajectory in groups[prompt]]
         batch = annotate(
-            collate(mine), needs=algo.needs, policy=trained.scorer, reference=reference, updates=recipe.updates_per_step
-        )
-        if case.poison and step in (1, 3) and world.rank == world.size - 1:
-            used: Algorithm = Poisoned(algo, step)
-        else:
-            used = algo
-        batch = used.credit(batch)
+            collate(mine), needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
+            updates=recipe.updates_per_step,
+        )  # fmt: skip
+        poisoned = case.poison and step in (1, 3) and world.rank == world.size - 1
+        used: Algorithm = Poisoned(algo, step) if poisoned else algo
+        batch = credit(used, batch, world)
         metrics.append(
-            update(batch, trained.scorer, used, trained.updater, recipe.train, step=step, seed=0, world=world)
-        )
-    state = TrainState(step=case.end, metrics_bytes=0)
-    optimizer = trained.updater.state()
+            update(
+                batch, models.scorer, used, models.updater, recipe.train, step=step, seed=0, world=world,
+                valuer=models.valuer,
+            )
+        )  # fmt: skip
+        models.follow(step + 1)
+    tensors = models.tensors()
     if world.main:
         writer = Writer(Path(case.run), keep_last=9, keep_best=False)
-        writer.save(trained.policy, optimizer, state)
+        writer.save(models.policy, tensors, TrainState(step=case.end, metrics_bytes=0), critic=models.critic)
         writer.close()
         (Path(case.run) / "metrics.json").write_text(json.dumps(metrics))
     else:
-        trained.policy.lend()
+        models.lend()
 
 
 def write_cases(file: Path, cases: list[Case]) -> None:

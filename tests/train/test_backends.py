@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmrl.train.checkpoint import damage, folder_of, read_optimizer
+from llmrl.train.checkpoint import damage, folder_of, read_tensors
 from llmrl.train.world import World
-from tests.train.sharing import ALGOS, Case, run_case, write_cases
+from tests.train.sharing import METHODS, Case, run_case, write_cases
 
 ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4  # float32: of the largest weight, after ten updates
@@ -74,12 +74,18 @@ def _path() -> str:
     return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
+def stored(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of a checkpoint's optimizer, value model and reference."""
+    files = [name for name in ("optimizer", "critic", "reference") if (checkpoint / f"{name}.safetensors").is_file()]
+    return {f"{name}:{key}": tensor for name in files for key, tensor in read_tensors(checkpoint, name).items()}
+
+
 def difference(one: Path, other: Path) -> float:
-    """Largest difference between the master weights of two checkpoints, over the largest weight."""
-    mine, yours = read_optimizer(one), read_optimizer(other)
+    """Largest difference between the weights of two checkpoints (value model and reference too), over the largest."""
+    mine, yours = stored(one), stored(other)
     assert set(mine) == set(yours)
-    names = [name for name in mine if name.startswith("master/")]
-    gap = max(float((mine[name] - yours[name]).abs().max()) for name in names)
+    names = [name for name in mine if ":master/" in name or name.startswith("reference:")]
+    gap = max(float((mine[name].float() - yours[name].float()).abs().max()) for name in names)
     return gap / max(float(mine[name].abs().max()) for name in names)
 
 
@@ -105,8 +111,8 @@ def assert_same(one: Path, other: Path) -> None:
 def quick(make: Make) -> list[Case]:
     """What the fast suite runs: sharded by PyTorch, full and as an adapter, with poison in the first."""
     cases = [
-        make("quick-full", "fsdp2", algo="grpo", poison=True),
-        make("quick-lora", "fsdp2", algo="pacs", lora=True),
+        make("quick-full", "fsdp2", method="grpo", poison=True),
+        make("quick-lora", "fsdp2", method="pacs", lora=True),
     ]
     together(cases)
     return cases
@@ -115,7 +121,7 @@ def quick(make: Make) -> list[Case]:
 def test_two_processes_with_sharded_weights_learn_what_one_does_and_drop_the_same_gradients(
     quick: list[Case], alone: Callable[..., Path]
 ) -> None:
-    assert_same(alone(algo="grpo", poison=True), saved(quick[0]))
+    assert_same(alone(method="grpo", poison=True), saved(quick[0]))
     metrics = json.loads((Path(quick[0].run) / "metrics.json").read_text())
     assert [row["update/skipped"] for row in metrics] == [0, 1, 0, 1, 0]
 
@@ -123,20 +129,22 @@ def test_two_processes_with_sharded_weights_learn_what_one_does_and_drop_the_sam
 def test_two_processes_with_a_sharded_adapter_learn_what_one_does(
     quick: list[Case], alone: Callable[..., Path]
 ) -> None:
-    assert_same(alone(algo="pacs", lora=True), saved(quick[1]))
+    assert_same(alone(method="pacs", lora=True), saved(quick[1]))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_back_end_learns_what_one_process_does(backend: str, make: Make, alone: Callable[..., Path]) -> None:
     cases = [
-        make(f"{backend}-{algo}-{lora}", backend, algo=algo, lora=lora) for algo in ALGOS for lora in (False, True)
+        make(f"{backend}-{method}-{lora}", backend, method=method, lora=lora)
+        for method in METHODS
+        for lora in (False, True)
     ]
     cases.append(make(f"{backend}-poison", backend, poison=True))
     together(cases)
     for case in cases:
-        expected = alone(algo=case.algo, lora=case.lora, poison=case.poison)
-        print(f"{backend} {case.algo} {'lora' if case.lora else 'full'}: {difference(expected, saved(case)):.1e}")
+        expected = alone(method=case.method, lora=case.lora, poison=case.poison)
+        print(f"{backend} {case.method} {'lora' if case.lora else 'full'}: {difference(expected, saved(case)):.1e}")
         assert_same(expected, saved(case))
 
 
@@ -171,6 +179,6 @@ def test_bfloat16_weights_stay_close_to_those_of_one_process(
         assert difference(expected, saved(case)) < 0.05
         stored, wanted = (load_file(x / "policy" / "model.safetensors") for x in (saved(case), expected))
         assert {name: x.dtype for name, x in stored.items()} == {name: x.dtype for name, x in wanted.items()}
-        assert set(read_optimizer(saved(case))) == set(read_optimizer(expected))
-        masters = [x for name, x in read_optimizer(saved(case)).items() if name.startswith("master/")]
+        assert set(stored(saved(case))) == set(stored(expected))
+        masters = [x for name, x in stored(saved(case)).items() if ":master/" in name]
         assert all(x.dtype == torch.float32 for x in masters)

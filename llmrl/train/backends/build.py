@@ -1,13 +1,16 @@
-"""Which back-end a run uses, and the policy, scorer and updater in its form."""
+"""Which back-end a run uses, and the policy, scorer, value model and updaters in its form."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
-from llmrl.config import ConfigError, Recipe, TrainConfig
-from llmrl.policy.forward import forward
+from torch import Tensor, nn
+
+from llmrl.config import ConfigError, TrainConfig
+from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.train.backends.seam import Moves
 from llmrl.train.update import Scorer
@@ -18,7 +21,7 @@ Backend = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Trained:
+class Shared:
     """A policy as its back-end holds it, its scorer, and what moves it."""
 
     policy: Policy
@@ -50,38 +53,49 @@ def _launched() -> Backend | None:
     return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else None
 
 
-def build(backend: Backend, recipe: Recipe, policy: Policy, scorer: Scorer, world: World) -> Trained:
+def share(backend: Backend, train: TrainConfig, policy: Policy, scorer: Scorer, world: World) -> Shared:
     """Hand `policy` to `backend`: sharded over ranks unless it is ddp, with the optimizer that fits."""
-    train = recipe.train
-    settings: dict[str, Any] = {
+    settings = _settings(train)
+    if backend == "ddp":
+        return Shared(policy=policy, scorer=scorer, updater=_plain(policy.trainable(), train, world))
+    if backend == "fsdp2":
+        from llmrl.train.backends import fsdp2
+
+        policy, scorer = fsdp2.shard_policy(policy, scorer, world)
+        moves: Moves = fsdp2.FSDP2Updater(policy.trainable(), world=world, **settings)
+    else:
+        from llmrl.train.backends import zero
+
+        stage = 3 if backend == "zero3" else 2
+        policy, scorer, moves = zero.shard_policy(policy, scorer, world, stage=stage, **settings)
+    return Shared(policy=policy, scorer=scorer, updater=moves)
+
+
+def share_critic(backend: Backend, train: TrainConfig, critic: Critic, world: World) -> tuple[Critic, Moves]:
+    """The value model, sharded by FSDP2 if it is a model of its own and `backend` shards, and what moves it.
+
+    ZeRO multiplies the one loss of policy and values by the number of ranks; what is not its own divides that out again.
+    """
+    scale = float(world.size) if backend in ("zero2", "zero3") else 1.0
+    if backend == "ddp" or critic.model is None:
+        return critic, _plain(critic.trainable(), train, world, scale=scale)
+    from llmrl.train.backends import fsdp2
+
+    critic = fsdp2.shard_critic(critic, world, scale=scale)
+    return critic, fsdp2.FSDP2Updater(critic.trainable(), world=world, scale=scale, **_settings(train))
+
+
+def _settings(train: TrainConfig) -> dict[str, Any]:
+    return {
         "betas": train.betas, "eps": train.eps, "weight_decay": train.weight_decay, "max_grad_norm": train.max_grad_norm,
     }  # fmt: skip
-    if backend == "ddp":
-        reduce = world.sum_ if world.size > 1 else None
-        return Trained(policy=policy, scorer=scorer, updater=Updater(policy.trainable(), reduce=reduce, **settings))
-    if backend == "fsdp2":
-        from llmrl.train.backends.fsdp2 import FSDP2Updater, shard_policy
-
-        policy, scorer = shard_policy(policy, scorer, world)
-        return Trained(policy=policy, scorer=scorer, updater=FSDP2Updater(policy, world=world, **settings))
-    from llmrl.train.backends import zero
-
-    stage = 3 if backend == "zero3" else 2
-    policy, scorer, moves = zero.shard_policy(policy, scorer, world, stage=stage, **settings)
-    return Trained(policy=policy, scorer=scorer, updater=moves)
 
 
-def frozen(backend: Backend, policy: Policy, scorer: Scorer, world: World) -> Scorer:
-    """A scorer of `policy`, a model that only answers: sharded where `backend` shards weights."""
-    model = policy.causal_lm.requires_grad_(False)
-    if backend == "fsdp2":
-        from llmrl.train.backends.fsdp2 import shard
-        from llmrl.train.backends.root import sharded_scorer
+def _plain(named: list[tuple[str, nn.Parameter]], train: TrainConfig, world: World, *, scale: float = 1.0) -> Updater:
+    """The optimizer over whole weights, whose gradients are summed over ranks."""
+    reduce = partial(_sum, world=world, scale=scale) if world.size > 1 else None
+    return Updater(named, reduce=reduce, **_settings(train))
 
-        return sharded_scorer(scorer, shard(model, world=world, dtype=None), world)
-    if backend == "zero3":
-        from llmrl.train.backends.root import sharded_scorer
-        from llmrl.train.backends.zero import shard_frozen
 
-        return sharded_scorer(scorer, shard_frozen(model, world), world)
-    return replace(scorer, model=model, forward=forward, together=int)
+def _sum(tensor: Tensor, *, world: World, scale: float) -> Tensor:
+    return world.sum_(tensor) if scale == 1.0 else world.sum_(tensor).div_(scale)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -54,12 +55,6 @@ def shard_policy(
         sharded_scorer(scorer, engine, world),
         ZeROUpdater(engine, policy.trainable(), world=world, stage=stage),
     )
-
-
-def shard_frozen(causal_lm: nn.Module, world: World) -> nn.Module:
-    """A model that only answers, its weights shared as in stage 3; returns the module to call."""
-    engine, *_ = _deepspeed(world).initialize(model=Root(causal_lm), config=_config(3, low=False))
-    return engine  # type: ignore[no-any-return]
 
 
 def _deepspeed(world: World) -> Any:
@@ -131,6 +126,20 @@ class ZeROUpdater:
         for group in self._zero.averaged_gradients:
             self._zero.averaged_gradients[group] = self._zero.all_grad_tensors[group] = None
 
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """What is accumulated inside is forgotten: DeepSpeed's parts cannot be told to need no gradient."""
+        try:
+            yield
+        finally:
+            self.discard()
+
+    def reset(self) -> None:
+        """Forget Adam's averages, as if no step had been made; weights stay."""
+        for flat in self._flat:
+            for value in self._zero.optimizer.state.get(flat, {}).values():
+                value.zero_()  # DeepSpeed holds views of them
+
     def state(self) -> dict[str, Tensor]:
         """As `Updater.state`, whole tensors on the CPU of rank 0; {} elsewhere. Every rank must call it."""
         kept = self._zero.optimizer.state.get(self._flat[0], {})
@@ -152,10 +161,13 @@ class ZeROUpdater:
         return ((key, tensor.view(shapes[key])) for key, tensor in gathered(shards, self._world))
 
     def _part(self, key: str, name: str, parameter: Any) -> Shard:
-        """This rank's run of elements, without the padding that the last rank has."""
         local = self._zero.get_local_fp32_param(parameter, None if key == "master" else key)
+        return self._shard(f"{key}/{name}", local, parameter)
+
+    def _shard(self, key: str, part: Tensor, parameter: Any) -> Shard:
+        """This rank's run of elements, without the padding that the last rank has."""
         mine = rows_of(self._world.rank, rows=parameter.ds_numel, size=self._world.size)
-        return Shard(name=f"{key}/{name}", local=local[: mine.stop - mine.start], whole=(parameter.ds_numel,))
+        return Shard(name=key, local=part[: mine.stop - mine.start], whole=(parameter.ds_numel,))
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """As `Updater.load`; every rank reads the whole tensors one by one and keeps its part."""
@@ -169,6 +181,38 @@ class ZeROUpdater:
                     self._put(key, parameter, state[f"{key}/{name}"])
             if self._stage == 2:
                 self._zero.update_lp_params()
+
+    def held(self) -> dict[str, Tensor]:
+        """This rank's part of every trained weight, in the model's precision, sharing its memory."""
+        if self._stage == 2:
+            return {name: parameter.detach() for name, parameter in self._named}
+        return {name: parameter.ds_tensor.detach() for name, parameter in self._named}
+
+    def exchange(self, kept: dict[str, Tensor]) -> None:
+        """Other parts in the place of the model's, and the model's into `kept`."""
+        if self._stage == 3:
+            self._engine.empty_partition_cache()  # gathered weights would outlive the exchange
+        for name, own in self.held().items():
+            before = own.clone()
+            own.copy_(kept[name])
+            kept[name].copy_(before)
+
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors of all ranks' `parts` on rank 0 at least."""
+        if self._stage == 2:
+            return dict(parts)
+        shards = (self._shard(name, parts[name], parameter) for name, parameter in self._named)
+        shapes = {name: parameter.ds_shape for name, parameter in self._named}
+        return {name: x.view(shapes[name]).cpu() for name, x in gathered(shards, self._world) if self._world.main}
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a whole `tensor`; of stage 3 a run of elements, padded on the last rank."""
+        return tensor if self._stage == 2 else self._cut(dict(self._named)[name], tensor)
+
+    def _cut(self, parameter: Any, value: Tensor) -> Tensor:
+        size = parameter.ds_tensor.numel()
+        padded = nn.functional.pad(value.flatten(), (0, size * self._world.size - value.numel()))
+        return padded.narrow(0, size * self._world.rank, size)
 
     def _make_room(self, step: Tensor) -> None:
         """AdamW's state, which does not exist before its first step, at `step`."""
@@ -190,9 +234,7 @@ class ZeROUpdater:
 
             with GatheredParameters([parameter], modifier_rank=0):
                 parameter.data.copy_(value)
-        size = parameter.ds_tensor.numel()
-        padded = nn.functional.pad(value.flatten(), (0, size * self._world.size - value.numel()))
-        self._zero.set_local_hp_param(padded.narrow(0, size * self._world.rank, size), parameter, inner)
+        self._zero.set_local_hp_param(self._cut(parameter, value), parameter, inner)
 
 
 def _whole(named: Iterable[tuple[str, Tensor]], *, dtypes: Mapping[str, torch.dtype]) -> Iterator[tuple[str, Tensor]]:
