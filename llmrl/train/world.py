@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,6 +30,18 @@ def _together() -> Iterator[None]:
             f"another process of this run died or hung ({str(error).splitlines()[0]}); its own output says why. "
             "Continue with --resume"
         ) from error
+
+
+@contextmanager
+def collective() -> Iterator[None]:
+    """Turn the backend's errors into RankLost, in code that may fail for reasons of its own too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and not re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        with _together():
+            raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,13 +17,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmrl.batch import Batch
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import Shard, gathered, rows_of
 from llmrl.train.backends.root import Root, ValueRoot, blocks, sharded_scorer
 from llmrl.train.update import Scorer
 from llmrl.train.updater import check_names
-from llmrl.train.world import World
+from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
 
@@ -62,7 +63,13 @@ def shard_critic(critic: Critic, world: World, *, scale: float) -> Critic:
     assert critic.model is not None
     model, root = _sharded(critic.model, ValueRoot(critic.model.causal_lm), world, scale=scale)
     mode, head = critic.mode, critic.head
-    return replace(critic, model=model, sharded=lambda batch: root(batch, mode, head)[0])
+
+    def values(batch: Batch) -> Tensor:
+        with collective():
+            found: Tensor = root(batch, mode, head)[0]
+        return found
+
+    return replace(critic, model=model, sharded=values)
 
 
 def _sharded(policy: Policy, root: nn.Module, world: World, *, scale: float = 1.0) -> tuple[Policy, nn.Module]:
@@ -107,7 +114,8 @@ class FSDP2Updater:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss` to this rank's shards; every rank must call it equally often."""
-        loss.backward()
+        with collective():
+            loss.backward()
 
     def step(self, lr: float) -> tuple[float, bool]:
         """As `Updater.step`; the norm is over all shards, so that every rank clips, or drops the gradient, alike."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llmrl.batch import Batch, Output
 from llmrl.policy.forward import ForwardMode, ValueHead, forward, forward_values
 from llmrl.train.update import Scorer
-from llmrl.train.world import World
+from llmrl.train.world import World, collective
 
 
 class Root(nn.Module):
@@ -53,7 +53,8 @@ def sharded_forward(
     value_head: ValueHead | None = None,
 ) -> Output:
     """`policy.forward.forward` of a wrapped Root. Every rank must call it the same number of times."""
-    found: Any = model(batch, mode, temperature, entropy, value_head)
+    with collective():
+        found: Any = model(batch, mode, temperature, entropy, value_head)
     return Output(
         logprobs=found[0],
         entropy=found[1] if entropy else None,

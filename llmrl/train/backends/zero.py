@@ -24,7 +24,7 @@ from llmrl.train.backends.gather import BUCKET_BYTES, Shard, buckets, gathered, 
 from llmrl.train.backends.root import Root, sharded_scorer
 from llmrl.train.update import Scorer
 from llmrl.train.updater import check_names
-from llmrl.train.world import World
+from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
 
@@ -106,13 +106,15 @@ class ZeROUpdater:
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`; every rank must call it equally often."""
-        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+        with collective():
+            self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
 
     def step(self, lr: float) -> tuple[float, bool]:
         """As `Updater.step`; DeepSpeed clips by the norm over all ranks."""
         for group in self._zero.param_groups:
             group["lr"] = lr
-        self._engine.step()
+        with collective():
+            self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
         return (norm, True) if self._engine.was_step_applied() else (math.inf, False)
 
