@@ -21,6 +21,8 @@ from rich.console import Console
 
 from llmrl import checks
 from llmrl.eval.cli import app as eval_app
+from llmrl.launching.commands import launch
+from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
@@ -145,10 +147,11 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.border import score_all
+    from llmrl.rewards.telemetry import Watched
     from llmrl.train.start import Parts
 
     check_trackers(recipe)
-    algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
+    algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
@@ -228,30 +231,6 @@ def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
     plot_curves(recipe.run_dir)
     write_report(recipe.run_dir)
     console.print(summary_table(summary, run=recipe.run_dir))
-
-
-@app.command()
-def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Say what a recipe will do, without loading a model: samples, tokens, updates, memory."""
-    from rich.table import Table
-
-    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
-    from llmrl.config import load_recipe
-    from llmrl.plan import plan as rows_of
-    from llmrl.policy.catalog import MODELS, cache_root
-    from llmrl.policy.catalog import resolve as resolve_model
-
-    loaded = load_recipe(recipe, overrides)
-    algo = build_algorithm(loaded.algo)
-    check_siblings(loaded, algo)
-    check_critic(loaded, algo)
-    rewards_of(loaded)
-    name = loaded.model.path
-    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
-    table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, str(source)):
-        table.add_row(what, how_much)
-    console.print(table)
 
 
 @app.command("hash")
@@ -366,6 +345,8 @@ def report(run: RunFolder) -> None:
     print(write_report(run))
 
 
+app.command()(plan)
+app.command()(launch)
 app.add_typer(checks.rewards_app, name="rewards")
 app.command()(checks.doctor)
 app.command()(checks.conformance)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from llmrl.batch import Algorithm
 from llmrl.config import Recipe
@@ -26,12 +28,19 @@ class ModelSize:
     layers: int
     kv_width: int  # key plus value numbers per layer and token
     vocabulary: int
+    hidden: int
+    heads: int
+    intermediate: int
 
 
 def model_size(source: str) -> ModelSize | None:
     """Sizes of a local model folder; None for a hub id, which is not here yet, and for a config that is not Llama-like."""
     file = Path(source) / "config.json"
-    config = json.loads(file.read_text()) if file.is_file() else {}
+    return size_of(json.loads(file.read_text())) if file.is_file() else None
+
+
+def size_of(config: Mapping[str, Any]) -> ModelSize | None:
+    """Sizes of a model with this config.json; None for one that is not Llama-like."""
     if not set(config) >= NEEDED:
         return None
     hidden, layers, vocabulary = config["hidden_size"], config["num_hidden_layers"], config["vocab_size"]
@@ -46,6 +55,9 @@ def model_size(source: str) -> ModelSize | None:
         layers=layers,
         kv_width=2 * kv_heads * head,
         vocabulary=vocabulary,
+        hidden=hidden,
+        heads=heads,
+        intermediate=config["intermediate_size"],
     )
 
 

@@ -92,7 +92,9 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
         place = f"{config.source} #{index} (seed {seed})"
         record = make(index)
         identity = record.get("identity")
-        row = make_row(record, columns=config.columns, origin=place, default_id=place, identity=identity)
+        row = make_row(
+            record, columns=config.columns, origin=place, default_id=place, identity=identity, template=config.template
+        )
         if row.identity in seen or is_held_out(row.identity) != (config.split == "held_out"):
             misses += 1
             continue
@@ -145,7 +147,7 @@ def _stored(config: DataConfig) -> Iterator[Row]:
             "a .jsonl, .json or .parquet file, or a hub id such as org/name"
         )
     for place, default_id, record in records:
-        yield make_row(record, columns=config.columns, origin=place, default_id=default_id)
+        yield make_row(record, columns=config.columns, origin=place, default_id=default_id, template=config.template)
 
 
 def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:

@@ -93,6 +93,25 @@ const HEALTH = [
   ['group/uniform', 'groups without contrast (all rewards equal)', false], ['mismatch/mean_abs_logprob', 'sampler–trainer mismatch', false],
 ];
 
+// Marks in completions that mean somebody may be fooling a reward: [name, words, whether one is one too many]
+const FLAGS = { many_boxes: ['several different boxes', false], answer_stuffing: ['stuffed with answers (four or more boxes)', true],
+  empty_reasoning: ['empty reasoning (<think></think>)', false], truncated: ['flagged as truncated', false],
+  test_tampering: ['code that tampers with tests', true], instructs_judge: ['text that addresses the grader', true] };
+
+function flagRows() {
+  return Object.keys(train.columns).filter((key) => key.startsWith('flag/')).map((key) => {
+    const [words, alarming] = FLAGS[key.slice(5)] || [`flag ${key.slice(5)}`, false];
+    return [key, `completions: ${words}`, alarming];
+  });
+}
+
+function flagChart() {
+  const keys = flagRows().map(([key]) => key).filter((key) => key.slice(5) in FLAGS && of(key).some((v) => v > 0));
+  if (!keys.length) return [];
+  const series = noisy(keys.map((key, i) => ({ name: key.slice(5).replaceAll('_', ' '), color: COLOURS[i % 8], y: of(key) })), 100);
+  return [chart({ title: 'Signs of reward hacking', hint: 'share of completions with each mark', x: train.step, span, min: 0, format: percent, series })];
+}
+
 function metricRow(name, key, alarming) {
   const y = of(key), known = y.filter((v) => v !== null), [low, high] = range(known, [null, null]);
   const mean = known.length ? known.reduce((a, b) => a + b, 0) / known.length : null;
@@ -129,11 +148,11 @@ function fill(id, charts, missing) {
 }
 
 outcome();
-fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart()], 'No evaluation and no step recorded yet.');
+fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart(), ...flagChart()], 'No evaluation and no step recorded yet.');
 fill('optimisation-charts', singleCharts(), 'No training step recorded yet.');
 fill('time-charts', timeCharts(), 'No times recorded yet.');
 fill('distribution-charts', distributionCharts(), 'No stored rollouts to draw from.');
-const health = HEALTH.filter(([key]) => of(key)).map(([key, name, alarming]) => metricRow(name, key, alarming));
+const health = [...HEALTH, ...flagRows()].filter(([key]) => of(key)).map(([key, name, alarming]) => metricRow(name, key, alarming));
 fill('health-table', health.length ? [metricTable(health)] : [], 'No counters recorded yet.');
 const every = Object.keys(train.columns);
 if (every.length) {
