@@ -46,7 +46,9 @@ def main() -> None:
             command = [sys.executable, *launcher, "--rank", source, backend, folder]
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"{backend} failed:\n{done.stderr[-3000:]}")
+                print(f"{backend} failed:\n{done.stderr[-3000:]}", file=sys.stderr)
+                found[backend] = {"exit_code": done.returncode}
+                continue
             ranks = [json.loads((Path(folder) / f"{backend}-{rank}.json").read_text()) for rank in range(processes)]
             found[backend] = {
                 "step_s": round(max(rank["step_s"] for rank in ranks), 2),
