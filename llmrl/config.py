@@ -91,6 +91,9 @@ class RolloutConfig(Section):
     max_sequences: PositiveInt = Field(128, description="requests the engine runs at once")
     kv_cache_gib: PositiveFloat = Field(2.0, description="KV cache on a CPU")
     gpu_memory: float = Field(0.4, gt=0, lt=1, description="share of a GPU's memory for vLLM")
+    verify_weights: Literal["off", "sampled", "full"] = Field(
+        "sampled", description="compare checksums of the engine's weights after each sync: of a few columns, or all"
+    )
     eager: bool = Field(True, description="no compilation: the engine starts in seconds")
     stall_timeout_s: PositiveFloat = Field(120.0, description="a silent engine is replaced after this long")
     start_timeout_s: PositiveFloat = 600.0
@@ -127,6 +130,9 @@ class TrainConfig(Section):
     )
     stop_kl: PositiveFloat | None = Field(
         None, description="end a rollout's updates when the policy is this far from its start, nats per token"
+    )
+    backend: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
+        "auto", description="how processes share the policy; auto: as accelerate launch was configured, else ddp"
     )
     save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")
@@ -276,7 +282,8 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
 MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
-              "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
+              "train.keep_", "train.backend", "train.threads",
+              "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
               "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
               "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from llmrl.config import ConfigError, Recipe
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.verify import Checked
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
 def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
     rollout = recipe.rollout
     if not rollout.isolated:
-        return build_engine(settings), EngineFaults
+        return Checked(build_engine(settings), rollout.verify_weights), EngineFaults
     engine = ProcessEngine(
         settings,
         log=recipe.run_dir / ("engine.log" if ranks.size == 1 else f"engine-{ranks.rank}.log"),
@@ -113,7 +114,7 @@ def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[
         stall_timeout_s=rollout.stall_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
     )
-    return engine, engine.take_faults
+    return Checked(engine, rollout.verify_weights), engine.take_faults
 
 
 def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeFaults]:
