@@ -12,20 +12,23 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrl.eval.errors import EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Say, engine_settings, make_plan
 from llmrl.eval.results import Results, TaskResult, summarise
-from llmrl.eval.run import Judge, Progress, run_task
+from llmrl.eval.run import Judge, Progress, run_task, stream
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
-from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine
-from llmrl.types import Reward
+from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine, collect
+from llmrl.types import Completion, Request, Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EngineFactory = Callable[[EngineSettings], RolloutEngine]
 
@@ -57,7 +60,7 @@ def evaluate(
     settings = engine_settings(found, plans, options, say)
     results: list[TaskResult] = []
     started, generated = time.monotonic(), 0
-    running = (engine or _engine_factory(found, options, tokenizer, out))(settings)
+    running = _OnDemand(engine or _engine_factory(found, options, tokenizer, out), settings)
     try:
         for plan in plans:
             path = out / f"{plan.task.name}.jsonl"
@@ -89,10 +92,31 @@ def evaluate(
             f"{error}\nfinished questions are kept in {out}; the same command goes on from there"
         ) from error
     finally:
-        close = getattr(running, "close", None)
-        if close:
-            close()
+        running.close()
     return read_results(out)
+
+
+class _OnDemand:
+    """An engine that starts with its first request: an evaluation that is finished already starts none."""
+
+    def __init__(self, make: EngineFactory, settings: EngineSettings) -> None:
+        self._make, self._settings = make, settings
+        self._engine: RolloutEngine | None = None
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        if self._engine is None:
+            self._engine = self._make(self._settings)
+        yield from stream(self._engine, requests)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        raise EngineError("an evaluation's engine keeps the weights it was built with")
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
 
 def evaluate_all(

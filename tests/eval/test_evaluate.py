@@ -62,12 +62,14 @@ def test_a_real_model_is_evaluated_reproducibly_and_resumes_for_free(tmp_path: P
     assert task.settings["data"]["available"] == 200
     assert "Answer with the number only." in task.example_prompt
     assert read_results(tmp_path / "a") == ran[0]
-    engine = FakeEngine(lambda number, seed: pytest.fail("asked again"))
-    again = evaluate(str(model), ["addition"], out=tmp_path / "a", options=HF, engine=lambda settings: engine)
+
+    def never(settings: EngineSettings) -> Any:
+        raise AssertionError("an engine was started for nothing")
+
+    again = evaluate(str(model), ["addition"], out=tmp_path / "a", options=HF, engine=never)
     assert again.tasks == ran[0].tasks
-    assert engine.closed
     with pytest.raises(EvalError, match="other settings"):
-        evaluate(str(model), ["addition"], out=tmp_path / "a", options=replace(HF, seed=1), engine=lambda s: engine)
+        evaluate(str(model), ["addition"], out=tmp_path / "a", options=replace(HF, seed=1), engine=never)
     fresh = replace(HF, seed=1, restart=True)
     assert evaluate(str(model), ["addition"], out=tmp_path / "a", options=fresh, engine=_in_process).tasks
 
