@@ -11,6 +11,7 @@ from llmrl.eval.errors import EvalError
 from llmrl.eval.load import Questions, load_questions, load_shots
 from llmrl.eval.models import Model
 from llmrl.eval.prompts import build_prompts, choose_mode, default_shots
+from llmrl.eval.scorers import ScorerSpec
 from llmrl.eval.task import Mode, Task
 from llmrl.rollout.engine import EngineSettings
 from llmrl.types import Prompt, Sampling
@@ -24,8 +25,10 @@ class Options:
 
     With one sample per question and no temperature set, decoding is greedy. `limit` asks that many questions of each
     task (a subset that depends on their ids alone; `first` takes the first ones). `max_length` bounds prompt plus
-    completion in tokens (None: what the task needs, at most what the model was made for). `endpoint` is the URL of an
-    OpenAI-compatible server (several joined by commas) that is asked instead of an engine.
+    completion in tokens (None: what the task needs, at most what the model was made for). `endpoints` are URLs of
+    OpenAI-compatible servers that are asked instead of an engine; `engines` is how many run side by side here (None: one
+    per GPU). `scorers` score every sample;
+    `strategies` choose by them (of no name: all of strategies.STRATEGIES).
     """
 
     samples: int | None = None
@@ -43,11 +46,14 @@ class Options:
     first: bool = False
     data_dir: Path | None = None
     engine: Literal["vllm", "hf"] = "vllm"
-    endpoint: str | None = None
+    endpoints: tuple[str, ...] = ()
+    engines: int | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int | None = None
     max_sequences: int = 128
     restart: bool = False
+    scorers: tuple[ScorerSpec, ...] = ()
+    strategies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +124,7 @@ def _settings(
     options: Options,
     model: Model,
 ) -> dict[str, Any]:
+    scorers = [{"path": spec.path, "args": dict(spec.args)} for spec in options.scorers]
     return {
         "task": task.name,
         "model": model.path,
@@ -141,10 +148,11 @@ def _settings(
         },
         "verifier": {"name": task.verifier, "options": dict(task.options)},
         "engine": {
-            "kind": "endpoint" if options.endpoint else options.engine,
+            "kind": "endpoint" if options.endpoints else options.engine,
             "dtype": options.dtype,
             "max_length": options.max_length,
         },
+        **({"scorers": scorers} if scorers else {}),
     }
 
 

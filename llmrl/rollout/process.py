@@ -16,7 +16,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -56,7 +56,8 @@ class ProcessEngine:
     """Runs `settings` in a child. `stall_timeout_s` is how long the child may be silent before it is replaced.
 
     After `max_restarts` replacements in one call EngineError is raised with the end of the child's log, and at once if
-    the very first child does not start. `log` is the file that receives the children's output.
+    the very first child does not start. `log` is the file that receives the children's output, `environment` what is set
+    for them besides `child_environment` (which device, say).
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class ProcessEngine:
         start_timeout_s: float = 600.0,
         stall_timeout_s: float = 120.0,
         max_restarts: int = 3,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
+        self._environment = dict(environment or {})
         self._log = log
         self._start_timeout_s = start_timeout_s
         self._stall_timeout_s = stall_timeout_s
@@ -157,7 +160,7 @@ class ProcessEngine:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(), self._shared),
-                env=child_environment(),
+                env=child_environment() | self._environment,
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         theirs.close()

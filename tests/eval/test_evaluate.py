@@ -94,11 +94,11 @@ def test_all_checkpoints_of_a_run_are_evaluated_in_order(tmp_path: Path) -> None
         tiny_model(run / "checkpoints" / f"step-{step:06d}" / "policy")
     (run / "checkpoints" / "step-000200").mkdir()  # being written
     assert [model.step for model in find_models(str(run))] == [100]
-    found = find_models(str(run), every_checkpoint=True)
+    found = find_models(str(run), checkpoints="all")
     assert [(model.name, model.step) for model in found] == [(f"run/step-{step}", step) for step in (9, 10, 100)]
     assert find_models(str(run / "checkpoints" / "step-000010"))[0].step == 10
     out = tmp_path / "out"
-    done = evaluate_all([str(run)], ["addition"], out=out, options=HF, every_checkpoint=True, engine=_in_process)
+    done = evaluate_all([str(run)], ["addition"], out=out, options=HF, checkpoints="all", engine=_in_process)
     assert [folder.name for folder, _ in done] == ["run-step-9", "run-step-10", "run-step-100"]
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.index("| run/step-9 |") < text.index("| run/step-100 |")
@@ -145,7 +145,7 @@ def test_models_that_are_none_say_so(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="there is no folder"):
         find_models(str(tmp_path / "nowhere"))
     with pytest.raises(EvalError, match="is no run folder"):
-        find_models("smollm2-135m", every_checkpoint=True)
+        find_models("smollm2-135m", checkpoints="all")
     with pytest.raises(EvalError, match=r"is .* the --out folder of an evaluation"):
         read_results(tmp_path / "run")
 
