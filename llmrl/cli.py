@@ -24,6 +24,7 @@ from llmrl.eval.cli import app as eval_app
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.evaluate import Benchmarks
     from llmrl.train.start import Parts
 
 app = typer.Typer(
@@ -148,12 +149,28 @@ def resolve(recipe: Recipe) -> Parts:
 
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
+    source = model_folder(recipe.model.path)
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        source=model_folder(recipe.model.path),
+        source=source,
+        benchmarks=benchmarks_of(recipe, source),
     )
+
+
+def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
+    """The benchmarks that the recipe's `eval.tasks` names, their questions loaded. Raises ConfigError or DataError."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.hooks import training_benchmarks
+
+    if not recipe.eval.tasks:
+        return None
+    try:
+        return training_benchmarks(recipe, source, say=lambda text: console.print(text, highlight=False))
+    except EvalError as error:
+        raise ConfigError(f"eval.tasks: {error}") from error
 
 
 def model_folder(path: str) -> str:

@@ -31,7 +31,7 @@ from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
 from llmrl.train.collate import collate
-from llmrl.train.evaluate import Interval, held_out
+from llmrl.train.evaluate import Benchmarks, Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Job, ScoreAll
@@ -53,6 +53,7 @@ class Parts:
     score: ScoreAll
     interval: Interval
     source: str  # model folder or hub id
+    benchmarks: Benchmarks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -175,7 +176,7 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
     job = Job(
         recipe=recipe, world=world, policy=policy, scorer=scorer, reference=reference, updater=updater,
         algo=parts.algo, engine=engine, engine_faults=faults, score=parts.score, stream=stream, spare=spare,

@@ -225,14 +225,15 @@ def verdicts(data: Path) -> dict[str, Any]:
     judge, found = Judge.of(find_task("gsm8k"), "chat"), []
     rows = _rows(data / "gsm8k_model_solutions" / "test.jsonl")
     for row in rows:
-        text = row["solution"]
-        gold = row["gold_solution"].rpartition("#### ")[2].replace(",", "")
+        text = "#### ".join(row["attempt"].rsplit("A: ", 1))
+        gold = row["gold_solution"].rpartition("A: ")[2].replace(",", "")
         said = strict.findall(text)
         theirs = bool(said) and said[0].replace(",", "").removesuffix(".") == gold
         prompt = Prompt(id=row["id"], tokens=(0,), text="", answer=gold)
         ours = right(judge(prompt, [Completion(tokens=(0,), logprobs=(0.0,), text=text, status=Status.done())])[0])
-        if ours != theirs:
-            found.append({"question": row["id"], "ours": ours, "theirs": theirs, "gold": gold, "end": text[-160:]})
+        if not ours == theirs == row["correct"]:
+            said_of_it = {"ours": ours, "theirs": theirs, "label": row["correct"], "gold": gold, "end": text[-160:]}
+            found.append({"question": row["id"], **said_of_it})
     judge = Judge.of(code, "plain")
     programs = _rows(data / "humaneval" / "test.jsonl")
     for row, question in zip(programs, load_questions(code, data_dir=data).questions, strict=True):
