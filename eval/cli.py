@@ -253,11 +253,18 @@ def _progress() -> Iterator[Callable[[str], Callable[[int, int, float | None], N
 
 
 def _show(done: list[tuple[Path, Any]]) -> None:
-    from llmrl.eval.tables import summary_table, warnings
+    from llmrl.eval.tables import learning_table, strategies_table, summary_table, warnings
 
-    _print_markdown(summary_table([results for _, results in done]))
+    many = [results for _, results in done]
+    _print_markdown(summary_table(many))
+    if curve := learning_table(many):
+        _print_markdown("\n" + curve)
     for folder, results in done:
         for task in results.tasks:
+            if task.strategies:
+                _print_markdown(
+                    f"\n{results.model} on {task.task}, choosing among samples:\n\n{strategies_table(task)}"
+                )
             for warning in warnings(task):
                 _say(f"{results.model} on {task.task}: {warning}")
         _say(f"wrote {folder}/results.json, report.md and report.html")

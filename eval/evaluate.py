@@ -13,6 +13,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,9 @@ def evaluate(
     _check_names(chosen)
     tokenizer = _tokenizer(found.path)
     plans = [make_plan(task, tokenizer, options, model=found, say=say) for task in chosen]
+    if scorers:
+        named = [*({"path": spec.path, "args": dict(spec.args)} for spec in options.scorers), *sorted(scorers)]
+        plans = [replace(plan, settings={**plan.settings, "scorers": named}) for plan in plans]
     scorers = {**build_scorers(options.scorers), **(scorers or {})}
     strategies = find_strategies(options.strategies, scorers=bool(scorers))
     if options.strategies:

@@ -38,7 +38,7 @@ class Fleet:
         work = _Work(len(requests), engines=len(self._engines), batch=self._batch)
         arrived: queue.SimpleQueue[Item] = queue.SimpleQueue()
         threads = [
-            threading.Thread(target=_serve, args=(engine, requests, work, arrived), daemon=True)
+            threading.Thread(target=_serve, args=(engine, requests, work, arrived), name="fleet", daemon=True)
             for engine in self._engines
         ]
         for thread in threads:
@@ -55,6 +55,8 @@ class Fleet:
                 else:
                     left -= item is not None
                     yield item
+            for thread in threads:
+                thread.join()
         finally:
             work.close()
 
