@@ -47,6 +47,7 @@ def run(
     endpoint: Annotated[
         list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")
     ] = None,
+    k: Annotated[list[int] | None, typer.Option(help="report pass@k at this k too; may be repeated")] = None,
     scorer: Annotated[
         list[str] | None, typer.Option(help="likelihood, or the import path of a reward; may be repeated")
     ] = None,
@@ -90,6 +91,7 @@ def run(
             engine=_one_of("engine", engine, "vllm", "hf"),
             endpoints=tuple(url for part in endpoint or () for url in part.split(",") if url),
             engines=engines,
+            ks=tuple(k or ()),
             scorers=_scorers(scorer or [], scorer_args or []),
             strategies=tuple(strategy or ()),
             dtype=_one_of("dtype", dtype, "bfloat16", "float16", "float32"),
@@ -117,7 +119,11 @@ def compare(
         from llmrl.eval.tables import comparison_table
 
         found = compare_folders(a, b, seed=seed)
-        _print_markdown(comparison_table(found, a.name, b.name))
+        _print_markdown(comparison_table(found, a.name, b.name) + "\n")
+        for item in found:
+            typer.echo(item.sentence(a.name, b.name))
+        if len(found) > 1:
+            typer.echo(f"({len(found)} tests at 5 %: about {0.05 * len(found):.2g} would call equal models different)")
         for item in found:
             for warning in item.warnings:
                 _say(f"{item.task}: {warning}")
@@ -153,6 +159,16 @@ def tasks(data_dir: Annotated[Path | None, typer.Option(envvar="LLMRL_DATA")] = 
         from llmrl.eval.tables import tasks_table
 
         _print_markdown(tasks_table(data_dir))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of results.json."""
+    import json
+
+    from llmrl.eval.results import Results
+
+    typer.echo(json.dumps(Results.model_json_schema(), indent=2))
 
 
 @app.command()

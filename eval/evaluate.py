@@ -87,7 +87,7 @@ def evaluate(
                 settings=plan.settings,
                 progress=progress(plan.task.name) if progress else None,
             )
-            results.append(summarise(plan.task.name, plan.settings, records, strategies))
+            results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks))
             generated += results[-1].tokens.total
             seconds = time.monotonic() - started
             run = {

@@ -27,7 +27,7 @@ class Options:
     task (a subset that depends on their ids alone; `first` takes the first ones). `max_length` bounds prompt plus
     completion in tokens (None: what the task needs, at most what the model was made for). `endpoints` are URLs of
     OpenAI-compatible servers that are asked instead of an engine; `engines` is how many run side by side here (None: one
-    per GPU). `scorers` score every sample;
+    per GPU). `ks` are further k of pass@k and the like, besides powers of two. `scorers` score every sample;
     `strategies` choose by them (of no name: all of strategies.STRATEGIES).
     """
 
@@ -52,6 +52,7 @@ class Options:
     max_length: int | None = None
     max_sequences: int = 128
     restart: bool = False
+    ks: tuple[int, ...] = ()
     scorers: tuple[ScorerSpec, ...] = ()
     strategies: tuple[str, ...] = ()
 
@@ -98,6 +99,9 @@ def _sampling(task: Task, mode: Mode, samples: int, options: Options) -> Samplin
     temperature = 0.0 if greedy else task.temperature if options.temperature is None else options.temperature
     if temperature < 0:
         raise EvalError(f"temperature={temperature:g}; it must be 0 (greedy) or more")
+    for k in options.ks:
+        if not 1 <= k <= samples:
+            raise EvalError(f"k={k} with samples={samples}: pass@k and maj@k need at least k samples; raise --samples")
     if temperature == 0 and samples > 1:
         raise EvalError(f"samples={samples} at temperature 0 would all be the same; raise --temperature or ask for one")
     top_p = task.top_p if options.top_p is None else options.top_p

@@ -113,9 +113,13 @@ def right(sample: Sample) -> bool:
 
 
 def summarise(
-    task: str, settings: Mapping[str, Any], records: Sequence[Record], strategies: Sequence[Strategy] = ()
+    task: str,
+    settings: Mapping[str, Any],
+    records: Sequence[Record],
+    strategies: Sequence[Strategy] = (),
+    ks: Sequence[int] = (),
 ) -> TaskResult:
-    """The result of one task. EvalError if there is no record or none with a scored sample."""
+    """The result of one task; `ks` are reported besides `budgets`. EvalError if no record has a scored sample."""
     if not records:
         raise EvalError(f"task {task}: no question was finished")
     scored = [[sample for sample in record.samples if sample.value is not None] for record in records]
@@ -124,6 +128,7 @@ def summarise(
         first = records[0].samples[0]
         raise EvalError(f"task {task}: no sample could be scored; the first: {first.error or first.reason}")
     fewest = min(map(len, kept))
+    every_k = sorted({*budgets(fewest), *(k for k in ks if k <= fewest)})
     values = [sample.value for samples in kept for sample in samples if sample.value is not None]
     return TaskResult(
         task=task,
@@ -132,8 +137,8 @@ def summarise(
         samples=max(len(record.samples) for record in records),
         score=_score(kept),
         interval="wilson" if max(map(len, kept)) == 1 else "clustered",
-        metrics=_metrics(kept, fewest),
-        strategies=_strategies(records, kept, fewest, strategies),
+        metrics=_metrics(kept, every_k),
+        strategies=_strategies(records, kept, every_k, strategies),
         mean_reward=mean(values) if any(value not in (0.0, FULL_MARKS) for value in values) else None,
         tokens=_tokens(records),
         health=_health(records, unscored=len(records) - len(kept)),
@@ -177,12 +182,12 @@ def budgets(samples: int) -> list[int]:
     return sorted({2**i for i in range(samples.bit_length())} | {samples})
 
 
-def _metrics(kept: Sequence[Sequence[Sample]], fewest: int) -> dict[str, Metric]:
+def _metrics(kept: Sequence[Sequence[Sample]], every_k: Sequence[int]) -> dict[str, Metric]:
     """Every k counts only if each question has k scored samples."""
     found = {f"avg@{max(map(len, kept))}": _score(kept)}
     counts = [(len(samples), sum(map(right, samples))) for samples in kept]
     named: list[tuple[str, Callable[[int, int, int], float]]] = [("pass@", pass_at_k), ("pass^", pass_hat_k)]
-    for k in budgets(fewest):
+    for k in every_k:
         for name, metric in named:
             found[f"{name}{k}"] = _metric([metric(n, c, k) for n, c in counts]) if k > 1 else _score(kept)
         if k > 1 and any(sample.answer is not None for samples in kept for sample in samples):
@@ -200,7 +205,7 @@ def _classes(samples: Sequence[Sample]) -> list[str | None]:
 
 
 def _strategies(
-    records: Sequence[Record], kept: Sequence[Sequence[Sample]], fewest: int, strategies: Sequence[Strategy]
+    records: Sequence[Record], kept: Sequence[Sequence[Sample]], every_k: Sequence[int], strategies: Sequence[Strategy]
 ) -> list[StrategyResult]:
     """Every strategy with every scorer that scored all samples, at every k."""
     voted = any(sample.answer is not None for samples in kept for sample in samples)
@@ -213,7 +218,7 @@ def _strategies(
                 continue
             scores = [[sample.scores[scorer] if scorer else 0.0 for sample in samples] for samples in kept]
             scores = as_weights(scores) if strategy.voted else scores
-            for k in budgets(fewest):
+            for k in every_k:
                 values = [
                     strategy.choose(_classes(samples), chosen, [right(sample) for sample in samples], k)
                     for samples, chosen in zip(kept, scores)

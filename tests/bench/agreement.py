@@ -194,7 +194,12 @@ def main() -> None:
     for name in names:
         limit = asked.limit if name == "gsm8k" else None
         options = Options(
-            mode="plain", limit=limit, first=True, max_tokens=MAX_TOKENS[name], data_dir=asked.data, dtype=asked.dtype
+            mode="plain",
+            limit=limit,
+            first=limit is not None,
+            max_tokens=MAX_TOKENS[name],
+            data_dir=asked.data,
+            dtype=asked.dtype,
         )
         evaluate(asked.model, [name], out=asked.out / f"ours-{name}", options=options)
     made = {
