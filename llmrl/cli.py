@@ -149,6 +149,7 @@ def resolve(recipe: Recipe) -> Parts:
 
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), rewards_of(recipe)
+    check_benchmarks(recipe)
     source = model_folder(recipe.model.path)
     return Parts(
         algo=algo,
@@ -157,6 +158,19 @@ def resolve(recipe: Recipe) -> Parts:
         source=source,
         benchmarks=benchmarks_of(recipe, source),
     )
+
+
+def check_benchmarks(recipe: Recipe) -> None:
+    """Raise ConfigError for a name in `eval.tasks` that is no benchmark."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.tasks import find_task
+
+    for task in recipe.eval.tasks:
+        try:
+            find_task(task.name)
+        except EvalError as error:
+            raise ConfigError(f"eval.tasks: {error}") from error
 
 
 def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
@@ -253,6 +267,7 @@ def plan(recipe: RecipeFile, overrides: Overrides = None) -> None:
     algo = build_algorithm(loaded.algo)
     check_siblings(loaded, algo)
     rewards_of(loaded)
+    check_benchmarks(loaded)
     name = loaded.model.path
     source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
     table = Table(show_header=False)
