@@ -232,7 +232,8 @@ def _environment() -> dict[str, str]:
 
 def _write(path: Path, results: Results) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    content = json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    temporary.write_text(content, "utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it
     temporary.replace(path)
 
 

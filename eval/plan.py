@@ -18,6 +18,8 @@ from llmrl.types import Prompt, Sampling
 
 Say = Callable[[str], None]
 
+GPU_MEMORY = 0.9  # share of a GPU; an evaluation has it to itself
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
@@ -162,6 +164,8 @@ def _settings(
 
 def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: Say = print) -> EngineSettings:
     """The engine that fits all plans. EvalError if a prompt is longer than the model can read."""
+    import torch
+
     longest = max(len(prompt.tokens) for plan in plans for prompt in plan.prompts)
     wanted = max(max(len(p.tokens) for p in plan.prompts) + plan.sampling.max_tokens for plan in plans)
     made_for = _context(model.path)
@@ -177,6 +181,8 @@ def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: 
         max_length=length,
         max_sequences=options.max_sequences,
         seed=options.seed,
+        gpu_memory=GPU_MEMORY,
+        eager=not torch.cuda.is_available(),  # compiled, a GPU is much faster; a CPU hardly, after a long start
     )
 
 
