@@ -141,14 +141,48 @@ class TrainConfig(Section):
     threads: NonNegativeInt = Field(0, description="CPU threads of the trainer; 0 takes every core it may use")
 
 
+class BenchmarkConfig(Section):
+    """A benchmark of `llmrl eval tasks` (or a task file) with sampling settings of its own; null is the task's default."""
+
+    name: str
+    limit: PositiveInt | None = Field(None, description="ask this many of its questions, the same ones every time")
+    samples: PositiveInt = Field(1, description="completions per question; 1 without a temperature is greedy")
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: PositiveInt | None = None
+    mode: Literal["chat", "plain"] | None = None
+    shots: NonNegativeInt | None = Field(None, description="worked examples before the question")
+    seed: NonNegativeInt = 0
+    every: NonNegativeInt | None = Field(None, description="a multiple of eval.every, which is the default")
+
+
 class EvalConfig(Section):
-    """Held-out evaluation during training: one completion per problem, scored by the recipe's own reward."""
+    """Held-out evaluation during training: one completion per problem, scored by the recipe's own reward.
+
+    Benchmarks named by `tasks` run at the same steps, with their own prompts and verifiers.
+    """
 
     every: NonNegativeInt = Field(0, description="steps between evaluations; 0: only before and after")
     data: EvalDataConfig = Field(default_factory=EvalDataConfig)
     temperature: float = Field(0.0, ge=0)
     max_tokens: PositiveInt | None = Field(None, description="default: that of the rollouts")
     threshold: float = Field(1.0, description="a problem counts as solved from this score on")
+    tasks: list[BenchmarkConfig] = Field(default_factory=list, description="benchmarks: names, or names with settings")
+    data_dir: str | None = Field(None, description="local copies of the benchmarks; null reads them from the hub")
+
+    @rule(mode="before")
+    @classmethod
+    def _names_are_tasks(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("tasks"), list):
+            return {**data, "tasks": [{"name": task} if isinstance(task, str) else task for task in data["tasks"]]}
+        return data
+
+    @rule(mode="after")
+    def _tasks_run_at_evaluations(self) -> EvalConfig:
+        for task in self.tasks:
+            if task.every and (not self.every or task.every % self.every):
+                raise ValueError(f"task {task.name}: every={task.every} is no multiple of eval.every={self.every}")
+        return self
 
 
 class LimitsConfig(Section):
@@ -281,8 +315,8 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
-MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
-              "train.keep_", "train.backend", "train.threads",
+MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "eval.tasks", "eval.data_dir",
+              "train.steps", "train.save_every", "train.keep_", "train.backend", "train.threads",
               "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
               "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
               "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip

@@ -36,7 +36,7 @@ from llmrl.train.checkpoint import (
     read_tensors,
     set_aside,
 )
-from llmrl.train.evaluate import Interval, held_out
+from llmrl.train.evaluate import Benchmarks, Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Job
@@ -56,6 +56,7 @@ class Parts:
     score: ScoreAll
     interval: Interval
     sources: Sources
+    benchmarks: Benchmarks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +188,7 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
     sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
     ahead = Ahead(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
