@@ -102,7 +102,10 @@ class _RowState:
         """Draw the next token from `logits` [V]; once finished, `fill`."""
         if self.finished:
             return fill
-        logprobs = processed_logprobs(logits.cpu(), self._sampling)
+        logits = logits.cpu()
+        if len(self._tokens) < self._sampling.min_tokens:
+            logits = logits.index_fill(0, torch.tensor(sorted(self._ends)), float("-inf"))
+        logprobs = processed_logprobs(logits, self._sampling)
         if self._sampling.temperature == 0:
             token = int(logits.argmax())
         else:
