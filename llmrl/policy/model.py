@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llmrl.config import ConfigError, LoraConfig, ModelConfig
 from llmrl.explain import nearest
-from llmrl.policy.forward import same_attention_again
+from llmrl.policy.attention import same_attention_again
 
 ADAPTER_PREFIX = "base_model.model."
 

@@ -50,7 +50,7 @@ class EngineSettings:
     that vLLM may take. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
-    kind: Literal["vllm", "hf"] = "vllm"
+    kind: Literal["vllm", "hf", "native"] = "vllm"
     model: str
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = 1024

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from llmrl.rollout.engine import EngineError, EngineSettings, collect
-from llmrl.types import Completion, Request, Sampling, Status
+from llmrl.rollout.draw import processed_logprobs
+from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -127,24 +128,3 @@ class _RowState:
             text=self._text(),
             status=Status.truncated() if self._truncated else Status.done(),
         )
-
-
-def processed_logprobs(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities [V] that are sampled from: temperature, then top-k, top-p and min-p, renormalised.
-
-    At temperature 0 they are those at temperature 1, since a greedy choice has no distribution of its own.
-    """
-    logits = logits.float() / (sampling.temperature or 1.0)
-    if sampling.temperature == 0:
-        return logits.log_softmax(-1)
-    if sampling.top_k > 0:
-        kth = logits.topk(min(sampling.top_k, logits.numel())).values[-1]
-        logits = logits.masked_fill(logits < kth, float("-inf"))
-    if sampling.top_p < 1:
-        values, order = logits.softmax(-1).sort(descending=True)
-        dropped = values.cumsum(-1) - values >= sampling.top_p  # the token that crosses top_p stays
-        logits = logits.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), float("-inf"))
-    if sampling.min_p > 0:
-        probabilities = logits.softmax(-1)
-        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), float("-inf"))
-    return logits.log_softmax(-1)
