@@ -50,7 +50,7 @@ class KVCache:
     def extend(self) -> None:
         """Make room for one more token in every row."""
         self.index = None
-        groups, kv_heads, longest, width = self.prompts[0][0].shape
+        _, kv_heads, longest, width = self.prompts[0][0].shape
         if not self.own:
             shape = (len(self.group), kv_heads, COLUMNS, width)
             self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for keys, _ in self.prompts]
@@ -161,11 +161,10 @@ def _to_rows(x: Tensor, cache: KVCache) -> Tensor:
 
 def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, *, scale: float) -> Tensor:
     assert cache.index is not None
-    heads, length, width = query.shape
     keys, values = (gather_blocks(x, cache.index).transpose(0, 1).contiguous() for x in (key, value))  # [G, K, P, D]
     cache.prompts.append((keys, values))
     queries = gather_blocks(query, cache.index).transpose(0, 1)  # [G, H, P, D]
-    repeat = heads // key.shape[0]
+    repeat = query.shape[0] // key.shape[0]
     out = torch.nn.functional.scaled_dot_product_attention(
         queries, keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1), is_causal=True, scale=scale
     )

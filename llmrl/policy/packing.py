@@ -107,10 +107,19 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
     kv_heads = key.shape[0]
     query = query.view(kv_heads, heads // kv_heads, length, width)
     prompt_key, prompt_value = gather_blocks(key, packing.prompt), gather_blocks(value, packing.prompt)  # [K, G, P, D]
-    own_key, own_value = gather_blocks(key, packing.continuation), gather_blocks(value, packing.continuation)  # [K, G, S, C, D]
+    own_key, own_value = (
+        gather_blocks(key, packing.continuation),
+        gather_blocks(value, packing.continuation),
+    )  # [K, G, S, C, D]
     from_prompt = _attend_prompt(gather_blocks(query, packing.prompt), prompt_key, prompt_value, scale)
     from_own = _attend_own(
-        gather_blocks(query, packing.continuation), prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
+        gather_blocks(query, packing.continuation),
+        prompt_key,
+        prompt_value,
+        own_key,
+        own_value,
+        packing.prompt >= 0,
+        scale,
     )
     blocks = torch.cat([from_prompt.flatten(2, -2), from_own.flatten(2, -2)], dim=2)
     return blocks.index_select(2, packing.place).view(heads, length, width)

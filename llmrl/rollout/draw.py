@@ -49,37 +49,49 @@ def draw_tokens(
     size = max(1, CHUNK_ELEMENTS // logits.shape[1])
     for start in range(0, len(settings), size):
         part = slice(start, min(start + size, len(settings)))
-        wide = logits[part].to(torch.float32, copy=True)
-        for row, (setting, number) in enumerate(zip(settings[part], numbers[part])):
-            if number < setting.min_tokens:
-                wide[row, list(ends)] = float("-inf")
-            if setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0:
-                wide[row] = processed_logprobs(wide[row], setting) * (setting.temperature or 1.0)
+        values = logits[part]
+        if any(_cuts(setting, number) for setting, number in zip(settings[part], numbers[part])):
+            values = torch.stack([_cut(*row, ends) for row in zip(values, settings[part], numbers[part])])
         if not plain:
-            wide /= scale[part, None]
-        chosen, value = _drawn(wide, points[part], greedy[part])
+            values = values.float() / scale[part, None]
+        chosen, value = _drawn(values, points[part], greedy[part])
         tokens.append(chosen)
         logprobs.append(value)
     return torch.cat(tokens).tolist(), torch.cat(logprobs).tolist()
 
 
+def _cuts(setting: Sampling, number: int) -> bool:
+    return number < setting.min_tokens or setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0
+
+
+def _cut(logits: Tensor, setting: Sampling, number: int, ends: Sequence[int]) -> Tensor:
+    """logits [V] -> float32 logits [V] in which impossible tokens are -inf; the temperature is still to be applied."""
+    logits = logits.to(torch.float32, copy=True)
+    if number < setting.min_tokens:
+        logits[list(ends)] = float("-inf")
+    if setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0:
+        logits = processed_logprobs(logits, setting) * (setting.temperature or 1.0)
+    return logits
+
+
 def _drawn(logits: Tensor, points: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [N, V] float32 (overwritten), points [N] in [0, 1) -> tokens [N], log-probabilities [N]."""
+    """logits [N, V], points [N] in [0, 1) -> tokens [N], log-probabilities [N] float32."""
     rows, vocabulary = logits.shape
-    top, best = logits.max(-1)
-    weights = logits.sub_(top[:, None]).exp_()
-    padded = torch.nn.functional.pad(weights, (0, -vocabulary % BLOCK)).view(rows, -1, BLOCK)
-    blocks = padded.sum(-1).double().cumsum(-1)
-    total = blocks[:, -1]
-    target = points * total
+    weights = logits.softmax(-1, dtype=torch.float32)
+    if vocabulary % BLOCK:
+        weights = torch.nn.functional.pad(weights, (0, -vocabulary % BLOCK))
+    by_block = weights.view(rows, -1, BLOCK)
+    blocks = by_block.sum(-1).double().cumsum(-1)
+    target = points * blocks[:, -1]
     block = (blocks <= target[:, None]).sum(-1).clamp_max(blocks.shape[1] - 1)
     before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_min(0)[:, None]).squeeze(1), 0.0)
-    inside = padded[torch.arange(rows, device=logits.device), block].double()
+    inside = by_block[torch.arange(rows, device=logits.device), block].double()
     last = BLOCK - 1 - (inside > 0).flip(1).int().argmax(1)  # rounding must not lead past the last possible token
     place = (inside.cumsum(-1) <= (target - before)[:, None]).sum(-1).minimum(last)
-    tokens = torch.where(greedy, best, block * BLOCK + place)
-    chosen = weights.gather(1, tokens[:, None]).squeeze(1)
-    return tokens, chosen.log() - total.log().float()
+    tokens = block * BLOCK + place
+    if bool(greedy.any()):
+        tokens = torch.where(greedy, logits.argmax(-1), tokens)
+    return tokens, weights.gather(1, tokens[:, None]).squeeze(1).log()
 
 
 def processed_logprobs(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from llmrl.rollout.engine import EngineError, EngineSettings, collect
 from llmrl.rollout.draw import processed_logprobs
+from llmrl.rollout.engine import EngineError, EngineSettings, collect
 from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:

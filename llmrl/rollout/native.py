@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from llmrl.policy.decode import KVCache, decoding_attention
+from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
 from llmrl.rollout.engine import EngineError, EngineSettings, collect
 from llmrl.types import Completion, Request, Status
@@ -73,23 +74,28 @@ class NativeEngine:
         waiting = deque(self._groups(requests))
         live: list[_Row] = []
         cache: KVCache | None = None
-        while waiting or live:
-            with self._generating():
-                if batch := self._admitted(waiting, len(live)):
-                    fresh = self._prefill(batch)
-                    cache = fresh if cache is None else cache.joined(fresh)
-                    live += [row for group in batch for row in group]
-                elif cache is not None:
-                    self._step(live, cache)
-            ended = [row for row in live if row.ended]
-            if len(ended) * SPARE_SHARE > len(live) or len(ended) == len(live):
-                for row in ended:
-                    yield row.index, self._completion(row)
-                kept = [place for place, row in enumerate(live) if not row.ended]
-                live = [live[place] for place in kept]
-                cache = cache.kept(kept) if cache is not None and kept else None
-            else:
+        with prepacked_linears(self._model):
+            while waiting or live:
+                cache = self._advanced(waiting, live, cache)
+                ended = [row for row in live if row.ended]
+                if len(ended) * SPARE_SHARE > len(live) or len(ended) == len(live):
+                    yield from ((row.index, self._completion(row)) for row in ended)
+                    kept = [place for place, row in enumerate(live) if not row.ended]
+                    live = [live[place] for place in kept]
+                    cache = cache.kept(kept) if kept else None
                 yield None
+
+    def _advanced(self, waiting: deque[list[_Row]], live: list[_Row], cache: KVCache | None) -> KVCache:
+        """Admit what fits beside the `live` rows, or draw one more token for each of them; returns their cache."""
+        with self._generating():
+            batch = self._admitted(waiting, len(live))
+            if batch:
+                live += [row for group in batch for row in group]
+                fresh = self._prefill(batch)
+                return fresh if cache is None else cache.joined(fresh)
+            assert cache is not None
+            self._step(live, cache)
+            return cache
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         """Nothing to do for the trainer's own model."""
@@ -110,7 +116,9 @@ class NativeEngine:
         for index, request in enumerate(requests):
             room = min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))
             if not request.tokens or room < 1:
-                raise EngineError(f"a prompt of {len(request.tokens)} tokens leaves no room in {self._settings.max_length}")
+                raise EngineError(
+                    f"a prompt of {len(request.tokens)} tokens leaves no room in {self._settings.max_length}"
+                )
             found.setdefault(request.tokens, []).append(_Row(index, request, room))
         most = self._settings.max_sequences
         return [rows[at : at + most] for rows in found.values() for at in range(0, len(rows), most)]

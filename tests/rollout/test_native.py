@@ -138,7 +138,9 @@ def test_ends_limits_stops_and_minimum():
     assert stopped.status.kind is StatusKind.DONE and stopped.text.endswith(letter)
     assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
     short = NativeEngine(settings(max_length=20), model=engine._model, tokenizer=tiny_tokenizer())
-    (cut,) = short.generate([Request(tokens=tuple(range(5, 22)), sampling=Sampling(max_tokens=9, min_tokens=9, seed=0))])
+    (cut,) = short.generate(
+        [Request(tokens=tuple(range(5, 22)), sampling=Sampling(max_tokens=9, min_tokens=9, seed=0))]
+    )
     assert len(cut.tokens) == 3 and cut.status.kind is StatusKind.TRUNCATED
     with pytest.raises(EngineError, match="leaves no room"):
         short.generate([Request(tokens=tuple(range(5, 25)), sampling=Sampling(max_tokens=9))])
