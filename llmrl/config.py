@@ -63,8 +63,12 @@ class DynamicSampling(_Section):
 class RolloutConfig(_Section):
     """How completions are sampled."""
 
-    engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or the slow reference engine hf")
-    isolated: bool = Field(True, description="run the engine in a child process that is replaced if it dies or hangs")
+    engine: Literal["vllm", "native", "hf"] = Field(
+        "vllm", description="vllm; native, which samples with the trained model itself; or the slow reference hf"
+    )
+    isolated: bool = Field(
+        True, description="run the engine in a child process that is replaced if it dies or hangs; native never is"
+    )
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
     max_tokens: PositiveInt = Field(256, description="completion length limit, in tokens")

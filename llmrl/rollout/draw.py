@@ -50,8 +50,12 @@ def draw_tokens(
     for start in range(0, len(settings), size):
         part = slice(start, min(start + size, len(settings)))
         values = logits[part]
-        if any(_cuts(setting, number) for setting, number in zip(settings[part], numbers[part])):
-            values = torch.stack([_cut(*row, ends) for row in zip(values, settings[part], numbers[part])])
+        held = [number < setting.min_tokens for setting, number in zip(settings[part], numbers[part])]
+        if any(held) and ends:
+            values = values.clone()
+            values[torch.tensor(held).nonzero(), torch.tensor(ends)] = float("-inf")
+        if any(_cuts(setting) for setting in settings[part]):
+            values = torch.stack([_cut(*row) for row in zip(values, settings[part])])
         if not plain:
             values = values.float() / scale[part, None]
         chosen, value = _drawn(values, points[part], greedy[part])
@@ -60,18 +64,13 @@ def draw_tokens(
     return torch.cat(tokens).tolist(), torch.cat(logprobs).tolist()
 
 
-def _cuts(setting: Sampling, number: int) -> bool:
-    return number < setting.min_tokens or setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0
+def _cuts(setting: Sampling) -> bool:
+    return setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0
 
 
-def _cut(logits: Tensor, setting: Sampling, number: int, ends: Sequence[int]) -> Tensor:
-    """logits [V] -> float32 logits [V] in which impossible tokens are -inf; the temperature is still to be applied."""
-    logits = logits.to(torch.float32, copy=True)
-    if number < setting.min_tokens:
-        logits[list(ends)] = float("-inf")
-    if setting.top_k > 0 or setting.top_p < 1 or setting.min_p > 0:
-        logits = processed_logprobs(logits, setting) * (setting.temperature or 1.0)
-    return logits
+def _cut(logits: Tensor, setting: Sampling) -> Tensor:
+    """logits [V] -> float32 logits [V], -inf where the settings cut; the temperature is still to be applied."""
+    return processed_logprobs(logits, setting) * (setting.temperature or 1.0) if _cuts(setting) else logits.float()
 
 
 def _drawn(logits: Tensor, points: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +26,6 @@ from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
 from llmrl.rollout.engine import EngineError, EngineSettings, collect
 from llmrl.types import Completion, Request, Status
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PREFILL_TOKENS = 8192  # prompt tokens of one forward pass
 SPARE_SHARE = 16  # ended rows are carried along until they are a sixteenth of the batch: dropping them copies the cache
@@ -54,9 +51,9 @@ class NativeEngine:
     loaded and `load` copies weights into it. The model must pass `check_forward` for the packed forward.
     """
 
-    def __init__(self, settings: EngineSettings, *, model: nn.Module | None = None, tokenizer: Any = None) -> None:
+    def __init__(self, settings: EngineSettings, *, model: Any = None, tokenizer: Any = None) -> None:
         self._shared = model is not None
-        self._model: Any = model if model is not None else _load(settings)
+        self._model: Any = _load(settings) if model is None else model
         if tokenizer is None:
             from transformers import AutoTokenizer
 

@@ -156,10 +156,12 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = _start_engine(recipe, parts.source, world)
-    stack.callback(engine.close)
+    started = None if recipe.rollout.engine == "native" else _start_engine(recipe, parts.source, world)
+    if started is not None:
+        stack.callback(started[0].close)  # it starts while the model loads
     policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, train_prompts, notes)
+    engine, faults = started or native_engine(recipe, policy, scorer)
     updater = make_updater(recipe, policy, world)
     reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source)
     state, found = _restore(recipe, updater, world)
@@ -206,10 +208,9 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
-    """The engine, and what tells (and forgets) how often it had to be replaced."""
+def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
     rollout = recipe.rollout
-    settings = EngineSettings(
+    return EngineSettings(
         kind=rollout.engine,
         model=source,
         dtype=recipe.model.dtype,
@@ -219,6 +220,11 @@ def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEng
         gpu_memory=rollout.gpu_memory,
         eager=rollout.eager,
     )
+
+
+def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
+    """The engine, and what tells (and forgets) how often it had to be replaced."""
+    settings, rollout = engine_settings(recipe, source), recipe.rollout
     if not rollout.isolated:
         return build_engine(settings), EngineFaults
     engine = ProcessEngine(
@@ -229,6 +235,19 @@ def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEng
         max_restarts=recipe.limits.max_engine_restarts,
     )
     return engine, engine.take_faults
+
+
+def native_engine(recipe: Recipe, policy: Policy, scorer: Scorer) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
+    """An engine that samples with `policy` itself. Raises ConfigError for a model that does not pack."""
+    from llmrl.rollout.native import NativeEngine
+
+    if scorer.mode != "packed":
+        raise ConfigError(
+            f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {scorer.mode}; "
+            "set rollout.engine=vllm"
+        )
+    settings = engine_settings(recipe, policy.source)
+    return NativeEngine(settings, model=policy.causal_lm, tokenizer=policy.tokenizer), EngineFaults
 
 
 def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:

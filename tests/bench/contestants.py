@@ -8,6 +8,7 @@ the same prompts in the same order, 8 completions each, GRPO with clip range 0.2
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
@@ -66,12 +67,12 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     from llmrl.train.world import World
 
     torch.use_deterministic_algorithms(True)
-    engine = _engine(options)
     policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
     scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     updater = Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
     algo = GRPO(importance_cap=None)
     prompts = _prompts(options, policy.tokenizer)
+    engine = _engine(options, policy)
     engine.load(policy.weights(), version=0)
     gate.say(ready=True)
     for step in range(options.steps):
@@ -98,13 +99,16 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     engine.close()
 
 
-def _engine(options: argparse.Namespace) -> Any:
+def _engine(options: argparse.Namespace, policy: Any) -> Any:
     from pathlib import Path
 
+    from llmrl.rollout.native import NativeEngine
     from llmrl.rollout.process import ProcessEngine
 
-    settings = EngineSettings(model=options.model, max_length=256, max_sequences=128, kv_cache_gib=1.0)
-    return ProcessEngine(settings, log=Path(os.devnull) if not options.log else Path(options.log))
+    settings = EngineSettings(kind=options.engine, model=options.model, max_length=256, kv_cache_gib=1.0)
+    if options.engine == "native":
+        return NativeEngine(settings, model=policy.causal_lm, tokenizer=policy.tokenizer)
+    return ProcessEngine(settings, log=Path(options.log or os.devnull))
 
 
 def _prompts(options: argparse.Namespace, tokenizer: Any) -> list[Any]:
@@ -184,9 +188,8 @@ def trl_trainer(options: argparse.Namespace) -> Any:
     import warnings
 
     warnings.filterwarnings("ignore")
-    import trl.import_utils
-
-    trl.import_utils.is_vllm_available = lambda *_, **__: False  # importing vLLM would bind this process's threads
+    # Importing vLLM would bind this process's threads.
+    importlib.import_module("trl.import_utils").is_vllm_available = lambda *_, **__: False  # type: ignore[attr-defined]
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -259,13 +262,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that the parent passes on to the sides."""
     parser.add_argument("--model", required=True, help="a Hugging Face folder")
     parser.add_argument("--mode", choices=["natural", "equal"], default="natural", help="lengths of completions")
+    parser.add_argument("--engine", choices=["native", "vllm"], default="native", help="what our side samples with")
     parser.add_argument("--log", default="", help="file for the output of our engine")
     parser.add_argument("--trl-batch", type=int, default=64, help="rows of one forward pass of TRL at its best")
     parser.add_argument("--trl-attention", default="sdpa", help="attention of TRL at its best: sdpa or eager")
 
 
 def passed_on(options: argparse.Namespace) -> Iterator[str]:
-    for name in ("model", "mode", "log", "trl_batch", "trl_attention"):
+    for name in ("model", "mode", "engine", "log", "trl_batch", "trl_attention"):
         yield f"--{name.replace('_', '-')}={getattr(options, name)}"
 
 
