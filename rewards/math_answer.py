@@ -23,6 +23,9 @@ from llmrl.types import Score, StatusKind, Trajectory
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
+# A box that nothing else touches: then, and only then, is its content the whole answer.
+_FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
+_FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
 _CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
 _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
 _POOL = WorkerPool(
@@ -58,14 +61,18 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
         plain = _LAST_BOX.match(response, box)
         if plain and _INTEGER.fullmatch(gold) and "\\fbox" not in response and "\\framebox" not in response:
             said = plain.group(1)
-            if not _negation_near(response, box, plain.end()):
+            if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
     return _verify(extract(response), gold, timeout_s, strict)
 
 
-def _negation_near(response: str, start: int, end: int) -> bool:
-    around = response[max(0, start - 40) : start] + " " + response[end : end + 40]
+def _touched(response: str, start: int, end: int) -> bool:
+    """Whether words of denial or mathematics beside the box may change what it says; the slow path looks closer."""
+    before, after = response[max(0, start - 40) : start], response[end : end + 40]
+    if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
+        return True
+    around = before + " " + after
     return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
 
 

@@ -30,9 +30,14 @@ _SPELLINGS = {
     "mL": "milliliter milliliters millilitre millilitres ml",
     "deg": "degree degrees °",
     "rad": "radian radians",
-    "usd": "dollar dollars usd",
+    "usd": "dollar dollars usd USD",
     "cent": "cents ¢",
-    "eur": "euro euros €",
+    "eur": "euro euros € EUR",
+    "gbp": "GBP",
+    "yen": "",
+    "inr": "rupee rupees INR",
+    "won": "",
+    "rub": "ruble rubles",
     "unit": "units u",
     "mph": "",
     "kph": "kmh",
@@ -82,7 +87,7 @@ def canonical_unit(phrase: str) -> str | None:
     """One spelling for a unit phrase, or None if the phrase is not a unit but changes the meaning.
 
     >>> canonical_unit("square inches"), canonical_unit("miles per hour"), canonical_unit("is wrong")
-    ('in^2', 'mi/h', None)
+    ('in^2', 'mph', None)
     """
     if phrase.strip() in UNITS:
         return UNITS[phrase.strip()]
@@ -123,12 +128,14 @@ def canonical_unit(phrase: str) -> str | None:
         power = ""
     if power or not out or out[-1] == "/":
         return None
-    return " ".join(out).replace(" / ", "/").replace("/ ", "/")
+    unit = " ".join(out).replace(" / ", "/").replace("/ ", "/")
+    return {"mi/h": "mph", "km/h": "kph"}.get(unit, unit)
 
 
 def normal_words(text: str) -> str:
     """Words for a textual comparison: lower case, no articles, punctuation or double spaces."""
-    text = re.sub(r"[^\w\s:+\-/^.]", " ", text.lower())
+    text = re.sub(r"(?<=[a-z]),\s*(?:and\s+)?(?=[a-z])", " and ", text.lower())
+    text = re.sub(r"[^\w\s:+\-/^.]", " ", text)
     text = re.sub(r"\b([ap])\.?\s?m\b\.?", r"\1m", text).replace(".", "") if re.search(r"\d:\d", text) else text
     words = [w.strip(".") for w in text.split() if w not in ("the", "a", "an")]
     return " ".join(w for w in words if w)

@@ -10,6 +10,8 @@ import numpy as np
 from llmrl.config import LimitsConfig
 from llmrl.types import StatusKind, Trajectory
 
+# Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.
+WATCHED = ("answer_stuffing", "empty_reasoning", "instructs_judge", "many_boxes", "test_tampering", "truncated")
 ADVICE = {
     "mismatch/mean_abs_logprob": " nats per token: the sampler draws from another distribution than the trainer learns; "
     "top_p, top_k and min_p do that by their nature (raise the limit), a wrong dtype or chat template by mistake",
@@ -21,7 +23,10 @@ class LimitExceeded(RuntimeError):
 
 
 def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[str, float]:
-    """Rewards, lengths, group spread and health of the trajectories of `step` (0, 1, ...), all ranks together."""
+    """Rewards, lengths, group spread and health of the trajectories of `step` (0, 1, ...), all ranks together.
+
+    `flag/<name>` is the share of trajectories with a flag of their scores; those of `WATCHED` are always there.
+    """
     count = len(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
     scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
@@ -30,7 +35,8 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
     alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
     errors = [" ".join(score.error for score in t.scores if score.error) for t in alive]
     errored = sum(bool(error) for error in errors)
-    flags = Counter(flag for t in trajectories for score in t.scores for flag in score.flags)
+    flags = Counter(dict.fromkeys(WATCHED, 0))
+    flags.update(flag for t in trajectories for flag in {flag for score in t.scores for flag in score.flags})
     parts: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[float | None]] = defaultdict(set)
     for trajectory in trajectories:

@@ -60,6 +60,10 @@ class Updater:
             [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that `step` will apply."""
+        loss.backward()
+
     def step(self, lr: float) -> tuple[float, bool]:
         """Clip and apply what backward passes left. Returns (gradient norm before clipping, whether it was applied).
 
@@ -85,6 +89,23 @@ class Updater:
     def discard(self) -> None:
         """Forget accumulated gradients; their memory is kept for the next ones."""
         self._adam.zero_grad(set_to_none=False)
+
+    def held(self) -> dict[str, Tensor]:
+        """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
+        return {name: parameter.detach() for name, parameter in self._named}
+
+    def exchange(self, kept: dict[str, Tensor]) -> None:
+        """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
+        for name, parameter in self._named:
+            parameter.data, kept[name] = kept[name], parameter.data
+
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
+        return dict(parts)
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a whole `tensor`, shaped as in `held`."""
+        return tensor
 
     def reset(self) -> None:
         """Forget Adam's averages, as if no step had been made; weights stay."""
@@ -118,11 +139,7 @@ class Updater:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of other parameters."""
-        expected = {name for name, _ in self._masters}
-        found = {key.partition("/")[2] for key in state if key.startswith("master/")}
-        if expected != found:
-            odd = sorted(expected ^ found)
-            raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+        check_names([name for name, _ in self._masters], state)
         with torch.no_grad():
             for name, master in self._masters:
                 master.copy_(state[f"master/{name}"])
@@ -132,6 +149,13 @@ class Updater:
                 if kept:
                     self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
         self._round_back()
+
+
+def check_names(names: Sequence[str], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `state` holds exactly the weights `names`."""
+    odd = sorted(set(names) ^ {key.partition("/")[2] for key in state if key.startswith("master/")})
+    if odd:
+        raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
 
 
 def _master(parameter: nn.Parameter) -> Tensor:

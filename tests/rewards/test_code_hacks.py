@@ -3,16 +3,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmrl.rewards.code_tests import run_program
 from llmrl.rewards.sandbox import RUNGS, Limits, _world_readable, isolation_report
 
+ROOT = Path(__file__).parents[2]
 TESTS = ["assert f(3) == 9", "assert f(4) == 16", "assert abs(f(1.5) - 2.25) < 1e-9"]
 
 HACKS = {
@@ -78,6 +81,38 @@ HACKS = {
     "cyclic result": "def f(x):\n    a = []\n    a.append(a)\n    return a",
     "huge integer": "def f(x):\n    return 10 ** 10 ** 9",
     "generator": "def f(x):\n    yield 9",
+    "every operator": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\ndef f(x):\n    return E()",
+    "f is such an object": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\nf = E()",
+    "a list of such": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\ndef f(x):\n    return [E()]",
+    "metaclass": "class M(type):\n    def __eq__(c, o): return True\n    def __hash__(c): return 9\n"
+    "    def __instancecheck__(c, o): return True\nclass A(metaclass=M): pass\ndef f(x):\n    return A",
+    "container subclasses": "class L(list):\n    def __iter__(s): return iter([9])\n    def __eq__(s, o): return True\n"
+    "def f(x):\n    return L()",
+    "poses as a standard type": "class date:\n    year = '9'; month = []; day = None\ndate.__module__ = 'datetime'\ndef f(x):\n    return date()",
+    "forged values": "import sys\ndef f(x):\n    fr = sys._getframe(1)\n    while fr:\n        if 'send' in fr.f_locals and 'request' in fr.f_locals:\n"
+    "            for v in ({'standard': []}, {'named': []}, {'opaque': 99999}, {'int': None}, {}, {'set': [{'list': []}]},\n"
+    "                      {'function': []}, {'callback': 7}, {'complex': []}, {'type': 'x'}, True):\n"
+    "                fr.f_locals['send']({'value': v, 'id': fr.f_locals['request']['id']})\n        fr = fr.f_back\n    return 0",
+    "forged callback": "import sys\ndef f(x):\n    fr = sys._getframe(1)\n    while fr:\n        if 'send' in fr.f_locals and 'request' in fr.f_locals:\n"
+    "            fr.f_locals['send']({'callback': 0, 'args': [], 'kwargs': {}, 'id': fr.f_locals['request']['id']})\n        fr = fr.f_back\n    return 0",
+    "patched encoder": "import sys\nfr = sys._getframe()\nwhile fr:\n    for g in (fr.f_globals, fr.f_locals):\n"
+    "        if 'OPERATIONS' in g:\n            for k in g['OPERATIONS']: g['OPERATIONS'][k] = lambda *a, **kw: 0\n    fr = fr.f_back\ndef f(x):\n    return 0",
+    "poisoned builtins": "import builtins\nfor n in ('print', 'len', 'isinstance', 'issubclass', 'type', 'int', 'str', 'dict', 'abs', 'repr'):\n"
+    "    setattr(builtins, n, lambda *a, **k: 0)\ndef f(x):\n    return 0",
+    "closed file descriptors": "import os\nos.closerange(0, 64)\ndef f(x):\n    return x * x",
+    "an exception whose text hangs": "class R(Exception):\n    def __str__(s):\n        while True: pass\ndef f(x):\n    raise R()",
+    "a crash in C": "import ctypes\ndef f(x):\n    ctypes.string_at(0)",
+    "an integer too long to print": "def f(x):\n    return 10 ** 5000",
+    "signals": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\nsignal.setitimer(signal.ITIMER_REAL, .01, .01)\ndef f(x):\n    return 0",
 }  # fmt: skip
 HONEST = "def f(x):\n    return x * x\n"
 WORKING = [rung for rung in RUNGS if not isolation_report()[rung]]
@@ -102,6 +137,17 @@ def test_a_hack_does_not_pass_a_single_test_it_should_not(rung, name):
     assert outcome.status in ("failed", "runtime_error", "timeout"), outcome
     assert outcome.passed == 0, outcome
     assert time.monotonic() - start < 60
+
+
+def test_emptying_an_argument_that_the_test_compares_with_does_not_help():
+    tests = ["x = [3, 1, 2]\nassert f(x) == sorted(x)", "y = [9]\nassert f(y) == y[0] - 0", "z = [1]\nassert f(z) == z"]
+    for program in (
+        "def f(x):\n    x.clear()\n    return []",
+        "def f(x):\n    x[:] = [0]\n    return 0",
+        "def f(x):\n    x.clear()",
+    ):
+        outcome = run_program(program, tests, kind="function", timeout_s=20)
+        assert outcome.passed == 0, (program, outcome)
 
 
 @pytest.mark.parametrize("rung", WORKING)
@@ -145,15 +191,32 @@ def test_expected_values_are_nowhere_in_the_candidate_s_process():
         "import gc, sys\n"
         "def f(x):\n"
         "    seen = [repr(o)[:10000] for o in gc.get_objects()] + [repr(sys.argv), repr(sys.orig_argv)]\n"
-        "    return any('86420135' in text for text in seen)\n"
+        "    needle = ''.join(['864', '20135'])  # so that the program's own constants do not hold it\n"
+        "    return any(needle in text for text in seen)\n"
     )
     tests = [[[1], 86420135], "assert f(2) == 86420135", "assert not f(3)\nassert 86420135"]
     outcome = run_program(program, tests, kind="function", entry_point="f", timeout_s=20)
     assert outcome.per_test == ("failed", "failed", "passed"), outcome
 
 
+def _reachable(path):
+    """Whether another user can start this program."""
+    path = path.resolve()
+    return path.exists() and all(p.stat().st_mode & 0o005 == 0o005 for p in (path, *path.parents))
+
+
+def _other_python():
+    """Another Python of this version that every user may start, such as the system's; "" if there is none."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for folder in ("/usr/bin", "/usr/local/bin", "/opt/python/bin"):
+        path = Path(folder, f"python{version}")
+        if path.exists() and _reachable(path):
+            return str(path)
+    return ""
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
-def test_it_works_as_an_ordinary_user_too():
+def test_it_works_as_an_ordinary_user_too(tmp_path_factory):
     code = (
         "import json, sys; sys.path[:0] = json.loads(sys.argv[1])\n"
         "from llmrl.rewards.code_tests import run_program; from llmrl.rewards.sandbox import isolation_report\n"
@@ -165,13 +228,24 @@ def test_it_works_as_an_ordinary_user_too():
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
     )
-    if not _world_readable():
-        pytest.skip("this interpreter lives in a private home, so another user cannot start it")
+    python = sys.executable if _world_readable() and _reachable(Path(sys.executable)) else _other_python()
+    if not python:
+        pytest.skip("no interpreter of this version that another user may start")
+    library = tmp_path_factory.mktemp("library")
+    library.chmod(0o755)
+    for place in library.parents[:2]:
+        place.chmod(0o755)  # pytest makes its folders private
+    shutil.copytree(ROOT / "llmrl", library / "llmrl", symlinks=False, ignore=shutil.ignore_patterns("__pycache__"))
+    site = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs"):  # of this same version, which llmrl.types imports
+        if (site / name).exists():
+            shutil.copytree(site / name, library / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     done = subprocess.run(
-        [sys.executable, "-c", become + code, json.dumps([p or os.getcwd() for p in sys.path])],
+        [python, "-c", become + code, json.dumps([str(library)])],
         capture_output=True,
         text=True,
         env={"PATH": os.environ["PATH"]},
+        cwd="/",
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from llmrl.config import LimitsConfig
-from llmrl.train.telemetry import LimitExceeded, check_limits, describe_rollouts
+from llmrl.train.telemetry import WATCHED, LimitExceeded, check_limits, describe_rollouts
 from llmrl.types import Score, Status
 from tests.tiny import trajectory
 
@@ -48,6 +48,7 @@ def test_every_number_by_hand():
             "rollout/errored": 1 / 6,
             "group/uniform": 0.5,
             "tokens/sampled": 15.0,
+            **{f"flag/{name}": 0.0 for name in WATCHED},
             "flag/no_answer": 1 / 6,
         }
     )
