@@ -152,10 +152,18 @@ def spans_of(text: str) -> list[tuple[int, int, str]]:
             opened = (_CLOSES[mark], match.start(), match.end()) if mark in _CLOSES else None
         elif mark == opened[0]:
             content = text[opened[2] : match.start()]
+            if mark == "$" and _between_prices(content, text[match.end() : match.end() + 1]):
+                opened = (mark, match.start(), match.end())
+                continue
             if content.strip():
                 found.append((opened[1], match.end(), content))
             opened = None
     return found
+
+
+def _between_prices(content: str, after: str) -> bool:
+    """Whether what stands between two dollar signs is no mathematics but the way from one price to the next."""
+    return re.match(r"\d.*[\s*(=+-]$", content, re.DOTALL) is not None and after.isdigit()
 
 
 def _same(a: str, b: str) -> bool:

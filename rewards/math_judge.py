@@ -25,7 +25,7 @@ _TEXT = re.compile(
 _PHRASES: dict[str, Node] = {
     "all real numbers": Name("bbR"), "all reals": Name("bbR"), "real numbers": Name("bbR"),
     "no solution": Group("{}", ()), "no solutions": Group("{}", ()), "no real solution": Group("{}", ()),
-    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Words("none"),
+    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Group("{}", ()),
     "does not exist": Words("dne"), "dne": Words("dne"), "true": Words("true"), "false": Words("false"),
     "yes": Words("yes"), "no": Words("no"),
 }  # fmt: skip
@@ -65,9 +65,21 @@ def readings(text: str) -> list[Node]:
             found.append(Parser(tokenize(variant)).node())
         except (Unreadable, Undefined):
             continue
+    if found and (chosen := _binomial(found[0])):
+        found.append(chosen)
     if not found and _is_prose(cleaned):
         found.append(Words(plain))
     return found
+
+
+def _binomial(node: Node) -> Node | None:
+    """C(10, 3), which may be a point, as the number of choices."""
+    if not isinstance(node, Call) or node.op != "*":
+        return None
+    name, group = node.args
+    if name == Name("C") and isinstance(group, Group) and len(group.items) == 2:
+        return Call("binom", group.items)
+    return None
 
 
 def _number_word(word: str) -> bool:
