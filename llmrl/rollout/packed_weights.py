@@ -22,7 +22,8 @@ def checksums(model: Any, look: Look) -> dict[str, int]:
         layer, _, leaf = owner.rpartition(".")
         values = _values(model, layer, leaf, look)
         if values is not None:
-            found[name] = checksum(values[start : start + look.shapes[name][0]])
+            # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
+            found[name] = checksum(values[start : start + look.shapes[name][0]].to(look.dtypes[name]))
     return found
 
 
@@ -57,7 +58,7 @@ def _values(model: Any, layer: str, leaf: str, look: Look) -> Any:
     if tensor.numel():
         matrix = tensor.reshape(tensor.shape[0], -1)
         return matrix if look.full else matrix[:, look.columns(matrix.shape[1])]
-    width = module.input_size_per_partition
+    width = getattr(module, "input_size_per_partition", None) or module.input_size
     columns = range(width) if look.full else look.columns(width)
     probe = torch.zeros(len(columns), width, dtype=tensor.dtype, device=tensor.device)
     probe[torch.arange(len(columns)), torch.tensor(list(columns))] = 1

@@ -15,6 +15,7 @@ from llmrl.rollout.engine import EngineError, Look, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Verify = Literal["off", "sampled", "full"]
@@ -45,12 +46,13 @@ def sync(
     """
     sent: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    look = Look(shapes=shapes, version=version, full=verify == "full")
+    dtypes: dict[str, torch.dtype] = {}
+    look = Look(shapes=shapes, dtypes=dtypes, version=version, full=verify == "full")
 
     def noted() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
             if verify != "off":
-                shapes[name] = tuple(tensor.shape)
+                shapes[name], dtypes[name] = tuple(tensor.shape), tensor.dtype
                 sent[name] = checksum(chosen(tensor, look))
             yield name, tensor
 
