@@ -66,10 +66,14 @@ class TrainedEngine(RolloutEngine, Protocol):
         ...
 
 
-class StreamingEngine(TrainedEngine, Protocol):
+class StreamingEngine(RolloutEngine, Protocol):
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         """Completions with their request's index as they finish; None now and then as a sign of life."""
         ...
+
+
+class LocalEngine(TrainedEngine, StreamingEngine, Protocol):
+    """What runs in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +107,7 @@ def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Comple
     return [found[index] for index in range(len(requests))]
 
 
-def build_engine(settings: EngineSettings) -> StreamingEngine:
+def build_engine(settings: EngineSettings) -> LocalEngine:
     """The in-process engine that `settings.kind` names."""
     if settings.kind == "vllm":
         from llmrl.rollout.vllm import VLLMEngine

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llmrl.config import ConfigError, Recipe
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import Checked
 from llmrl.types import Completion, Request
@@ -76,15 +76,19 @@ def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngi
         return _colocated(recipe, settings, ranks)
     open_pool = _servers if placement == "server" else _ray
     if ranks.size == 1:
-        return open_pool(recipe, settings)
+        return _checked(recipe, *open_pool(recipe, settings))
     if recipe.rollout.dynamic_sampling is not None:
         raise ConfigError(
             f"rollout.dynamic_sampling asks for prompts rank by rank, which rollout.placement={placement} with "
             f"{ranks.size} trainer processes cannot serve; use placement colocated, or one process"
         )
-    opened = open_pool(recipe, settings) if ranks.main else None
+    opened = _checked(recipe, *open_pool(recipe, settings)) if ranks.main else None
     ranks.on_main(lambda: True)  # the others wait, and learn if it failed
     return Central(ranks, opened[0] if opened else None), opened[1] if opened else EngineFaults
+
+
+def _checked(recipe: Recipe, engine: TrainedEngine, take_faults: TakeFaults) -> tuple[RolloutEngine, TakeFaults]:
+    return Checked(engine, recipe.rollout.verify_weights), take_faults
 
 
 def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
@@ -106,7 +110,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
 def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
     rollout = recipe.rollout
     if not rollout.isolated:
-        return Checked(build_engine(settings), rollout.verify_weights), EngineFaults
+        return _checked(recipe, build_engine(settings), EngineFaults)
     engine = ProcessEngine(
         settings,
         log=recipe.run_dir / ("engine.log" if ranks.size == 1 else f"engine-{ranks.rank}.log"),
@@ -114,10 +118,10 @@ def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[
         stall_timeout_s=rollout.stall_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
     )
-    return Checked(engine, rollout.verify_weights), engine.take_faults
+    return _checked(recipe, engine, engine.take_faults)
 
 
-def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeFaults]:
+def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
     from llmrl.rollout.serve import ServerProcess, share_of_cores
     from llmrl.rollout.servers import Patience, Server, ServerPool
 
@@ -159,7 +163,7 @@ def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, T
     return pool, pool.take_faults
 
 
-def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeFaults]:
+def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
     from llmrl.rollout.ray_pool import RayPool
 
     config = recipe.rollout.ray

@@ -16,14 +16,14 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrl.memory import keep_freed_memory
-from llmrl.rollout.engine import EngineError, EngineSettings, Look, StreamingEngine, build_engine, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, build_engine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class ProcessEngine:
     """Runs `settings` in a child. `stall_timeout_s` is how long the child may be silent before it is replaced.
 
     After `max_restarts` replacements in one call EngineError is raised with the end of the child's log, and at once if
-    the very first child does not start. `log` is the file that receives the children's output.
+    the very first child does not start. `log` is the file that receives the children's output, `environment` what is set
+    for them besides `child_environment` (which device, say).
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class ProcessEngine:
         start_timeout_s: float = 600.0,
         stall_timeout_s: float = 120.0,
         max_restarts: int = 3,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
+        self._environment = dict(environment or {})
         self._log = log
         self._start_timeout_s = start_timeout_s
         self._stall_timeout_s = stall_timeout_s
@@ -168,7 +171,7 @@ class ProcessEngine:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(), self._shared),
-                env=child_environment(self._settings.threads),
+                env=child_environment(self._settings.threads) | self._environment,
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         theirs.close()
@@ -298,7 +301,7 @@ def _serve(connection: Connection, shared: int) -> None:
     settings: EngineSettings = connection.recv()[1]
     if settings.threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-settings.threads :])
-    engine: StreamingEngine = build_engine(settings)
+    engine: LocalEngine = build_engine(settings)
     connection.send(("ready",))
     while True:
         message = connection.recv()

@@ -124,7 +124,7 @@ class Writer:
             for name, named in tensors.items():
                 save_file(named, temporary / f"{name}.safetensors")
             (temporary / "state.json").write_text(json.dumps(asdict(state)))
-            _seal(temporary)
+            seal(temporary)
             final = folder_of(self._run, state.step)
             temporary.rename(final)
             _sync(final.parent)
@@ -150,7 +150,7 @@ def _failed(run: Path, step: int, error: Exception) -> CheckpointError:
     )
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Flush every file to disk, then write the manifest that makes the folder a checkpoint."""
     sums = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
