@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -30,7 +29,7 @@ class Look:
     """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    dtypes: Mapping[str, torch.dtype]
+    dtypes: Mapping[str, str]  # such as bfloat16
     version: int
     full: bool
 

@@ -15,6 +15,8 @@ from llmrl.rollout.verify import checksum
 
 def checksums(model: Any, look: Look) -> dict[str, int]:
     """Checksums of the weights in `look`, those that the model has."""
+    import torch
+
     joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
     found: dict[str, int] = {}
     for name in look.shapes:
@@ -23,7 +25,8 @@ def checksums(model: Any, look: Look) -> dict[str, int]:
         values = _values(model, layer, leaf, look)
         if values is not None:
             # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
-            found[name] = checksum(values[start : start + look.shapes[name][0]].to(look.dtypes[name]))
+            rows = values[start : start + look.shapes[name][0]]
+            found[name] = checksum(rows.to(getattr(torch, look.dtypes[name])))
     return found
 
 

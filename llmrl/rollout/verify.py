@@ -15,7 +15,6 @@ from llmrl.rollout.engine import EngineError, Look, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 Verify = Literal["off", "sampled", "full"]
@@ -46,13 +45,13 @@ def sync(
     """
     sent: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    dtypes: dict[str, torch.dtype] = {}
+    dtypes: dict[str, str] = {}
     look = Look(shapes=shapes, dtypes=dtypes, version=version, full=verify == "full")
 
     def noted() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
             if verify != "off":
-                shapes[name], dtypes[name] = tuple(tensor.shape), tensor.dtype
+                shapes[name], dtypes[name] = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
                 sent[name] = checksum(chosen(tensor, look))
             yield name, tensor
 
