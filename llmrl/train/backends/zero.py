@@ -129,7 +129,7 @@ class ZeROUpdater:
             self._zero.averaged_gradients = {}
             return
         self._zero.micro_step_id = -1
-        for group in self._zero.averaged_gradients:
+        for group in range(len(self._zero.bit16_groups)):
             self._zero.averaged_gradients[group] = self._zero.all_grad_tensors[group] = None
 
     @contextmanager
