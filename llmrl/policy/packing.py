@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
+from llmrl.policy.attention import gather_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,19 +106,23 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
     heads, length, width = query.shape
     kv_heads = key.shape[0]
     query = query.view(kv_heads, heads // kv_heads, length, width)
-    prompt_key, prompt_value = _gather(key, packing.prompt), _gather(value, packing.prompt)  # [K, G, P, D]
-    own_key, own_value = _gather(key, packing.continuation), _gather(value, packing.continuation)  # [K, G, S, C, D]
-    from_prompt = _attend_prompt(_gather(query, packing.prompt), prompt_key, prompt_value, scale)
+    prompt_key, prompt_value = gather_blocks(key, packing.prompt), gather_blocks(value, packing.prompt)  # [K, G, P, D]
+    own_key, own_value = (
+        gather_blocks(key, packing.continuation),
+        gather_blocks(value, packing.continuation),
+    )  # [K, G, S, C, D]
+    from_prompt = _attend_prompt(gather_blocks(query, packing.prompt), prompt_key, prompt_value, scale)
     from_own = _attend_own(
-        _gather(query, packing.continuation), prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
+        gather_blocks(query, packing.continuation),
+        prompt_key,
+        prompt_value,
+        own_key,
+        own_value,
+        packing.prompt >= 0,
+        scale,
     )
     blocks = torch.cat([from_prompt.flatten(2, -2), from_own.flatten(2, -2)], dim=2)
     return blocks.index_select(2, packing.place).view(heads, length, width)
-
-
-def _gather(x: Tensor, index: Tensor) -> Tensor:
-    """x [..., L, D] at index [...] (-1 gives any row) -> [..., *index, D]; index_select, because its backward is fast."""
-    return x.index_select(-2, index.clamp_min(0).flatten()).unflatten(-2, index.shape)
 
 
 def _attend_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:

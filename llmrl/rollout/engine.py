@@ -1,8 +1,9 @@
 """The engine protocol: token ids in, token ids out; and the settings every engine is built from.
 
 Engines hold no state across calls but their weights: the same weights and the same requests in the same order give the
-same completions, also in another process. `VLLMEngine` (vllm.py) and `HFEngine` (hf.py) run in this process;
-`ProcessEngine` (process.py) runs either in a child that can be killed and replaced.
+same completions, also in another process. `VLLMEngine` (vllm.py), `NativeEngine` (native.py, the trained model itself)
+and `HFEngine` (hf.py, the reference) run in this process; `ProcessEngine` (process.py) runs any of them in a child that
+can be killed and replaced.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ class EngineSettings:
     process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
-    kind: Literal["vllm", "hf"] = "vllm"
+    kind: Literal["vllm", "hf", "native"] = "vllm"
     model: str
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = 1024
@@ -112,6 +113,10 @@ def build_engine(settings: EngineSettings) -> LocalEngine:
         from llmrl.rollout.vllm import VLLMEngine
 
         return VLLMEngine(settings)
+    if settings.kind == "native":
+        from llmrl.rollout.native import NativeEngine
+
+        return NativeEngine(settings)
     from llmrl.rollout.hf import HFEngine
 
     return HFEngine(settings)

@@ -18,6 +18,9 @@ from llmrl.types import Completion, Request
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llmrl.policy.forward import ForwardMode
+    from llmrl.policy.model import Policy
+
 T = TypeVar("T")
 TakeFaults = Callable[[], EngineFaults]
 
@@ -178,3 +181,17 @@ def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeF
         max_restarts=recipe.limits.max_engine_restarts,
     )
     return pool, pool.take_faults
+
+
+def native_engine(recipe: Recipe, policy: Policy, mode: ForwardMode) -> tuple[RolloutEngine, TakeFaults]:
+    """An engine that samples with the trained `policy` itself. Raises ConfigError where that cannot be."""
+    from llmrl.rollout.native import NativeEngine
+
+    if mode != "packed":
+        raise ConfigError(
+            f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {mode}; "
+            "set rollout.engine=vllm"
+        )
+    return NativeEngine(
+        engine_settings(recipe, policy.source), model=policy.causal_lm, tokenizer=policy.tokenizer
+    ), EngineFaults

@@ -22,7 +22,7 @@ from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import load_tokenizer, model_length
-from llmrl.rollout.place import place_engine
+from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.stages.folder import policy_source
 from llmrl.stages.run import Stopped, run_stages
@@ -174,9 +174,11 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = place_engine(recipe, parts.sources.policy, world)
-    stack.callback(engine.close)
+    started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
+    if started is not None:
+        stack.callback(started[0].close)  # it starts while the model loads
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    engine, faults = started or native_engine(recipe, models.policy, models.scorer.mode)
     state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
