@@ -43,7 +43,12 @@ def forward(
         target = batch.tokens[row, column]
     head = model.get_output_embeddings()  # type: ignore[operator]
     values, entropies = token_logprobs(
-        hidden.index_select(0, source), head.weight, getattr(head, "bias", None), target, temperature=temperature
+        hidden.index_select(0, source),
+        head.weight,
+        getattr(head, "bias", None),
+        target,
+        temperature=temperature,
+        entropy=entropy,
     )
     return Output(
         logprobs=_spread(values, row, column, batch),

@@ -67,6 +67,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     from llmrl.train.world import World
 
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
     scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     updater = Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
