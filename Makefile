@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-MODEL ?= $(shell $(BIN)/llmrl models get smollm2-135m 2>/dev/null)
+MODEL ?= smollm2-135m
 
 .PHONY: help install quickstart test test-slow bench lint durability clean
 
@@ -27,7 +27,7 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 durability: $(INSTALLED)  ## kill runs at many moments, resume them, compare; ends with {"kills": N, "equal": N}
 	$(BIN)/python -m tests.durability $(ARGS)
 
-bench: $(INSTALLED)  ## speed and memory against TRL, vLLM and the machine's limit; MODEL=a folder
+bench: $(INSTALLED)  ## speed and memory against TRL, vLLM and the machine's limit
 	@for name in limits scaling generation memory vs_trl; do \
 	  echo "== $$name"; $(BIN)/python -m tests.bench.$$name --model $(MODEL) $(ARGS) || exit 1; \
 	done

@@ -15,7 +15,7 @@ import sys
 import time
 from typing import Any
 
-from tests.bench.contestants import GROUP, Gate, problems
+from tests.bench.contestants import GROUP, Gate, add_model, problems
 
 ENGINES = ("native", "vllm", "vllm_default")
 
@@ -110,7 +110,7 @@ class _Engine:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.generation", description=__doc__)
-    parser.add_argument("--model", required=True, help="a Hugging Face folder")
+    add_model(parser)
     parser.add_argument("--sequences", type=int, default=128, help="completions asked for at once")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count, after one that warms up")

@@ -13,12 +13,14 @@ import statistics
 import time
 from typing import Any
 
+from tests.bench.contestants import add_model
+
 SHAPE = (4096, 576, 1536)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.limits", description=__doc__)
-    parser.add_argument("--model", required=True, help="a Hugging Face folder")
+    add_model(parser)
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--group-size", type=int, default=8)
     parser.add_argument("--prompt", type=int, default=46, help="tokens of a prompt")

@@ -12,6 +12,7 @@ import json
 import time
 from typing import Any
 
+from tests.bench.contestants import add_model
 from tests.bench.limits import Training, uneven_batch
 
 BASE = {"group_size": 8, "completion": 32, "prompt": 64}
@@ -21,7 +22,7 @@ FULL = {"group_size": [2, 4, 8, 16, 32], "completion": [16, 64, 128, 256, 512], 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
-    parser.add_argument("--model", required=True, help="a Hugging Face folder")
+    add_model(parser)
     parser.add_argument("--groups", type=int, default=2, help="prompts of a batch")
     parser.add_argument("--full", action="store_true", help="the whole sweeps")
     options = parser.parse_args()
