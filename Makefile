@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL ?= smollm2-135m
 
-.PHONY: help install quickstart test test-slow bench lint durability clean
+.PHONY: help install quickstart compare test test-slow bench lint durability clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -17,6 +17,9 @@ $(INSTALLED): pyproject.toml launch/cpu-lock.txt launch/install_cpu.sh
 
 quickstart: $(INSTALLED)  ## train a real model with GRPO on this machine, and see it learn
 	$(BIN)/llmrl train recipes/arithmetic/grpo.yaml --fresh $(ARGS)
+
+compare: $(INSTALLED)  ## five methods under one sample budget, resumable: at most two hours on two cores
+	$(BIN)/python -m tests.bench.compare $(ARGS)
 
 test: $(INSTALLED)  ## the test suite, two files at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor, device
 
@@ -44,6 +44,8 @@ class Batch:
     old_logprobs: Tensor | None = None  # [B, T]
     advantages: Tensor | None = None  # [B, T]
     returns: Tensor | None = None  # [B, T]
+    value_unit: Tensor | None = None  # [] float32, what value errors are measured in; None is 1
+    privileged: Tensor | None = None  # [B, P] int64, padded with -1: tokens that only a separate value model reads
 
     @property
     def rows(self) -> int:
@@ -68,7 +70,7 @@ class Batch:
             if tensor is None or tensor.dim() == 0:
                 continue
             rows = tensor[index]
-            changes[item.name] = rows[:, :width] if rows.dim() == 2 else rows
+            changes[item.name] = rows[:, :width] if rows.dim() == 2 and item.name != "privileged" else rows
         return replace(self, **changes)
 
 
@@ -96,9 +98,10 @@ class Algorithm(Protocol):
     """A method: a frozen dataclass whose fields are its hyper-parameters and its config schema.
 
     `needs` is a subset of {"values", "ref_logprobs", "old_logprobs", "entropy", "siblings", "whole_groups",
-    "whole_batch"}; the trainer reads nothing else to decide what to compute. "siblings" means that a group of one
-    teaches nothing, "whole_groups" that a group must not be cut into micro-batches, "whole_batch" that credit looks
-    across groups (whitening), which several ranks cannot do yet.
+    "whole_batch", "feedback"}; the trainer reads nothing else to decide what to compute. "siblings" means that a group
+    of one teaches nothing, "whole_groups" that a group must not be cut into micro-batches, "whole_batch" that credit
+    looks across groups (whitening) and gets the rows of all ranks, "feedback" that hyper-parameters follow what was
+    measured: the algorithm is then an `Adaptive`.
     """
 
     @property
@@ -110,4 +113,30 @@ class Algorithm(Protocol):
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The loss of one micro-batch, with gradient."""
+        ...
+
+
+class Adaptive(Algorithm, Protocol):
+    """An algorithm with "feedback" in `needs`. Its fields that changed are saved with the run and restored."""
+
+    def adapted(self, metrics: Mapping[str, float]) -> Adaptive:
+        """The algorithm of the next step, given this step's metrics."""
+        ...
+
+
+@runtime_checkable
+class Reporting(Protocol):
+    """An algorithm with metrics that are not sums, such as an explained variance."""
+
+    def report(self, metrics: Mapping[str, float]) -> Mapping[str, float]:
+        """More metrics, from the summed up ones of a step."""
+        ...
+
+
+@runtime_checkable
+class Remarking(Protocol):
+    """An algorithm that is not what its name says under some settings."""
+
+    def remarks(self, *, updates: int) -> list[str]:
+        """What a user should know before training with `updates` optimizer steps per rollout."""
         ...

@@ -9,7 +9,8 @@ A reward may offer a second method beside `__call__`:
     score_batch(trajectories: Sequence[Trajectory]) -> list[Score]      # one score each, in order
 
 for work that is cheaper or only possible over many trajectories at once (a TRL reward function, a judge over HTTP, a
-reward model). `score_all` uses it where it exists.
+reward model). `score_all` uses it where it exists. Run isolated (`RewardPool`), it sees whole groups, all trajectories of
+one prompt id together, but perhaps not all groups; a reward with the attribute `whole_batch = True` sees the whole batch.
 """
 
 from __future__ import annotations

@@ -9,10 +9,7 @@ nothing. Stdio tests: one fresh process a test; its stdout is compared here.
 
 from __future__ import annotations
 
-import ast
-import builtins
 import re
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -20,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmrl.rewards.border import failed
+from llmrl.rewards.code_plan import Call, Script, plan_test
 from llmrl.rewards.sandbox import (
     START_S,
     Box,
@@ -32,7 +30,7 @@ from llmrl.rewards.sandbox import (
     open_box,
     runner_source,
 )
-from llmrl.rewards.sandbox_runner import decode, encode
+from llmrl.rewards.sandbox_values import decode, encode
 from llmrl.rewards.stdio_compare import COMPARISONS, run_stdio_case
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
@@ -59,25 +57,6 @@ class CodeOutcome:
     per_test: tuple[str, ...] = ()
     detail: str = ""
     isolation: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    """A test that is one call and its expected value."""
-
-    name: str
-    args: tuple[Any, ...]
-    kwargs: Mapping[str, Any]
-    expected: Any
-
-
-@dataclass(frozen=True, slots=True)
-class _Script:
-    """Test code of any other form."""
-
-    source: str
-    stubs: tuple[str, ...]
-    modules: tuple[str, ...]
 
 
 def run_program(
@@ -110,78 +89,12 @@ def run_program(
             return _run_stdio(program, tests, limits, rung, timeout_s, comparison)
         if kind != "function":
             raise SandboxError(f"kind={kind!r}; there are 'function' and 'stdio'")
-        plan = [_plan(test, entry_point, setup, program) for test in tests]
+        plan = [plan_test(test, entry_point, setup, program) for test in tests]
         return _run_function(program, plan, limits, rung, timeout_s)
     except SandboxError as error:
         return CodeOutcome(status="harness_error", passed=0, total=len(tests), detail=str(error))
     except OSError as error:
         return CodeOutcome(status="harness_error", passed=0, total=len(tests), detail=f"the sandbox: {error}")
-
-
-# -- planning ----------------------------------------------------------------------------------------------------------
-def _plan(test: Any, entry_point: str | None, setup: str, program: str) -> _Call | _Script:
-    if isinstance(test, str):
-        return _plan_source(test, entry_point, setup, program)
-    if not isinstance(test, (list, tuple)) or len(test) != 2:
-        raise SandboxError(f"a function test must be a string or [arguments, expected], got {str(test)[:80]!r}")
-    if not entry_point:
-        raise SandboxError("[arguments, expected] tests need entry_point")
-    args, expected = test
-    args = tuple(args) if isinstance(args, (list, tuple)) else (args,)
-    return _Call(entry_point, args, {}, expected)
-
-
-def _plan_source(source: str, entry_point: str | None, setup: str, program: str) -> _Call | _Script:
-    try:
-        tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise SandboxError(f"a test cannot be parsed: {error}") from error
-    if not setup and len(tree.body) == 1 and (call := _split(tree.body[0], entry_point)):
-        return call
-    tree = ast.parse(f"{setup}\n{source}") if setup else tree
-    loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    made = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
-    made |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    made |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            made |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    free = loaded - made
-    entry = entry_point or next((n for n in sorted(free) if n in _defined(program) and hasattr(builtins, n)), None)
-    stubs = {name for name in free if not hasattr(builtins, name) or name == entry}
-    modules = {name for name in stubs if name in sys.stdlib_module_names and name not in _defined(program)}
-    text = f"{setup}\n{source}" if setup else source
-    return _Script(text, tuple(sorted(stubs - modules)), tuple(sorted(modules)))
-
-
-def _split(node: ast.stmt, entry_point: str | None) -> _Call | None:
-    """`assert f(literals) == literal`, either way round, as a call; None for any other statement."""
-    if not isinstance(node, ast.Assert) or not isinstance(node.test, ast.Compare) or len(node.test.ops) != 1:
-        return None
-    if not isinstance(node.test.ops[0], ast.Eq):
-        return None
-    for call, value in ((node.test.left, node.test.comparators[0]), (node.test.comparators[0], node.test.left)):
-        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
-            continue
-        if hasattr(builtins, call.func.id) and call.func.id != entry_point:
-            continue
-        try:
-            args = tuple(ast.literal_eval(arg) for arg in call.args)
-            kwargs = {str(k.arg): ast.literal_eval(k.value) for k in call.keywords if k.arg}
-            if len(kwargs) == len(call.keywords):
-                return _Call(call.func.id, args, kwargs, ast.literal_eval(value))
-        except (ValueError, TypeError, SyntaxError, RecursionError):
-            continue
-    return None
-
-
-def _defined(program: str) -> set[str]:
-    """Top-level functions and classes of a program; empty if it cannot be parsed."""
-    try:
-        body = ast.parse(program).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}
 
 
 # -- function tests ----------------------------------------------------------------------------------------------------
@@ -203,15 +116,15 @@ class _Candidate:
 
 
 def _run_function(
-    program: str, plan: Sequence[_Call | _Script], limits: Limits, rung: str, timeout_s: float
+    program: str, plan: Sequence[Call | Script], limits: Limits, rung: str, timeout_s: float
 ) -> CodeOutcome:
     per_test: list[str] = []
     with ExitStack() as stack:
         box = stack.enter_context(open_box("function", limits, rung, timeout_s))
         tester = None
-        if any(isinstance(test, _Script) for test in plan):
+        if any(isinstance(test, Script) for test in plan):
             tester = stack.enter_context(open_box("tester", Limits(memory_mb=2048), rung, timeout_s))
-            tester.send({"runner": runner_source()}, time.monotonic() + START_S)
+            tester.send({"runner": runner_source("tester")}, time.monotonic() + START_S)
         deadline = time.monotonic() + timeout_s
         status, detail = _load(box, program, deadline)
         if status:
@@ -260,12 +173,10 @@ def _load(box: Box, program: str, deadline: float) -> tuple[Any, str]:
     return "", ""
 
 
-def _one_test(
-    test: _Call | _Script, candidate: _Candidate, tester: Box | None, deadline: float
-) -> tuple[str, str, bool]:
+def _one_test(test: Call | Script, candidate: _Candidate, tester: Box | None, deadline: float) -> tuple[str, str, bool]:
     """(status, why, whether the program cannot go on)."""
     try:
-        if isinstance(test, _Call):
+        if isinstance(test, Call):
             return (*_run_call(test, candidate), False)
         assert tester is not None
         return (*_run_script(test, candidate, tester, deadline), False)
@@ -277,7 +188,7 @@ def _one_test(
         return "runtime_error", "too much output", True
 
 
-def _run_call(test: _Call, candidate: _Candidate) -> tuple[str, str]:
+def _run_call(test: Call, candidate: _Candidate) -> tuple[str, str]:
     message = {
         "do": "call",
         "name": test.name,
@@ -289,11 +200,18 @@ def _run_call(test: _Call, candidate: _Candidate) -> tuple[str, str]:
         return "runtime_error", f"{answer['error']}: {answer.get('text', '')}"[:300]
     try:
         value = decode(answer["value"])
-    except (ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError, ArithmeticError, MemoryError) as error:
         return "failed", f"the result is not a plain value: {error}"[:300]
     if _equal(value, test.expected):
         return "passed", ""
-    return "failed", f"{test.name} gave {value!r:.120}"
+    return "failed", f"{test.name} gave {_shown(value)}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        return repr(value)[:120]
+    except (ValueError, RecursionError):  # an integer of more than 4,300 digits
+        return f"a {type(value).__name__} too large to show"
 
 
 def _equal(value: Any, expected: Any) -> bool:
@@ -304,7 +222,7 @@ def _equal(value: Any, expected: Any) -> bool:
         return False
 
 
-def _run_script(test: _Script, candidate: _Candidate, tester: Box, deadline: float) -> tuple[str, str]:
+def _run_script(test: Script, candidate: _Candidate, tester: Box, deadline: float) -> tuple[str, str]:
     start = {"source": test.source, "stubs": test.stubs, "modules": test.modules}
     try:
         tester.send(start, deadline)
@@ -313,7 +231,7 @@ def _run_script(test: _Script, candidate: _Candidate, tester: Box, deadline: flo
             if message.get("do") == "verdict":
                 return message["verdict"], message["text"]
             answer = candidate.ask({key: value for key, value in message.items() if key != "nonce"})
-            tester.send({key: answer[key] for key in ("value", "error", "text") if key in answer}, deadline)
+            tester.send({key: value for key, value in answer.items() if key not in ("nonce", "id")}, deadline)
     except Ended:
         if candidate.box.process.poll() is None and tester.process.poll() is not None:
             raise SandboxError("the process that runs the tests died") from None

@@ -23,8 +23,12 @@ from llmrl.types import Score, StatusKind, Trajectory
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
+# A box that nothing else touches: then, and only then, is its content the whole answer.
+_FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
+_FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
 _CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
 _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
+START_S = 1.0  # what a call that has to start a worker may take beyond its deadline
 _POOL = WorkerPool(
     "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -47,8 +51,10 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker. strict: refuse arithmetic left undone (3 + 4 for 7), for tasks
-    where echoing the question would otherwise score. Raises nothing for any text.
+    timeout_s: deadline of one comparison in a worker; a call that has to start one (the first, and one after a
+    time-out) takes at most `START_S` more, and less is left for its work if the start is slower. strict: refuse
+    arithmetic left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for
+    any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -58,14 +64,18 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
         plain = _LAST_BOX.match(response, box)
         if plain and _INTEGER.fullmatch(gold) and "\\fbox" not in response and "\\framebox" not in response:
             said = plain.group(1)
-            if not _negation_near(response, box, plain.end()):
+            if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
     return _verify(extract(response), gold, timeout_s, strict)
 
 
-def _negation_near(response: str, start: int, end: int) -> bool:
-    around = response[max(0, start - 40) : start] + " " + response[end : end + 40]
+def _touched(response: str, start: int, end: int) -> bool:
+    """Whether words of denial or mathematics beside the box may change what it says; the slow path looks closer."""
+    before, after = response[max(0, start - 40) : start], response[end : end + 40]
+    if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
+        return True
+    around = before + " " + after
     return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
 
 
@@ -96,7 +106,7 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
         imports = b'{"imports": true}' if _CALCULUS.search(gold + answer) else b""
-        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports))
+        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports, start_s=START_S))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:

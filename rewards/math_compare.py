@@ -6,6 +6,7 @@ does not, an exact gold wants an exact answer. See the README for the table of r
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from fractions import Fraction
 
@@ -23,68 +24,23 @@ from llmrl.rewards.math_nodes import (
     Relation,
     Words,
 )
-from llmrl.rewards.math_relations import assignments, chain_values, same_relation, strip_names
+from llmrl.rewards.math_normal import spread
+from llmrl.rewards.math_relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
 from llmrl.rewards.math_scalars import NeedsWorker, equal, infinity_sign
 from llmrl.rewards.math_sets import real_set, speaks_of_a_set
+from llmrl.rewards.math_units import UNITS
 from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
 
 MOST_ITEMS = 60
 
 
-def _has_pm(node: Node) -> bool:
-    return (isinstance(node, Call) and node.op in ("pm", "mp")) or any(_has_pm(child) for child in children(node))
-
-
-def _with_sign(node: Node, plus: bool) -> Node:
-    """The tree with every plus-minus read one way (minus-plus the other)."""
-    if isinstance(node, Call):
-        args = tuple(_with_sign(arg, plus) for arg in node.args)
-        if node.op in ("pm", "mp"):
-            positive = plus == (node.op == "pm")
-            first = args[0] if not isinstance(args[0], Num) or args[0].value else None
-            second = args[1] if positive else Call("neg", (args[1],))
-            return second if first is None else Call("+", (first, second))
-        return Call(node.op, args)
-    if isinstance(node, Relation):
-        return Relation(tuple(_with_sign(side, plus) for side in node.sides), node.ops)
-    if isinstance(node, Group):
-        return Group(node.kind, tuple(_with_sign(item, plus) for item in node.items))
-    if isinstance(node, Quantity):
-        return Quantity(_with_sign(node.value, plus), node.unit)
-    return node
-
-
-def _signs(node: Node) -> tuple[Node, ...]:
-    return (_with_sign(node, True), _with_sign(node, False)) if _has_pm(node) else (node,)
-
-
-def spread(node: Node) -> Node:
-    """Plus-minus as two answers; nested lists of answers as one; a degree sign as a unit."""
-    items = node.items if isinstance(node, Many) else (node,)
-    flat: list[Node] = []
-    for item in items:
-        for one in _signs(item):
-            flat.extend(one.items if isinstance(one, Many) else (one,))
-    if len(flat) == 1:
-        return _degrees(flat[0])
-    if isinstance(node, Group) and node.kind == "{}":
-        return Group("{}", tuple(item for one in node.items for item in _signs(one)))
-    return Many(tuple(_degrees(item) for item in flat), node.joint if isinstance(node, Many) else "or")
-
-
-def _degrees(node: Node) -> Node:
-    if isinstance(node, Call) and node.op == "deg":
-        return Quantity(node.args[0], "deg")
-    if isinstance(node, Call) and node.op == "neg" and isinstance(node.args[0], Call) and node.args[0].op == "deg":
-        return Quantity(Call("neg", node.args[0].args), "deg")
-    return node
-
-
 def same(gold: Node, answer: Node, *, heavy: bool) -> bool:
     """Whether `answer` is right for `gold`. Raises NeedsWorker (heavy False), TooLarge. Undefined is unequal."""
-    gold, answer = spread(gold), spread(answer)
+    gold, answer = tuples_of(spread(gold)), tuples_of(spread(answer))
     if isinstance(gold, Words) or isinstance(answer, Words):
-        return gold == answer
+        return isinstance(gold, Words) and isinstance(answer, Words) and same_words(gold.text, answer.text)
+    if not isinstance(gold, Many):
+        answer = _one_answer(gold, answer, heavy)
     if speaks_of_a_set(gold) or speaks_of_a_set(answer):
         return _same_sets(gold, answer, heavy)
     if isinstance(gold, Many) or isinstance(answer, Many):
@@ -94,6 +50,29 @@ def same(gold: Node, answer: Node, *, heavy: bool) -> bool:
     if isinstance(gold, (Group, Matrix)) or isinstance(answer, (Group, Matrix)):
         return _same_groups(gold, answer, heavy)
     return _same_single(gold, answer, heavy)
+
+
+def _one_answer(gold: Node, answer: Node, heavy: bool) -> Node:
+    """What several parts commit to where one answer is asked for: the solution behind its equation, 5 and 3/8 as 5 3/8."""
+    if not isinstance(answer, Many):
+        return answer
+    if answer.joint == "and" and len(answer.items) == 2 and isinstance(gold, (Num, Call)):
+        whole, part = answer.items
+        if isinstance(whole, Num) and whole.places is None and isinstance(part, Call) and part.op == "/":
+            value = rational(part)
+            if value is not None and 0 < value < 1:
+                return Call("mixed", (whole, part))
+    return solved(answer, _teller(heavy))
+
+
+def same_words(gold: str, answer: str) -> bool:
+    """The same words, hyphens and spaces aside; names joined by "and" in any order.
+
+    >>> same_words("north-west", "northwest"), same_words("tom and jane", "jane and tom"), same_words("tom", "jane")
+    (True, True, False)
+    """
+    parts = [sorted(re.sub(r"[\s-]", "", part) for part in re.split(r"\band\b|,", text)) for text in (gold, answer)]
+    return parts[0] == parts[1]
 
 
 def matches(golds: Sequence[Node], answers: Sequence[Node], *, heavy: bool) -> bool:
@@ -235,6 +214,8 @@ def _column(node: Node, other: Node) -> Node:
     """A column matrix beside a tuple is read as a tuple, a list of lists beside a matrix as a matrix."""
     if isinstance(node, Matrix) and isinstance(other, Group) and other.kind in ("()", "<>") and len(node.rows[0]) == 1:
         return Group("()", tuple(row[0] for row in node.rows))
+    if isinstance(node, Matrix) and isinstance(other, Group) and other.kind in ("()", "<>") and len(node.rows) == 1:
+        return Group("()", node.rows[0])
     if isinstance(node, Group) and isinstance(other, Matrix) and node.kind == "[]":
         rows = [item.items for item in node.items if isinstance(item, Group) and item.kind == "[]"]
         if len(rows) == len(node.items) and len({len(row) for row in rows}) == 1:
@@ -249,11 +230,34 @@ def _same_single(gold: Node, answer: Node, heavy: bool) -> bool:
         if isinstance(answer, Based) and answer.base == 10:
             return _same_single(gold, Num(Fraction(answer.value)), heavy)
         return gold == answer
+    if isinstance(gold, Quantity) or isinstance(answer, Quantity):
+        return _same_quantities(_letter_unit(gold, answer), _letter_unit(answer, gold), heavy)
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _same_ratios(gold, answer, heavy)
-    if isinstance(gold, Quantity) or isinstance(answer, Quantity):
-        return _same_quantities(gold, answer, heavy)
+    if isinstance(answer, Call) and _has_degrees(answer) and not _has_degrees(gold) and not _mentions_pi(gold):
+        return _equal(gold, answer, heavy) or _equal(gold, _without_degrees(answer), heavy)
     return _equal(gold, answer, heavy)
+
+
+def _letter_unit(node: Node, other: Node) -> Node:
+    """1.5 L beside a quantity in litres is one too, though a letter behind a number is a variable elsewhere."""
+    if not isinstance(other, Quantity) or not isinstance(node, Call) or node.op != "*":
+        return node
+    value, name = node.args
+    return Quantity(value, other.unit) if isinstance(name, Name) and UNITS.get(name.text) == other.unit else node
+
+
+def _has_degrees(node: Node) -> bool:
+    return (isinstance(node, Call) and node.op == "deg") or any(_has_degrees(child) for child in children(node))
+
+
+def _without_degrees(node: Node) -> Node:
+    """90 degrees - x as 90 - x; angles inside a function keep theirs."""
+    if not isinstance(node, Call) or node.op not in ("+", "-", "*", "/", "neg", "deg", "mixed"):
+        return node
+    if node.op == "deg":
+        return node.args[0]
+    return Call(node.op, tuple(_without_degrees(arg) for arg in node.args))
 
 
 def _equal(gold: Node, answer: Node, heavy: bool) -> bool:
@@ -269,6 +273,9 @@ def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
     if g_unit == a_unit or not a_unit or not g_unit:
         if same(g, a, heavy=heavy):
             return True
+        if g_unit == a_unit and g_unit.startswith("mod "):
+            residues = rational(g), rational(a)
+            return None not in residues and (residues[0] - residues[1]) % int(g_unit[4:]) == 0  # type: ignore[operator]
         angles = {g_unit, a_unit} <= {"deg", "rad", ""} and g_unit != a_unit
         if angles and not infinity_sign(g) and not infinity_sign(a):
             left = Call("deg", (g,)) if g_unit == "deg" else g
@@ -286,6 +293,8 @@ def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
 
 
 def _mentions_pi(node: Node) -> bool:
+    if isinstance(node, Call) and node.op in ("arcsin", "arccos", "arctan", "arccot"):
+        return True
     return (isinstance(node, Name) and node.text == "pi") or any(_mentions_pi(child) for child in children(node))
 
 

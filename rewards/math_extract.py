@@ -11,7 +11,9 @@ Several boxes: the last one counts (a correction is allowed), but boxes that fol
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from llmrl.rewards.math_units import canonical_unit
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
 LONGEST_ANSWER = 1_500
@@ -25,13 +27,14 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _MARKER = re.compile(
-    r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result)\b(?:\s+to\s+[^.\n]{0,60}?)?[\s*_]*(?:\bis\b|\bare\b|:|=|≈)[\s*_:]*(?:simply\s+|just\s+)?",
+    r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result|\b(?:correct|right|best)\s+(?:option|choice))\b(?:\s+to\s+[^.\n]{0,60}?)?[\s*_]*(?:\bis\b|\bare\b|:|=|≈)[\s*_:]*(?:simply\s+|just\s+)?",
     re.IGNORECASE,
 )
 _DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _CLOSES = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
 _NEGATED_BEFORE = re.compile(
-    r"(?:\bnot\b|n't|\bnever\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$", re.IGNORECASE
+    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$|\bwere\s*[$({\\[]*$",
+    re.IGNORECASE,
 )
 _NEGATED_AFTER = re.compile(
     r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE
@@ -42,6 +45,22 @@ _TAIL = re.compile(
     r"|respectively)\b.*$"
     r"|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
+)
+# What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
+_REFUSED_BEFORE = re.compile(r"(?:\\neq?|\\not\s*=|≠|!=)\s*(?:\\,|\\;|\s)*$")
+_MINUS_BEFORE = re.compile(r"(?:^|[=$(\[{,:&]|\s\\\(|\\\[|\bis|\bare|\bget|\\approx)\s*[-−]\s*$")
+_SPAN_END = re.compile(r"\$|\\\]|\\\)|\\end\b|\n")
+_GOES_ON = re.compile(
+    r"(?:\\[,;: ]|\s)*(?:\\?%|[-+*/^!]|[A-Za-z0-9]"
+    r"|\\(?:text|mathrm|mbox|textrm|pi|sqrt|frac|cdot|times|pm|circ|degree|infty)\b)"
+)
+_WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
+_SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent)\b", re.IGNORECASE)
+_GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
+_LEAD = re.compile(
+    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both"
+    r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:]*(?:\}\s*)?(?=\S)",
+    re.IGNORECASE,
 )
 _PLAIN_NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w^/]|\.\d|,\d)"
@@ -133,10 +152,18 @@ def spans_of(text: str) -> list[tuple[int, int, str]]:
             opened = (_CLOSES[mark], match.start(), match.end()) if mark in _CLOSES else None
         elif mark == opened[0]:
             content = text[opened[2] : match.start()]
+            if mark == "$" and _between_prices(content, text[match.end() : match.end() + 1]):
+                opened = (mark, match.start(), match.end())
+                continue
             if content.strip():
                 found.append((opened[1], match.end(), content))
             opened = None
     return found
+
+
+def _between_prices(content: str, after: str) -> bool:
+    """Whether what stands between two dollar signs is no mathematics but the way from one price to the next."""
+    return re.match(r"\d.*[\s*(=+-]$", content, re.DOTALL) is not None and after.isdigit()
 
 
 def _same(a: str, b: str) -> bool:
@@ -168,7 +195,37 @@ def _from_boxes(text: str) -> Extracted | None:
         _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])
     ):
         return Extracted(None, "the last box is negated", count)
-    return Extracted(_join(pieces, run), "box", count, count >= MANY_BOXES)
+    answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else _join(pieces, run)
+    if answer is None:
+        return Extracted(None, "the last box is negated", count)
+    return Extracted(answer, "box", count, count >= MANY_BOXES)
+
+
+def _unit_or_denial(words: re.Match[str]) -> str:
+    """Words beside a box count if they are a unit or change what it says ("or 6"), not if they are talk."""
+    said = words.group(1)
+    return words.group() if _SPEAKS.search(said) or canonical_unit(said) else ""
+
+
+def _with_neighbours(piece: tuple[int, int, str], text: str) -> str | None:
+    """A box's content with a minus before it and with what its maths span goes on with; None behind an unequal sign."""
+    start, end, content = piece
+    before, after = text[max(0, start - 40) : start], text[end : end + 80]
+    if _REFUSED_BEFORE.search(before):
+        return None
+    close = _SPAN_END.search(after)
+    rest = after[: close.start()] if close and close.group() != "\n" else ""
+    rest = _WORDS_BESIDE.sub(_unit_or_denial, rest)
+    prose = close is not None and close.group() == "$" and re.search(r"[A-Za-z]{2}", re.sub(r"\\[A-Za-z]+", "", rest))
+    if not _GOES_ON.match(rest) or (prose and "\\text" not in rest):
+        rest = ""
+    if not close or close.group() == "\n":  # no maths span: only what is glued to the box
+        glued = _GLUED_ON.match(after)
+        rest = glued.group() if glued else ""
+    said = content + rest
+    if _MINUS_BEFORE.search(before):
+        said = f"-({said})" if re.search(r"[-+,=]", said) else f"-{said}"
+    return said
 
 
 def _from_phrase(text: str) -> Extracted | None:
@@ -193,7 +250,7 @@ def _from_phrase(text: str) -> Extracted | None:
     line = rest[: end.start()] if end else rest
     line = _TAIL.sub("", line.split("\n", 1)[0]).strip(" *_`.,;")
     if re.search(r"\bnot\b|n't", line):
-        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;")
+        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;(")
     return Extracted(line or None, "answer phrase")
 
 
@@ -229,7 +286,11 @@ def _from_number(text: str) -> Extracted:
     if last is None:
         return Extracted(None, "no answer found")
     sentence = re.split(r"(?<=[.!?])\s+|\n", text[: last.start()])[-1]
-    if re.search(r"\bnot\b|n't|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b", sentence):
+    asked = re.match(r"[^.!\n]*\?", text[last.end() :]) is not None
+    if asked or re.search(
+        r"not\b|n't|\bnone\b|\bneither\b|\bnor\b|\bexcept\b|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b",
+        sentence,
+    ):
         return Extracted(None, "the last number is hedged")
     if _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
         return Extracted(None, "the last number is negated")
@@ -274,6 +335,9 @@ def extract(response: str) -> Extracted:
             found = Extracted(whole or None, "whole response")
         else:
             found = _from_spans(text) or _from_number(text)
+    if found.answer is not None and (lead := _LEAD.match(found.answer)):
+        opened = lead.group().count("{") > lead.group().count("}")
+        found = replace(found, answer=("\\text{" if opened else "") + found.answer[lead.end() :])
     if found.answer is not None and len(found.answer) > LONGEST_ANSWER:
         return Extracted(None, f"the answer is longer than {LONGEST_ANSWER} characters", found.boxes, found.stuffed)
     return found

@@ -25,13 +25,17 @@ _TEXT = re.compile(
 _PHRASES: dict[str, Node] = {
     "all real numbers": Name("bbR"), "all reals": Name("bbR"), "real numbers": Name("bbR"),
     "no solution": Group("{}", ()), "no solutions": Group("{}", ()), "no real solution": Group("{}", ()),
-    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Words("none"),
+    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Group("{}", ()),
     "does not exist": Words("dne"), "dne": Words("dne"), "true": Words("true"), "false": Words("false"),
     "yes": Words("yes"), "no": Words("no"),
 }  # fmt: skip
 _CHOICE = re.compile(r"(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*\}?")
-_LABELLED = re.compile(r"\(?[A-E]\)\s*[.:]?\s+(\S.*)", re.DOTALL)
+_LABELLED = re.compile(r"\(?([A-E])\)\s*[.:]?\s*(\S.*)", re.DOTALL)
 _CHOSEN = re.compile(r"(?:option|choice|answer)?\s*(?:\(([A-Z])\)|([A-Z])\s*[).:])\s*(.*)", re.IGNORECASE | re.DOTALL)
+_NAMED_CHOICE = re.compile(r"(?:option|choice|answer)\s+\(?([A-Z])\)?|([a-e])", re.IGNORECASE)
+_ALL_REALS = re.compile(r"(?:x is )?(?:all|any|every) reals?(?: numbers?| values?)?(?: of)?(?: [a-z])?")
+_YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
+_CONSTANT = re.compile(r"\+\s*[cC]\s*$")
 
 
 def bare(text: str) -> str:
@@ -44,6 +48,11 @@ def readings(text: str) -> list[Node]:
     """The trees a text can be read as, likeliest first; [] if it cannot be read."""
     cleaned = clean(text)
     plain = normal_words(re.sub(r"[${}]", "", _TEXT.sub(r" \1 ", cleaned)))
+    if said := _YES_NO.fullmatch(_TEXT.sub(r" \1 ", cleaned).strip()):
+        plain = said.group(1).lower()
+    if _ALL_REALS.fullmatch(plain):
+        return [Name("bbR")]
+    plain = re.sub(r"^(?:on|in|at) (?=[a-z]+$)", "", plain)
     if plain in _PHRASES:
         return [_PHRASES[plain]]
     if "\\" not in _TEXT.sub("", cleaned) and re.fullmatch(r"[A-Za-z]{3,}", plain) and plain not in ("infinity", "inf"):
@@ -56,9 +65,21 @@ def readings(text: str) -> list[Node]:
             found.append(Parser(tokenize(variant)).node())
         except (Unreadable, Undefined):
             continue
+    if found and (chosen := _binomial(found[0])):
+        found.append(chosen)
     if not found and _is_prose(cleaned):
         found.append(Words(plain))
     return found
+
+
+def _binomial(node: Node) -> Node | None:
+    """C(10, 3), which may be a point, as the number of choices."""
+    if not isinstance(node, Call) or node.op != "*":
+        return None
+    name, group = node.args
+    if name == Name("C") and isinstance(group, Group) and len(group.items) == 2:
+        return Call("binom", group.items)
+    return None
 
 
 def _number_word(word: str) -> bool:
@@ -150,6 +171,10 @@ def judge(gold: str, answer: str, *, heavy: bool, strict: bool = False) -> tuple
 
 def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:
     choice = _CHOICE.fullmatch(gold.strip())
+    if not choice and (labelled_gold := _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(gold)))):
+        return _judge_labelled(labelled_gold, answer, heavy, strict)
+    if _CONSTANT.search(gold) and not re.search(r"C", answer):
+        answer = _CONSTANT.sub("+ C", answer)
     if choice and (chosen := _chosen_letter(answer)):
         return chosen == choice.group(1), f"choice {chosen}"
     try:
@@ -162,7 +187,7 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
         return False, "the answer is nested too deeply"
     labelled = _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(answer)))
     if labelled and not choice:
-        answers = readings(labelled.group(1))
+        answers = readings(labelled.group(2))
     if not answers:
         if not heavy:
             raise NeedsWorker
@@ -183,9 +208,20 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
     return False, "different"
 
 
+def _judge_labelled(gold: re.Match[str], answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:
+    """A gold such as "(C) 5": its letter or its content is right, another letter before the content is not."""
+    letter, content = gold.groups()
+    if chosen := _chosen_letter(answer) or (answer.strip() if re.fullmatch(r"\s*[A-E]\s*", answer) else ""):
+        return chosen.strip() == letter, f"choice {chosen.strip()}"
+    golds = readings(content)
+    return _judge_read(golds, content, answer, heavy, strict) if golds else (False, "different")
+
+
 def _chosen_letter(answer: str) -> str:
     """The letter of "(B) 45", "B." or "option B" if the answer is that; "" otherwise or if it names several."""
     text = _TEXT.sub(r"\1", answer).strip(" $.*")
+    if named := _NAMED_CHOICE.fullmatch(text):
+        return (named.group(1) or named.group(2)).upper()
     match = _CHOSEN.fullmatch(text)
     if not match or re.search(r"\([A-Z]\)|\b[B-Z]\s*[).:]|\bor\b|\band\b", match.group(3)):
         return ""

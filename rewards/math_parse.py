@@ -9,26 +9,18 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from llmrl.rewards.math_nodes import (
-    Call,
-    Group,
-    Many,
-    Name,
-    Node,
-    Num,
-    Quantity,
-    Ratio,
-    Relation,
-)
+from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Relation
 from llmrl.rewards.math_primary import DECORATED, GREEK, in_base, number, primary
+from llmrl.rewards.math_quantity import quantity
 from llmrl.rewards.math_read import FUNCTIONS, Token, Unreadable
-from llmrl.rewards.math_units import NUMBER_WORDS, SCALES, canonical_unit
+from llmrl.rewards.math_units import NUMBER_WORDS
 
 DEEPEST = 120
+_JOINTS = (",", ";", "or", "and", "lor", "land", "vee", "wedge", "Rightarrow", "implies", "Longrightarrow")
 _RELATIONS = {
     "=": "=", "==": "=", "<": "<", ">": ">", "<=": "<=", ">=": ">=", "!=": "!=", "<>": "!=", "le": "<=", "leq": "<=",
     "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=",
-    "approx": "~", "simeq": "~", "sim": "~", "in": "in", "coloneqq": "=",
+    "approx": "~", "simeq": "~", "sim": "~", "in": "in", "coloneqq": "=", "equiv": "=",
 }  # fmt: skip
 _SET_OPS = {"cup": "cup", "cap": "cap", "setminus": "minus", "backslash": "minus", "bigcup": "cup"}
 _STOPPERS = {
@@ -97,9 +89,9 @@ class Parser:
 
     def items(self) -> tuple[list[Node], list[str]]:
         items, joints = [self.relation()], []
-        while self.is_op(",", ";", "or", "and", "lor", "land", "vee", "wedge") or self._line_break():
+        while self.is_op(*_JOINTS) or self._line_break():
             seen = set()
-            while self.is_op(",", ";", "or", "and", "lor", "land", "vee", "wedge") or self._line_break():
+            while self.is_op(*_JOINTS) or self._line_break():
                 joiner = self.take().text
                 seen.add({"lor": "or", "vee": "or", "land": "and", "wedge": "and"}.get(joiner, joiner))
             if self.peek() is None:
@@ -109,7 +101,7 @@ class Parser:
         return items, joints
 
     def _line_break(self) -> bool:
-        return self.depth == 0 and self.is_op("\\")
+        return self.depth == 0 and self.is_op("\\", "&")
 
     def relation(self) -> Node:
         sides, ops = [], []
@@ -133,67 +125,7 @@ class Parser:
         return left
 
     def quantity(self) -> Node:
-        """A sum, then perhaps a ratio, then perhaps a unit in words."""
-        if self.is_op("usd", "eur"):
-            unit = self.take().text
-            value = self.sum()
-            value = self._scaled(value)
-            token = self.peek()
-            if token is not None and token.kind == "word" and canonical_unit(self.take().text) != unit:
-                raise Unreadable("two units")
-            return Quantity(value, unit)
-        value = self.sum()
-        if self.is_op(":") and not self.in_set and isinstance(value, (Num, Name, Call)):
-            return self._ratio(value)
-        value = self._scaled(value)
-        words = self._unit_words()
-        if words:
-            unit_name = canonical_unit(words)
-            if unit_name is None:
-                raise Unreadable(f"words {words!r}")
-            return Quantity(value, unit_name)
-        if self.is_op("usd", "eur"):
-            return Quantity(value, self.take().text)
-        return value
-
-    def _scaled(self, value: Node) -> Node:
-        """Number words behind a number: 3 million."""
-        token = self.peek()
-        if token is not None and token.kind == "word" and token.text.lower() in SCALES and isinstance(value, Num):
-            self.at += 1
-            return Num(value.value * SCALES[token.text.lower()])
-        return value
-
-    def _ratio(self, first: Node) -> Node:
-        items, written = [first], self.tokens[self.at - 1].text
-        while self.is_op(":"):
-            self.at += 1
-            token = self.peek()
-            written += ":" + (token.text if token else "")
-            items.append(self.sum())
-        return Ratio(tuple(items), written)
-
-    def _unit_words(self) -> str:
-        words: list[str] = []
-        while True:
-            token = self.peek()
-            if token is None:
-                break
-            if token.kind == "word":
-                words.append(token.text)
-                self.at += 1
-            elif words and self.is_op("/") and self.peek(1) is not None and self.peek(1).kind in ("word", "name"):  # type: ignore[union-attr]
-                self.at += 1
-                words.append("/" + self.take().text)
-            elif words and self.is_op("^"):
-                self.at += 1
-                power = self.argument()
-                if not isinstance(power, Num) or power.value not in (1, 2, 3):
-                    raise Unreadable("a unit with a strange power")
-                words[-1] += f"^{power.value}"
-            else:
-                break
-        return " ".join(words)
+        return quantity(self)  # type: ignore[arg-type]  # mypy reaches this file under two names
 
     # -- sums and products -----------------------------------------------------------------------------------------
     def sum(self) -> Node:
@@ -232,6 +164,9 @@ class Parser:
             elif self.is_op("/", "div"):
                 self.at += 1
                 left = Call("/", (left, self.signed_factor()))
+            elif self.is_op("bmod", "mod"):
+                self.at += 1
+                left = Call("mod", (left, self.factor()))
             elif self.is_op("choose"):
                 self.at += 1
                 left = Call("binom", (left, self.factor()))
@@ -253,9 +188,12 @@ class Parser:
             raise Unreadable("two numbers side by side")
         right = self.factor()
         if before.kind == "num" and isinstance(left, Num) and left.places is None and token.text == "frac":
-            top, bottom = right.args if isinstance(right, Call) and right.op == "/" else (None, None)
+            mark = right.op if isinstance(right, Call) and right.op in ("pct", "deg") else ""
+            part = right.args[0] if mark and isinstance(right, Call) else right
+            top, bottom = part.args if isinstance(part, Call) and part.op == "/" else (None, None)
             if isinstance(top, Num) and isinstance(bottom, Num):
-                return self._mixed(left, top, bottom)
+                mixed = self._mixed(left, top, bottom)
+                return Call(mark, (mixed,)) if mark else mixed
         if token.kind == "num" and not isinstance(left, (Num, Call, Name, Group)):
             raise Unreadable("a number in a strange place")
         return Call("*", (left, right))
@@ -270,6 +208,8 @@ class Parser:
         token = self.peek()
         if token is None or token.kind == "word":
             return False
+        if token.kind == "name" and token.text in "CF" and self.tokens[self.at - 1].text == "degree":
+            return False  # degrees Celsius, Fahrenheit
         if token.kind in ("num", "name"):
             return True
         if token.kind == "op":
@@ -332,7 +272,7 @@ class Parser:
                 base = Call("pct", (base,))
             elif self.is_op("degree"):
                 self.at += 1
-                base = Call("deg", (base,))
+                base = Call("deg", (self._minutes(base),))
             elif self.is_op("'") and isinstance(base, Name):
                 self.at += 1
                 base = Name(base.text + "'")
@@ -341,6 +281,17 @@ class Parser:
                 base = self.subscript(base)
             else:
                 return base
+
+    def _minutes(self, degrees: Node) -> Node:
+        """37 degrees 30' 15'' as one number of degrees."""
+        for marks, parts in (("'",), 60), (("'", "'"), 3600):
+            token = self.peek()
+            quotes = all(self.is_op("'", "prime", ahead=1 + i) for i in range(len(marks)))
+            if token is None or token.kind != "num" or not quotes:
+                break
+            self.at += 1 + len(marks)
+            degrees = Call("+", (degrees, Call("/", (number(token.text), Num(Fraction(parts))))))
+        return degrees
 
     def subscript(self, base: Node) -> Node:
         if isinstance(base, Name):

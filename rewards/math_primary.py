@@ -131,6 +131,8 @@ def _word(p: Parser, text: str) -> Node:
         return Num(Fraction(NUMBER_WORDS[low]))
     while p.peek() is not None and p.peek().kind == "word":  # type: ignore[union-attr]
         low += " " + p.take().text.lower().strip()
+    if p.is_op("_") and text.isupper() and text.isalpha() and len(text) <= 8:  # \\text{FF}_{16}
+        return Name(text)
     if p.is_op("=", "approx") or (len(low) == 1 and low.isalpha()):
         return Name(text.strip() if len(low) == 1 else low)
     raise Unreadable(f"the word {text!r}")

@@ -10,6 +10,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from llmrl.rewards.math_units import ONE_WORD, numerals, spoken_value
+
 MOST_TOKENS = 600
 MOST_DIGITS = 3_000
 
@@ -38,7 +40,8 @@ _UNICODE = {
     "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
     "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
     "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ",
-    "ø": r"\emptyset ",
+    "ø": r"\emptyset ", "⇒": r"\Rightarrow ", "⟹": r"\Rightarrow ", "→": r"\rightarrow ", "∴": " ", "✓": "", "✔": "",
+    "✅": "", "\ufe0f": "",
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
     "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":",
     "；": ";",
@@ -112,8 +115,26 @@ def _one_character(char: str) -> str:
 
 _GONE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
-    r"|rm|bf|it|mathstrut|strut|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|color\{[^{}]*\})(?![a-zA-Z])"
+    r"|rm|bf|it|mathstrut|strut|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|(?:text)?color\{[^{}]*\})(?![a-zA-Z])"
 )
+CURRENCIES = {"€": "eur", "euro": "eur", "texteuro": "eur", "£": "gbp", "pounds": "gbp", "¥": "yen", "₹": "inr", "₩": "won",
+              "₽": "rub"}  # fmt: skip
+_CURRENCY = re.compile(r"\\(?:euro|texteuro|pounds)(?![a-zA-Z])|[€£¥₹₩₽]")
+_CLOCK = re.compile(r"(?<!\d)(\d{1,2}:\d\d)\s*(?:\\(?:text|mathrm)\s*\{)?\s*([ap])\.?\s?m\b\.?\s*\}?", re.IGNORECASE)
+# Answers side by side without a comma: 2 \quad 5, or a line each.
+_BESIDE = re.compile(r"(?<=[\w)}\]])\s*(?:\\q?quad|\n)\s*(?=[-+]?\d|[a-zA-Z]\s*[=_]|\\d?frac|\\sqrt)")
+_REMARK = re.compile(
+    r"(?<=\S)\s*\(?\\?(?:text|mathrm)?\s*[{(]\s*\(?(?:only|double root|twice|correct|rounded|approx(?:imately|\.)?"
+    r"|to (?:the )?nearest [a-z]+|multiplicity (?:2|two)|a double root)\)?\s*[)}]\)?$"
+)
+
+
+def _chosen(match: re.Match[str]) -> str:
+    """^5C_2 as a binomial."""
+    n, k = [group for group in match.groups() if group]
+    return f"\\binom{{{n}}}{{{k}}}"
+
+
 _SPACING = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}"
     r"|(?<!\\)\\[,;:> ]|~|\\phantom\{[^{}]*\}"
@@ -121,7 +142,15 @@ _SPACING = re.compile(
 _SPACED_THOUSANDS = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|\\,|\\ |~|\\:|\\;| |_(?=\d{3}(?:\D|$)))\d{3})+)(?![\d])"
 )
-_COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?![\d,])")
+_COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?!\d|,\d)")
+# Groupings of other countries: 1'234'567 and 1.234.567 can mean nothing else; 12,34,567 and 1.234,5 are a second reading.
+_SURE_GROUPS = re.compile(r"(?<![\d.,'])\d{1,3}(?:(?:'\d{3})+(?:[.,]\d+)?|(?:\.\d{3}){2,}(?:,\d+)?)(?![\d'])")
+_INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
+_DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})+|\d{4,}),\d{1,2}(?![\d,])")
+_MINUS_IN_WORDS = re.compile(
+    rf"^((?:\\text\s*\{{)?)\s*(?:negative|minus)\s+(?=\d|\\|infinity\b|{ONE_WORD}\b)", re.IGNORECASE
+)
+_ALIGNMENT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|cases)\}")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*\\degree\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])")
 _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
@@ -129,6 +158,10 @@ _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dot
 
 def thousands_readings(text: str) -> list[str]:
     """The readings of plain commas between digit groups: as thousands, and where lists are possible, as a list."""
+    text = _SURE_GROUPS.sub(_continental, text)
+    if "," in text and (_INDIAN.search(text) or _DECIMAL_COMMA.search(text)):
+        other = _DECIMAL_COMMA.sub(_continental, _INDIAN.sub(lambda m: m.group().replace(",", ""), text))
+        return [other, text]
     if not _COMMA_THOUSANDS.search(text):
         return [text]
     joined = _COMMA_THOUSANDS.sub(lambda m: m.group(1) + m.group(2).replace(",", ""), text)
@@ -136,6 +169,14 @@ def thousands_readings(text: str) -> list[str]:
     if inside and not re.search(r",\s", text):
         return [text, joined]
     return [joined, text]
+
+
+def _continental(match: re.Match[str]) -> str:
+    """1.234.567,8 and 1'234.5 with no groups and a decimal point."""
+    text = match.group()
+    if "'" in text:
+        return text.replace("'", "").replace(",", ".")
+    return text.replace(".", "").replace(",", ".")
 
 
 def _repeating(match: re.Match[str]) -> str:
@@ -150,9 +191,28 @@ def _repeating(match: re.Match[str]) -> str:
     return match.group()
 
 
+def _spoken(text: str) -> str:
+    """Numbers in words as numerals, and a number said twice, 18 (eighteen) or eighteen (18), once."""
+    text = _MINUS_IN_WORDS.sub(r"\1-", text)
+    if twice := re.fullmatch(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)", text):
+        values = [spoken_value(said) for said in twice.groups()]
+        digits = [said.lstrip("-").isdigit() for said in twice.groups()]
+        if values[0] is not None and values[0] == values[1] and digits[0] != digits[1]:
+            return str(values[0])
+    return numerals(text)
+
+
+def _aligned(text: str) -> str:
+    """The lines of an alignment without its marks; a line that begins with = goes on with the one before."""
+    if not _ALIGNMENT.search(text):
+        return text
+    text = re.sub(r"&\s*(?=[=<>]|\\[lg]eq?|\\ne|\\approx)", " ", _ALIGNMENT.sub(" ", text))
+    return re.sub(r"\\\\(?:\[\w.]+\])?\s*(?==|$)", " ", text.strip())
+
+
 def clean(text: str) -> str:
     """One spelling for what LaTeX, markdown and unicode can write in many ways."""
-    text = ascii_math(text).strip()
+    text = _spoken(_aligned(ascii_math(text).strip()))
     text = text.replace("\\!", "").replace("\\/", "").replace("{,}", "{,}")
     text = re.sub(r"\\\((.*?)\\\)", r" \1 ", text, flags=re.DOTALL)
     text = re.sub(r"(?<!\\)\\\[(?!\d+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
@@ -160,7 +220,13 @@ def clean(text: str) -> str:
         text = text.strip("$")
     text = text.replace("\\$", " \\usd ")
     text = re.sub(r"\$\s*(?=[\d.])(?![^$]*\$)", r" \\usd ", text).replace("$", " ")
-    text = re.sub(r"\\(?:euro|texteuro)(?![a-zA-Z])|€", r" \\eur ", text)
+    text = _CURRENCY.sub(lambda m: f" \\{CURRENCIES[m.group().lstrip(chr(92))]} ", text)
+    text = re.sub(r"^(?:USD|US\$|US \\usd)\s*(?=\d)", r" \\usd ", text)
+    text = re.sub(r"^Rs\.?\s*(?=\d)", r" \\inr ", text)
+    text = _CLOCK.sub(lambda m: f"{m.group(1)} \\text{{{m.group(2).lower()}m}}", text.replace("{:}", ":"))
+    text = re.sub(r"(?<=\d)\s*\{,\}\s*(?=\d{1,2}(?!\d)|\d{4})", ".", text)
+    text = re.sub(r"(?<=[\d.}])\s*[xX]\s*(?=10\s*\^)", r" \\times ", text)
+    text = _BESIDE.sub(" , ", text)
     text = _GONE.sub(" ", text)
     text = _SPACED_THOUSANDS.sub(lambda m: m.group(1) + re.sub(r"\D", "", m.group(2)), text)
     text = _ORDINAL.sub("", text)
@@ -169,7 +235,10 @@ def clean(text: str) -> str:
     text = re.sub(r"\\[dt]binom(?![a-zA-Z])", r"\\binom", text)
     text = _DEGREE.sub(r" \\degree ", text)
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
-    text = re.sub(r"(?<!\d)\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
+    text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
+    text = re.sub(r"\{\}\s*\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?|^\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?", _chosen, text)
+    text = _REMARK.sub("", text)
+    text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)
@@ -191,7 +260,7 @@ _PLAIN_COMMANDS = {
     **{name: name for name in FUNCTIONS}, "pi": "pi", "infinity": "infty", "inf": "infty", "infty": "infty",
     "oo": "infty", "or": "or", "and": "and", "union": "cup", "theta": "theta", "alpha": "alpha", "beta": "beta",
     "phi": "phi", "lambda": "lambda", "choose": "choose", "percent": "percent", "sigma": "sigma", "omega": "omega",
-    "pm": "pm",
+    "pm": "pm", "mod": "mod",
 }  # fmt: skip
 _TEXT_COMMANDS = {
     "text", "mathrm", "textrm", "textbf", "textit", "mbox", "hbox", "operatorname", "mathsf", "texttt", "mathtt",
@@ -204,7 +273,7 @@ _GLUED = re.compile(
 _SHORT_WORDS = {
     "yes", "no", "odd", "even", "true", "false", "the", "is", "not", "all", "one", "two", "three", "four", "five",
     "six", "ten", "if", "of", "to", "in", "at", "dne", "none", "both", "it", "cm", "mm", "km", "ft", "mi", "yd", "kg",
-    "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "NO", "TRUE", "FALSE",
+    "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "NO", "TRUE", "FALSE", "USD", "EUR", "GBP",
 }  # fmt: skip
 _LEX = re.compile(
     r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)"
@@ -281,6 +350,9 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     if run in _PLAIN_COMMANDS or (len(run) > 2 and low in _PLAIN_COMMANDS):
         return [Token("cmd", _PLAIN_COMMANDS.get(run) or _PLAIN_COMMANDS[low], spaced)]
     after_number = before is not None and (before.kind == "num" or before.text in (")", "}", "degree"))
+    behind = spaced and before is not None and (after_number or before.kind == "word")
+    if behind and len(run) == 3 and run.islower() and set(run) & set("aeiou") and not set(run) <= set("abcde"):
+        return [Token("word", run, spaced)]  # 1/3 cup, pi/4 rad; not 2 xyz or 2 abc
     if run in _SHORT_WORDS or (
         low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()
     ):

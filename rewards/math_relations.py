@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
 from llmrl.rewards.math_scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
-from llmrl.rewards.math_values import CONSTANTS, Undefined, names, rational
+from llmrl.rewards.math_values import CONSTANTS, Undefined, names, rational, substitute
 
 Tell = Callable[[Node, Node], bool]
 _FUNCTIONS = frozenset(
@@ -30,6 +30,8 @@ def nameable(node: Node) -> bool:
         return False
     if node.op == "*":
         left, right = node.args
+        if isinstance(left, Call) and left.op == "^" and _is_name(left.args[0]) and rational(left.args[1]) == -1:
+            return nameable(right)  # f^{-1}(x)
         if _is_name(left) and isinstance(left, Name) and len(left.text.rstrip("'")) == 1:
             return nameable(right) or isinstance(right, (Num, Relation, Group)) or rational(right) is not None
         return nameable(left) and nameable(right)
@@ -53,8 +55,8 @@ def name_of(node: Relation) -> Node | None:
     """The side that names the quantity: the first, or the second of two."""
     if nameable(node.sides[0]):
         return node.sides[0]
-    if len(node.sides) == 2 and nameable(node.sides[1]):
-        return node.sides[1]
+    if nameable(node.sides[-1]) and (len(node.sides) == 2 or not any(names(side) for side in node.sides[:-1])):
+        return node.sides[-1]
     return None
 
 
@@ -72,7 +74,9 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
     elif name is node.sides[0]:
         values = list(node.sides[1:])
     else:
-        values = [node.sides[0]]
+        values = list(node.sides[:-1])
+    if name is not None and len(values) > 1 and not names(values[-1]):
+        values = [value for value in values if not names(value)]  # A = pi r^2 = 9 pi
     for place, (left, right) in enumerate(pairwise(values)):
         about = node.ops[place + len(node.sides) - len(values)] == "~"
         if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):
@@ -130,6 +134,56 @@ def assignments(node: Node) -> dict[str, Node] | None:
             return None
         out[name.text] = item.sides[1]
     return out
+
+
+def tuples_of(node: Node) -> Node:
+    """x=2, y=3 or x=3, y=2 as (2,3) or (3,2). Other trees stay as they are."""
+    if not isinstance(node, Many) or len(node.items) < 4:
+        return node
+    keys: list[str] = []
+    values: list[Node] = []
+    for item in node.items:
+        if not isinstance(item, Relation) or item.ops != ("=",) or not isinstance(item.sides[0], Name):
+            return node
+        keys.append(item.sides[0].text)
+        values.append(item.sides[1])
+    size = len(set(keys))
+    if size < 2 or len(keys) % size or len(keys) == size:
+        return node
+    groups = []
+    for start in range(0, len(keys), size):
+        order = sorted(range(start, start + size), key=lambda i: keys[i])
+        if len({keys[i] for i in order}) != size:
+            return node
+        groups.append(Group("()", tuple(values[i] for i in order)))
+    return Many(tuple(groups), "or")
+
+
+def solved(node: Node, tell: Tell) -> Node:
+    """2x = 10, x = 5 as x = 5: an equation beside its solution, if the solution fulfils it."""
+    if not isinstance(node, Many) or node.joint == "or" or len(node.items) < 2:
+        return node
+    *before, last = node.items
+    if (
+        not isinstance(last, Relation)
+        or last.ops != ("=",)
+        or not isinstance(last.sides[0], Name)
+        or names(last.sides[1])
+    ):
+        return node
+    name = last.sides[0].text
+    for item in before:
+        if (
+            not isinstance(item, Relation)
+            or set(item.ops) != {"="}
+            or names(item) != {name}
+            or item.sides[0] == last.sides[0]
+        ):
+            return node
+        sides = [substitute(side, name, last.sides[1]) for side in item.sides]
+        if not all(tell(left, right) for left, right in pairwise(sides)):
+            return node
+    return last
 
 
 def strip_names(node: Node) -> Node:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Relation
+from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Relation
 from llmrl.rewards.math_scalars import NeedsWorker, infinity_sign
-from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, names, rational
+from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, names, rational, substitute
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _INF = float("inf")
@@ -29,13 +29,22 @@ def speaks_of_a_set(node: Node) -> bool:
     if isinstance(node, Relation):
         return any(op in ("<", "<=", ">", ">=", "!=", "in") for op in node.ops)
     if isinstance(node, Call):
-        return node.op in ("cup", "cap", "minus")
+        return node.op in ("cup", "cap", "minus") or _taken_away(node) is not None
     if isinstance(node, Group):
         ends = [infinity_sign(item) for item in node.items]
         return node.kind in ("(]", "[)") or (node.kind == "()" and len(ends) == 2 and any(ends))
     if isinstance(node, Many):
         return any(speaks_of_a_set(item) for item in node.items)
     return isinstance(node, Name) and node.text == "bbR"
+
+
+def _taken_away(node: Call) -> Call | None:
+    """R - {1} as a difference of sets, None if the tree is anything else."""
+    if node.op != "+" or not isinstance(node.args[0], Name) or node.args[0].text != "bbR":
+        return None
+    right = node.args[1]
+    taken = right.args[0] if isinstance(right, Call) and right.op == "neg" else None
+    return Call("minus", (node.args[0], taken)) if isinstance(taken, Group) and taken.kind == "{}" else None
 
 
 def _end(node: Node, heavy: bool) -> Any:
@@ -109,11 +118,33 @@ def _from_relation(node: Relation, heavy: bool) -> RealSet | None:
         return RealSet(_intersection(first.intervals, second), first.name)
     if len(sides) != 2 or ops[0] not in _FLIP:
         return None
+    for side, op, bound in ((sides[0], ops[0], sides[1]), (sides[1], _FLIP[ops[0]], sides[0])):
+        if isinstance(side, Call) and side.op == "abs" and not names(bound):
+            return _absolute(side.args[0], op, rational(bound))
     if _variable(sides[0]) and not names(sides[1]):
         return RealSet(_ray(sides[0], ops[0], sides[1], heavy), _variable(sides[0]))
     if _variable(sides[1]) and not names(sides[0]):
         return RealSet(_ray(sides[1], _FLIP[ops[0]], sides[0], heavy), _variable(sides[1]))
     return None
+
+
+def _absolute(inner: Node, op: str, bound: Fraction | None) -> RealSet | None:
+    """|a x + b| < c and its relatives, for rational a, b and c; None for any other inside."""
+    symbols = names(inner)
+    if len(symbols) != 1 or bound is None or bound < 0:
+        return None
+    (name,) = symbols
+    at = [rational(substitute(inner, name, Num(Fraction(x)))) for x in (0, 1, 2, 7)]
+    b, one = at[0], at[1]
+    if b is None or one is None or one == b or at[2:] != [2 * one - b, 7 * one - 6 * b]:
+        return None
+    low, high = sorted(((-bound - b) / (one - b), (bound - b) / (one - b)))
+    strict = op in ("<", ">=")
+    inside = _interval(low, strict, high, strict)
+    if op in ("=", "!="):
+        ends = _union([(low, False, low, False), (high, False, high, False)])
+        return RealSet(ends if op == "=" else _complement(ends), name)
+    return RealSet(inside if op in ("<", "<=") else _complement(inside), name)
 
 
 def _ray(_: Node, op: str, bound: Node, heavy: bool) -> tuple[Interval, ...]:
@@ -132,7 +163,10 @@ def real_set(node: Node, *, heavy: bool) -> RealSet | None:
     Raises NeedsWorker if `heavy` is False and an end is irrational.
     """
     if isinstance(node, Relation):
-        if any(names(s) and not _variable(s) and op != "in" for s, op in zip(node.sides, (*node.ops, ""))):
+        absolute = any(isinstance(s, Call) and s.op == "abs" for s in node.sides)
+        if not absolute and any(
+            names(s) and not _variable(s) and op != "in" for s, op in zip(node.sides, (*node.ops, ""))
+        ):
             return None
         return _from_relation(node, heavy)
     if isinstance(node, Name):
@@ -147,8 +181,11 @@ def real_set(node: Node, *, heavy: bool) -> RealSet | None:
             return None
         low, high = (_end(item, heavy) for item in node.items)
         return RealSet(_interval(low, node.kind[0] == "(", high, node.kind[1] == ")"))
+    if isinstance(node, Call) and (difference := _taken_away(node)):
+        return real_set(difference, heavy=heavy)
     if isinstance(node, Call) and node.op in ("cup", "cap", "minus"):
-        left, right = (real_set(arg, heavy=heavy) for arg in node.args)
+        parts = [Group("{}", (arg,)) if isinstance(arg, Num) else arg for arg in node.args]  # {3} lost its braces
+        left, right = (real_set(arg, heavy=heavy) for arg in parts)
         if left is None or right is None or left.name != right.name:
             return None
         return RealSet(_combine(node.op, left.intervals, right.intervals), left.name)

@@ -49,6 +49,17 @@ def names(node: Node) -> frozenset[str]:
     return frozenset().union(*(names(child) for child in children(node))) if children(node) else frozenset()
 
 
+def substitute(node: Node, name: str, value: Node) -> Node:
+    """The tree with `value` in place of a variable."""
+    if isinstance(node, Name):
+        return value if node.text == name else node
+    if isinstance(node, Call):
+        return Call(node.op, tuple(substitute(arg, name, value) for arg in node.args))
+    if isinstance(node, Relation):
+        return Relation(tuple(substitute(side, name, value) for side in node.sides), node.ops)
+    return node
+
+
 def holds(node: Node, name: str) -> bool:
     """Whether a constant or variable occurs in the tree."""
     return (isinstance(node, Name) and node.text == name) or any(holds(child, name) for child in children(node))
@@ -162,6 +173,11 @@ def _apply(op: str, v: list[Fraction]) -> Fraction | None:
         return Fraction((math.gcd if op == "gcd" else math.lcm)(*_integers(v, 10**300)))
     if op in ("max", "min"):
         return max(v) if op == "max" else min(v)
+    if op == "mod":
+        a, m = _integers(v, 10**300)
+        if m <= 0:
+            raise Undefined("a modulus that is not positive")
+        return Fraction(a % m)
     return None
 
 
@@ -196,7 +212,9 @@ class Numeric:
         """The mpmath value. Raises Undefined or TooLarge."""
         try:
             result = self._value(node)
-        except (ZeroDivisionError, OverflowError, TypeError) as error:
+        except (Undefined, TooLarge):
+            raise
+        except (ArithmeticError, TypeError, ValueError) as error:  # poles, domains
             raise Undefined(str(error)) from error
         if not self.mp.isfinite(result):
             raise Undefined("not finite")

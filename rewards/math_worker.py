@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 
 from llmrl.rewards.math_judge import judge
 
@@ -23,18 +24,39 @@ def handle(payload: bytes) -> bytes:
     """One request. A reading or comparing error is part of the verdict, not an exception."""
     request = json.loads(payload)
     if "imports" in request:
-        import latex2sympy2_extended  # noqa: F401 - so that its slow import is not on a request's clock
-
+        _with_sympy("\\int_0^1 x\\,dx", "\\frac{1}{2}")  # so that the slow imports are not on a request's clock
         return b"null"
-    correct, reason = judge(request["gold"], request["answer"], heavy=True, strict=request["strict"])
-    if (
-        correct is not True
-        and not request["strict"]
-        and (_ASKS.search(request["gold"]) or _ASKS.search(request["answer"]))
-    ):
-        verdict = _with_sympy(request["gold"], request["answer"])
-        correct, reason = verdict if verdict is not None else (correct, reason)
+    gold, answer, strict = request["gold"], request["answer"], request["strict"]
+    try:
+        correct, reason = judge(gold, answer, heavy=True, strict=strict)
+        if correct is not True and not strict and (_ASKS.search(gold) or _ASKS.search(answer)):
+            verdict = _chain(gold, answer) if len(_top_level_sides(answer)) > 1 else _with_sympy(gold, answer)
+            correct, reason = verdict if verdict is not None else (correct, reason)
+    except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of mpmath and sympy
+        correct, reason = False, f"not compared: {type(error).__name__}: {error}"[:200]
     return json.dumps([correct, reason]).encode()
+
+
+def _chain(gold: str, answer: str) -> tuple[bool, str] | None:
+    """\\int_0^1 2x dx = 1: right if all sides are equal and the last is the gold."""
+    sides = _top_level_sides(answer)
+    if any(not side.strip() for side in sides) or len(sides) > 4:
+        return None
+    if not judge(gold, sides[-1], heavy=True)[0]:
+        return None
+    agree = all((_with_sympy(left, right) or (False,))[0] for left, right in pairwise(sides))
+    return agree, "equal by sympy" if agree else "its own equation is not true"
+
+
+def _top_level_sides(text: str) -> list[str]:
+    """The text split at every "=" outside of braces (an index's "k=1" is inside)."""
+    sides, depth, last = [], 0, 0
+    for at, char in enumerate(text):
+        depth += (char == "{") - (char == "}")
+        if char == "=" and depth == 0:
+            sides.append(text[last:at])
+            last = at + 1
+    return [*sides, text[last:]]
 
 
 def _with_sympy(gold: str, answer: str) -> tuple[bool, str] | None:

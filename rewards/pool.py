@@ -37,7 +37,9 @@ class RewardPool:
 
     reward: import path "package.module:Name" (built in the worker with `options`) or a Reward that pickles. workers:
     processes. deadline_s: wall clock of one call. item_s: of one trajectory (a third of deadline_s if not given); a
-    reward with `score_batch` gets its share of the batch at once and has deadline_s for it.
+    reward with `score_batch` gets its share of the batch at once and has deadline_s for it. A share is made of whole
+    groups (all trajectories of one prompt id), so siblings can be compared; a reward that compares across groups says
+    `whole_batch = True` and gets everything in one worker.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class RewardPool:
         self.counters: Counter[str] = Counter()
         self._pool = WorkerPool(_HANDLER, size=self.workers, memory_bytes=memory_mb << 20, quiet=False)
         self._batched: bool | None = None
+        self._whole_batch = False
         self._count_lock = threading.Lock()
 
     def __enter__(self) -> RewardPool:
@@ -84,10 +87,9 @@ class RewardPool:
             return []
         self._prepare()
         scores: list[Score | None] = [None] * len(trajectories)
-        size = -(-len(trajectories) // self.workers) if self._batched else 1
         jobs: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-        for start in range(0, len(trajectories), size):
-            jobs.put(list(range(start, min(start + size, len(trajectories)))))
+        for rows in self._shares(trajectories):
+            jobs.put(rows)
         deadline = time.monotonic() + self.deadline_s
         threads = [
             threading.Thread(target=self._work, args=(jobs, trajectories, scores, deadline), daemon=True)
@@ -106,6 +108,20 @@ class RewardPool:
         self._count("not_applicable", sum(score.value is None and not score.error for score in done))
         self._count("errors", sum(bool(score.error) for score in done))
         return done
+
+    def _shares(self, trajectories: Sequence[Trajectory]) -> list[list[int]]:
+        """Which rows go to a worker together: one each, or whole groups if batched, or all if the reward asks for it."""
+        if not self._batched:
+            return [[row] for row in range(len(trajectories))]
+        if self._whole_batch:
+            return [list(range(len(trajectories)))]
+        groups: dict[str, list[int]] = {}
+        for row, trajectory in enumerate(trajectories):
+            groups.setdefault(trajectory.prompt.id, []).append(row)
+        shares: list[list[int]] = [[] for _ in range(min(self.workers, len(groups)))]
+        for rows in sorted(groups.values(), key=len, reverse=True):
+            min(shares, key=len).extend(rows)
+        return [sorted(share) for share in shares]
 
     def _count(self, what: str, amount: int = 1) -> None:
         with self._count_lock:
@@ -126,7 +142,7 @@ class RewardPool:
                 raise ValueError(f"the reward could not be built in a worker: {error!r}") from error
         if "problem" in answer:
             raise ValueError(f"the reward could not be built in a worker: {answer['problem']}")
-        self._batched = bool(answer["batched"])
+        self._batched, self._whole_batch = bool(answer["batched"]), bool(answer["whole_batch"])
 
     def _work(
         self,
@@ -198,7 +214,8 @@ def handle(payload: bytes) -> bytes:
         return json.dumps({"problem": f"{type(error).__name__}: {error}"}).encode()
     reward = _rewards[spec]
     if rows is None:
-        return json.dumps({"batched": isinstance(reward, BatchedReward)}).encode()
+        whole = bool(getattr(reward, "whole_batch", False))
+        return json.dumps({"batched": isinstance(reward, BatchedReward), "whole_batch": whole}).encode()
     fields = ("value", "parts", "reason", "error", "flags")
     scores = [{name: getattr(score, name) for name in fields} for score in score_all(reward, rows)]
     return json.dumps({"scores": [{**s, "parts": dict(s["parts"])} for s in scores]}, default=float).encode()

@@ -30,6 +30,7 @@ HERE = Path(__file__).absolute().parent
 START_S = 60.0
 RUNGS = ("namespaces", "seccomp")
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+_RUNS = {"tester": "sandbox_tester"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
@@ -222,8 +223,14 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
 
 
 @functools.cache
-def runner_source() -> str:
-    return (HERE / "sandbox_runner.py").read_text(encoding="utf-8")
+def runner_source(role: str = "function") -> str:
+    """The trusted half that is sent into a box: how values travel, then what this role does with them."""
+    texts = [
+        (HERE / f"{name}.py").read_text(encoding="utf-8")
+        for name in ("sandbox_values", _RUNS.get(role, "sandbox_runner"))
+    ]
+    lines = [line for line in "\n".join(texts).splitlines() if not line.startswith(("from llmrl.", "from __future__"))]
+    return "from __future__ import annotations\n" + "\n".join(lines)
 
 
 def probe(rung: str) -> str:

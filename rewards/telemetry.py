@@ -16,6 +16,7 @@ from llmrl.rewards.code_tests import TAMPERING
 from llmrl.rewards.math_extract import MANY_BOXES, boxes_of
 from llmrl.types import Reward, Score, StatusKind, Trajectory
 
+FLAGS = ("many_boxes", "answer_stuffing", "empty_reasoning", "truncated", "test_tampering", "instructs_judge")
 _EMPTY_REASONING = re.compile(r"<think>\s*</think>")
 _TO_A_JUDGE = re.compile(
     r"\bscore\s*:\s*\d|ignore (?:all |the )?(?:previous|above)"

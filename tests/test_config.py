@@ -56,6 +56,11 @@ WRONG = {
     "held-out completions do not fit": ({"eval": {"max_tokens": 600}}, r"eval\.max_tokens=600 is more"),
     "unequal mini-batches": ({"train": {"steps": 9, "minibatches": 3}}, "prompts_per_step=16 cannot be divided"),
     "endless warm-up": ({"train": {"steps": 9, "warmup_steps": 10}}, "warmup_steps=10 is more than train.steps=9"),
+    "a shared head with a model": ({"critic": {"path": "x"}}, r"critic\.path needs a value model of its own"),
+    "a shared head that is told": ({"critic": {"privileged": "{answer}"}}, "set critic.kind: separate"),
+    "privileged text of nothing": ({"critic": {"kind": "separate", "privileged": "x"}}, "names no column"),
+    "a gradient that is stopped anyway": ({"critic": {"kind": "separate", "stop_gradient": True}}, "never moves"),
+    "warm-up to the end": ({"critic": {"warmup_steps": 10}}, "the policy would never learn"),
     "no algorithm": ({"algo": {"clip_high": 0.2}}, "algo needs a name"),
     "no reward": ({"reward": {}}, r"reward: .*at least 1"),
     "a run name that leaves the folder": ({"name": "../x"}, "name: "),
@@ -89,6 +94,8 @@ def test_a_wrong_algorithm_section_says_what_is_wrong(section, message):
 
 
 def test_an_unknown_key_at_any_depth_gets_the_nearest_name():
+    with pytest.raises(ConfigError, match=r"critic\.warm_up: unknown key; did you mean 'warmup_steps'"):
+        parse_recipe({**PLAIN, "critic": {"warm_up": 1}})
     with pytest.raises(ConfigError) as caught:
         parse_recipe({**PLAIN, "trian": {}, "rollout": {"group_sise": 4}, "model": {"path": "x", "lora": {"rr": 2}}})
     text = str(caught.value)

@@ -10,6 +10,7 @@ ALGORITHMS = {
     "reinforce_pp": "llmrl.algos.reinforce_pp:ReinforcePP",
     "gspo": "llmrl.algos.gspo:GSPO",
     "cispo": "llmrl.algos.cispo:CISPO",
+    "ppo": "llmrl.algos.ppo:PPO",
     "pacs": "llmrl.algos.pacs:PACS",
 }
 

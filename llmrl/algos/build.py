@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
-from llmrl.batch import Algorithm
+from llmrl.batch import Algorithm, Remarking
 from llmrl.config import ConfigError, Recipe
 from llmrl.explain import nearest, plain_message
 
@@ -51,6 +51,46 @@ def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
             f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
             "completions of one prompt; set rollout.group_size >= 2"
         )
+
+
+def check_critic(recipe: Recipe, algo: Algorithm) -> None:
+    """Raise ConfigError for a value model, or a reference that follows, which the algorithm does not ask for."""
+    name = recipe.algo["name"]
+    if recipe.critic is not None and "values" not in algo.needs:
+        raise ConfigError(f"critic: {name} has no value model; remove the section, or use ppo")
+    if recipe.reference.kind != "fixed" and "ref_logprobs" not in algo.needs:
+        raise ConfigError(
+            f"reference.kind={recipe.reference.kind}: {name} asks no reference model as it is set; give it a kl_coef "
+            "(pacs: reference: model), or remove the section"
+        )
+
+
+def check_staleness(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
+    """Raise ConfigError if batches may be stale and the loss would take them for fresh ones.
+
+    A stale token was sampled by an older policy; its gradient is right only with a truncated importance weight between
+    the two (decoupled PPO, Hilton et al. 2022; AReaL, Fu et al. 2025), which `importance_cap` switches on.
+    """
+    rollout = recipe.rollout
+    if rollout.max_staleness == 0:
+        return
+    if getattr(algo, "importance_cap", None) is None:
+        known = hasattr(algo, "importance_cap")
+        raise ConfigError(
+            f"rollout.max_staleness={rollout.max_staleness} trains on samples of older policies, and "
+            f"{recipe.algo['name']} takes them for fresh ones; "
+            + ("set algo.importance_cap=2.0" if known else "use an algorithm with importance_cap, such as grpo or ppo")
+        )
+    if rollout.placement != "colocated" and ranks > 1:
+        raise ConfigError(
+            f"rollout.max_staleness={rollout.max_staleness} with rollout.placement={rollout.placement} works with one "
+            f"trainer process, and there are {ranks}; use placement colocated"
+        )
+
+
+def remarks(recipe: Recipe, algo: Algorithm) -> list[str]:
+    """What a user should know of the algorithm under this recipe's settings."""
+    return algo.remarks(updates=recipe.updates_per_step) if isinstance(algo, Remarking) else []
 
 
 def _load(path: str) -> Any:

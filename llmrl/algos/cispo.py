@@ -14,13 +14,10 @@ from typing import Literal
 
 from llmrl.algos.terms import (
     check_ranges,
-    clean_terms,
     coefficient_needs,
     group_credit,
-    importance_weights,
-    kl_term,
+    policy_gradient_loss,
     ratio_metrics,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import group_zscore
@@ -60,19 +57,15 @@ class CISPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        terms = clean_terms(out, batch)
-        surrogate = capped_reinforce(terms.logprobs, terms.old_logprobs, terms.advantages, ratio_cap=self.ratio_cap)
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        kl, kl_metrics = kl_term(terms, batch, coef=self.kl_coef, estimator=self.kl_estimator)
-        return total_loss(
-            weights * surrogate + kl,
+        cap = self.ratio_cap
+        return policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: capped_reinforce(t.logprobs, t.old_logprobs, t.advantages, ratio_cap=cap),
+            ratios=lambda t: ratio_metrics(t, batch, clip_low=1.0, clip_high=cap - 1.0),
             normalize="token",
+            kl_coef=self.kl_coef,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={
-                **ratio_metrics(terms, batch, clip_low=1.0, clip_high=self.ratio_cap - 1.0),
-                **weight_metrics,
-                **kl_metrics,
-            },
         )

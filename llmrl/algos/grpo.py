@@ -22,13 +22,10 @@ from typing import Literal
 from llmrl.algos.terms import (
     check_normalize,
     check_ranges,
-    clean_terms,
     coefficient_needs,
     group_credit,
-    importance_weights,
-    kl_term,
+    policy_gradient_loss,
     ratio_metrics,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import group_center, group_zscore
@@ -81,24 +78,18 @@ class GRPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        terms = clean_terms(out, batch)
-        surrogate = clipped_surrogate(
-            terms.logprobs,
-            terms.old_logprobs,
-            terms.advantages,
-            clip_low=self.clip_low,
-            clip_high=self.clip_high,
-            dual_clip=self.dual_clip,
-        )
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        kl, kl_metrics = kl_term(terms, batch, coef=self.kl_coef, estimator=self.kl_estimator)
-        ratios = ratio_metrics(terms, batch, clip_low=self.clip_low, clip_high=self.clip_high)
-        return total_loss(
-            weights * surrogate + kl,
+        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
+        return policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: clipped_surrogate(
+                t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip
+            ),
+            ratios=lambda t: ratio_metrics(t, batch, **clip),
             normalize=self.normalize,
             constant_tokens=self.constant_tokens,
+            kl_coef=self.kl_coef,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={**ratios, **weight_metrics, **kl_metrics},
         )

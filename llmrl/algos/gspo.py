@@ -15,13 +15,10 @@ from typing import Literal
 
 from llmrl.algos.terms import (
     check_ranges,
-    clean_terms,
     coefficient_needs,
     group_credit,
-    importance_weights,
-    kl_term,
+    policy_gradient_loss,
     sequence_ratio_metrics,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import group_zscore
@@ -63,18 +60,17 @@ class GSPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        terms = clean_terms(out, batch)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        surrogate = sequence_clipped_surrogate(
-            terms.logprobs, terms.old_logprobs, terms.advantages, terms.mask, ratio="mean", **clip
-        )
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        kl, kl_metrics = kl_term(terms, batch, coef=self.kl_coef, estimator=self.kl_estimator)
-        return total_loss(
-            weights * surrogate + kl,
+        return policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: sequence_clipped_surrogate(
+                t.logprobs, t.old_logprobs, t.advantages, t.mask, ratio="mean", **clip
+            ),
+            ratios=lambda t: sequence_ratio_metrics(t, batch, ratio="mean", **clip),
             normalize="sequence",
+            kl_coef=self.kl_coef,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={**sequence_ratio_metrics(terms, batch, ratio="mean", **clip), **weight_metrics, **kl_metrics},
         )

@@ -7,16 +7,18 @@ arXiv:2509.02522. Nothing is detached: the gradient flows through the siblings' 
 micro-batch must hold whole groups. No advantage, no ratio clipping, no KL term; the sigmoid's saturation and the
 gradient clipping of the trainer (which the released code bypasses) are the trust region. As in the released code, the
 default reference is the policy at the start of the rollout step; the paper's is a fixed model that is reset now and
-then (`reference: model`; when it is reset is the trainer's affair). The paper's equation 5 has a score-function term
+then, with fresh Adam averages: `reference: model` here, and the recipe's section `reference: {kind: reset_every, every:
+..., reset_optimizer: true}` (or fixed, or ema). The paper's equation 5 has a score-function term
 that the released code leaves out: `score_function` adds it. Weights: question balances the classes within a group, and
 the paper's own ablation is mixed about it.
 
 With the rollout reference and one update per rollout psi is 0 for ever: the gradient is then RLOO's (unnormalised by
-length, times beta) and the loss a constant 0.6931; see `degenerate`.
+length, times beta) and the loss a constant 0.6931; see `remarks`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,9 +61,13 @@ class PACS:
 
     @property
     def needs(self) -> frozenset[str]:
-        """Whole groups in a micro-batch, old log-probs, and reference log-probs if the reference is a model."""
-        model = {"ref_logprobs"} if self.reference == "model" else set()
+        """Whole groups in a micro-batch, old log-probs, and reference log-probs if a model is the log-ratio's reference."""
+        model = {"ref_logprobs"} if self._asks_model else set()
         return frozenset({"whole_groups", "siblings", "old_logprobs"} | model)
+
+    @property
+    def _asks_model(self) -> bool:
+        return self.reference == "model" and self.proxy == "log_ratio"
 
     def credit(self, batch: Batch) -> Batch:
         """Nothing: the outcome is the label, there is no advantage."""
@@ -72,7 +78,7 @@ class PACS:
         logprobs = keep(out.logprobs, batch.mask)
         old = logprobs.detach() if batch.old_logprobs is None else keep(batch.old_logprobs, batch.mask)
         reference = old
-        if self.reference == "model":
+        if self._asks_model:
             reference = keep(required(batch.ref_logprobs, "ref_logprobs", self.beta), batch.mask)
         alive = batch.mask.any(dim=1)
         group = batch.group[alive]
@@ -93,15 +99,28 @@ class PACS:
             value = value + (weights * entropy * (summed - summed.detach())).sum() / batch.sequences_total
         return Loss(value=value, metrics=metrics)
 
+    def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The mean logit of right and of wrong answers, each if there are any."""
+        if "right" not in metrics:  # no row trained
+            return {}
+        right = metrics["right"]
+        wrong = metrics["answers"] - right
+        found = {"psi_right_mean": (metrics["psi_right"], right), "psi_wrong_mean": (metrics["psi_wrong"], wrong)}
+        return {name: total / share for name, (total, share) in found.items() if share > 1e-9}
 
-def degenerate(algo: PACS, *, updates_per_rollout: int) -> str:
-    """Why this set-up is not PACS but another method, or "" if it is PACS: the trainer warns with it."""
-    if updates_per_rollout == 1 and algo.reference == "rollout" and algo.proxy == "log_ratio":
-        return (
-            "updates_per_rollout=1 with reference: rollout makes every PACS logit 0: the gradient is RLOO's and "
-            "the loss a constant 0.6931; use several updates per rollout, or reference: model"
-        )
-    return ""
+    def remarks(self, *, updates: int) -> list[str]:
+        """Settings under which this is not PACS."""
+        found = []
+        if updates == 1 and self.reference == "rollout" and self.proxy == "log_ratio":
+            found.append(
+                "one update per rollout with reference: rollout makes every PACS logit 0: the gradient is RLOO's and the "
+                "loss a constant 0.6931; raise train.epochs or train.minibatches, or use reference: model"
+            )
+        if self.reference == "model" and self.proxy == "mean_logprob":
+            found.append(
+                "algo.reference: model does nothing with proxy: mean_logprob, which compares with no reference"
+            )
+        return found
 
 
 def _diagnostics(scores: Tensor, proxies: Tensor, labels: Tensor, group: Tensor, total: Tensor) -> dict[str, Tensor]:
@@ -110,6 +129,7 @@ def _diagnostics(scores: Tensor, proxies: Tensor, labels: Tensor, group: Tensor,
     same_group = group[:, None] == group[None, :]
     one_class = ((labels[:, None] == labels[None, :]) | ~same_group).all(dim=1)
     answers = {
+        "answers": torch.ones_like(right),
         "right": right,
         "psi_right": torch.where(right, scores, 0.0),
         "psi_wrong": torch.where(right, 0.0, scores),

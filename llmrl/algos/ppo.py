@@ -9,10 +9,14 @@ whitened over all sampled tokens, with a floor on the deviation. Named options f
 arXiv:2504.05118): a decoupled lambda for the critic (`lam_critic`, theirs is 1), and a policy lambda that grows with
 the length of the answer (`lam_alpha`, theirs is 0.05). The value loss is a mean over tokens however the policy's is
 normalised. The KL in the reward is that of the policy that sampled: it stays the same over the updates of a rollout.
+With `kl_target` its weight follows the measured KL (Ziegler et al. 2019, arXiv:1909.08593, section 2.2):
+kl_coef *= 1 + kl_rate * clip(KL / kl_target - 1, -0.2, 0.2) after every step.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -22,18 +26,17 @@ from llmrl.algos.terms import (
     behaviour_logprobs,
     check_normalize,
     check_ranges,
-    clean_terms,
     coefficient_needs,
-    importance_weights,
-    kl_term,
     partial_mean,
+    policy_gradient_loss,
     ratio_metrics,
     required,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
 from llmrl.losses import clipped_surrogate, clipped_value, keep, kl_estimate
+
+KL_ERROR_LIMIT = 0.2  # of the relative error that steers kl_coef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +56,8 @@ class PPO:
     value_clip         how far a value may move from its old one before the loss stops rewarding it; off if null.
     kl_coef            weight of the KL to the reference model; 0 loads no reference.
     kl_in              reward or loss: where the KL goes.
+    kl_target          nats per token that kl_coef steers the KL to; null keeps kl_coef fixed.
+    kl_rate            how fast: at most a fifth of it is added to or taken off kl_coef in a step.
     kl_estimator       k1, k2 or k3, see llmrl.losses.kl_estimate.
     normalize          token, sequence or constant, see llmrl.losses.aggregate.
     constant_tokens    tokens per sequence that `normalize: constant` divides by, usually the largest completion length.
@@ -75,6 +80,8 @@ class PPO:
     value_clip: float | None = 0.2
     kl_coef: float = 0.0
     kl_in: Literal["reward", "loss"] = "reward"
+    kl_target: float | None = None
+    kl_rate: float = 1.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     normalize: Literal["token", "sequence", "constant"] = "token"
     constant_tokens: int | None = None
@@ -89,10 +96,35 @@ class PPO:
                 "kl_estimator=k1 with kl_in: loss has a gradient of mean zero and holds nothing back; use k2 or k3"
             )
 
+        if self.kl_target is not None and self.kl_coef == 0:
+            raise ValueError(f"kl_target={self.kl_target} steers kl_coef, which is 0 and stays 0; set kl_coef above 0")
+
     @property
     def needs(self) -> frozenset[str]:
-        """Values, old log-probs, reference log-probs with a KL, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"values"}
+        """Values, old log-probs; with a KL reference log-probs, with an entropy bonus entropy, for whitening the whole
+        batch, and feedback if the KL has a target."""
+        more = {"values"} | ({"whole_batch"} if self.whiten_advantages else set())
+        more |= {"feedback"} if self.kl_target is not None else set()
+        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | more
+
+    def adapted(self, metrics: Mapping[str, float]) -> PPO:
+        """PPO with the KL's weight for the next step, by this step's KL from the reference."""
+        measured = metrics.get("kl_ref", math.nan)  # there is none if no row trained
+        if self.kl_target is None or not math.isfinite(measured):
+            return self
+        error = min(max(measured / self.kl_target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
+        return replace(self, kl_coef=self.kl_coef * (1.0 + self.kl_rate * error))
+
+    def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""
+        found = {"kl_coef": self.kl_coef} if self.kl_coef else {}
+        if "return_square" not in metrics:  # no row trained
+            return found
+        spread = metrics["return_square"] - metrics["return"] ** 2
+        if spread > 1e-9 * max(1.0, metrics["return_square"]):
+            residual = metrics["value_error_square"] - metrics["value_error"] ** 2
+            found["explained_variance"] = 1.0 - residual / spread
+        return found
 
     def credit(self, batch: Batch) -> Batch:
         """Token GAE on rewards minus KL; advantages whitened, returns not."""
@@ -100,9 +132,7 @@ class PPO:
         values = keep(required(batch.values, "values", 1.0), mask)
         rewards = keep(batch.rewards, mask)
         if self.kl_coef and self.kl_in == "reward":
-            ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", self.kl_coef), mask)
-            kl = kl_estimate(behaviour_logprobs(batch), ref_logprobs, estimator=self.kl_estimator)
-            rewards = rewards - self.kl_coef * kl
+            rewards = rewards - self.kl_coef * self._kl_of_sampling(batch)
         lam: float | Tensor = self.lam
         if self.lam_alpha is not None:
             lam = length_adaptive_lambda(mask, alpha=self.lam_alpha).to(values.dtype)
@@ -113,38 +143,44 @@ class PPO:
             advantages = whiten(advantages, mask, floor=self.std_floor)
         return replace(batch, advantages=advantages, returns=returns)
 
+    def _kl_of_sampling(self, batch: Batch) -> Tensor:
+        """The KL estimate [B, T] from the reference of the policy that sampled."""
+        ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", self.kl_coef), batch.mask)
+        return kl_estimate(behaviour_logprobs(batch), ref_logprobs, estimator=self.kl_estimator)
+
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy and value loss."""
-        terms = clean_terms(out, batch)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        surrogate = clipped_surrogate(
-            terms.logprobs, terms.old_logprobs, terms.advantages, dual_clip=self.dual_clip, **clip
-        )
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        in_loss = self.kl_coef if self.kl_in == "loss" else 0.0
-        kl, kl_metrics = kl_term(terms, batch, coef=in_loss, estimator=self.kl_estimator)
-        policy = total_loss(
-            weights * surrogate + kl,
+        policy = policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: clipped_surrogate(
+                t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip
+            ),
+            ratios=lambda t: ratio_metrics(t, batch, **clip),
             normalize=self.normalize,
             constant_tokens=self.constant_tokens,
+            kl_coef=self.kl_coef if self.kl_in == "loss" else 0.0,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={**ratio_metrics(terms, batch, **clip), **weight_metrics, **kl_metrics},
         )
-        value, value_metrics = self._value_loss(out, batch)
-        return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **value_metrics})
+        value, metrics = self._value_loss(out, batch)
+        if self.kl_coef and self.kl_in == "reward":
+            metrics["kl_ref"] = partial_mean(batch)(self._kl_of_sampling(batch))
+        return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **metrics})
 
     def _value_loss(self, out: Output, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The value loss and the token means from which a logger makes the explained variance,
-        1 - (value_error_square - value_error^2) / (return_square - return^2)."""
+        """The value loss, in the batch's value unit, and the token means that `report` reads, in units of reward."""
         values = keep(required(out.values, "values (of the output)", self.value_coef), batch.mask)
         returns = keep(required(batch.returns, "returns", self.value_coef), batch.mask)
         old_values = keep(required(batch.values, "values", self.value_coef), batch.mask)
-        loss = keep(clipped_value(values, old_values, returns, clip=self.value_clip), batch.mask).sum()
+        unit = 1.0 if batch.value_unit is None else batch.value_unit
+        per_token = clipped_value(values / unit, old_values / unit, returns / unit, clip=self.value_clip)
+        loss = keep(per_token, batch.mask).sum()
         share = partial_mean(batch)
         error = (values - returns).detach()
-        moved = (values - old_values).detach().abs()
+        moved = ((values - old_values) / unit).detach().abs()
         metrics = {
             "value_loss": (loss / batch.tokens_total).detach(),
             "value_error": share(error),

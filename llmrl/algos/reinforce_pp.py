@@ -19,14 +19,11 @@ from typing import Literal
 from llmrl.algos.terms import (
     behaviour_logprobs,
     check_ranges,
-    clean_terms,
     coefficient_needs,
     group_credit,
-    importance_weights,
-    kl_term,
+    policy_gradient_loss,
     ratio_metrics,
     required,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import discounted_returns, group_center, whiten
@@ -80,17 +77,15 @@ class ReinforcePP:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        terms = clean_terms(out, batch)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        surrogate = clipped_surrogate(terms.logprobs, terms.old_logprobs, terms.advantages, **clip)
-        weights, weight_metrics = importance_weights(terms, batch, cap=self.importance_cap)
-        in_loss = self.kl_coef if self.baseline == "group" else 0.0
-        kl, kl_metrics = kl_term(terms, batch, coef=in_loss, estimator="k2")
-        return total_loss(
-            weights * surrogate + kl,
+        return policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, **clip),
+            ratios=lambda t: ratio_metrics(t, batch, **clip),
             normalize="token",
+            kl_coef=self.kl_coef if self.baseline == "group" else 0.0,
+            kl_estimator="k2",
+            importance_cap=self.importance_cap,
             entropy_coef=self.entropy_coef,
-            metrics={**ratio_metrics(terms, batch, **clip), **weight_metrics, **kl_metrics},
         )

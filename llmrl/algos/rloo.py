@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from llmrl.algos.terms import (
     behaviour_logprobs,
     check_ranges,
-    clean_terms,
     coefficient_needs,
     group_credit,
+    policy_gradient_loss,
     required,
     sequence_ratio_metrics,
-    total_loss,
 )
 from llmrl.batch import Batch, Loss, Output
 from llmrl.credit import leave_one_out
@@ -63,16 +62,14 @@ class RLOO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        terms = clean_terms(out, batch)
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        surrogate = sequence_clipped_surrogate(
-            terms.logprobs, terms.old_logprobs, terms.advantages, terms.mask, ratio="sum", **clip
-        )
-        return total_loss(
-            surrogate,
+        return policy_gradient_loss(
             out,
             batch,
+            surrogate=lambda t: sequence_clipped_surrogate(
+                t.logprobs, t.old_logprobs, t.advantages, t.mask, ratio="sum", **clip
+            ),
+            ratios=lambda t: sequence_ratio_metrics(t, batch, ratio="sum", **clip),
             normalize="sequence",
             entropy_coef=self.entropy_coef,
-            metrics=sequence_ratio_metrics(terms, batch, ratio="sum", **clip),
         )

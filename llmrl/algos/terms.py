@@ -154,6 +154,37 @@ def total_loss(
     return Loss(value=value, metrics={"policy_loss": value.detach(), **metrics})
 
 
+def policy_gradient_loss(
+    out: Output,
+    batch: Batch,
+    *,
+    surrogate: Callable[[Terms], Tensor],
+    ratios: Callable[[Terms], dict[str, Tensor]],
+    normalize: Normalize,
+    entropy_coef: float,
+    kl_coef: float = 0.0,
+    kl_estimator: KLEstimator = "k3",
+    importance_cap: float | None = None,
+    constant_tokens: int | None = None,
+) -> Loss:
+    """The loss that all these methods share: weighted `surrogate` [B, T] plus KL, normalised, minus the entropy bonus.
+
+    `ratios` gives the method's own metrics. See the functions above for what each term needs and raises.
+    """
+    terms = clean_terms(out, batch)
+    weights, weight_metrics = importance_weights(terms, batch, cap=importance_cap)
+    kl, kl_metrics = kl_term(terms, batch, coef=kl_coef, estimator=kl_estimator)
+    return total_loss(
+        weights * surrogate(terms) + kl,
+        out,
+        batch,
+        normalize=normalize,
+        constant_tokens=constant_tokens,
+        entropy_coef=entropy_coef,
+        metrics={**ratios(terms), **weight_metrics, **kl_metrics},
+    )
+
+
 def partial_mean(batch: Batch) -> Callable[[Tensor], Tensor]:
     """A function [B, T] -> [] that gives this micro-batch's share of a mean over all sampled tokens."""
 
@@ -170,6 +201,8 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "dual_clip": (lambda x: x > 1, "would stop the gradient of every bad token; set it above 1, or to null"),
     "ratio_cap": (lambda x: x > 0, "gives every token the weight 0; set it above 0"),
     "kl_coef": (lambda x: x >= 0, "rewards leaving the reference; set it to 0 or more"),
+    "kl_target": (lambda x: x > 0, "can never be met; set it above 0, or to null"),
+    "kl_rate": (lambda x: 0 < x <= 5, "lets kl_coef jump through zero or stand still; set it above 0, at most 5"),
     "entropy_coef": (lambda x: x >= 0, "punishes entropy; set it to 0 or more"),
     "importance_cap": (lambda x: x > 0, "makes every loss 0; set it above 0, or to null"),
     "constant_tokens": (lambda x: x > 0, "cannot divide a loss; set it to the largest completion length"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -103,6 +103,40 @@ def _filled(row: Row, template: str | None) -> str:
             raise DataError(f"{row.origin}: column {name!r} of data.template {state}; there are {', '.join(values)}")
         pieces.append(str(values[name]))
     return "".join(pieces)
+
+
+def privileged_tokens(
+    tokenizer: Any, template: str, prompts: Sequence[Prompt], *, limit: int
+) -> Callable[[Prompt], tuple[int, ...]]:
+    """A function from a prompt to the tokens of `template`, filled with its answer and columns, as plain text lines.
+
+    For a value model alone: prompts do not carry these tokens, so no engine and no policy can see them. All of `prompts`
+    are tried at once. Raises DataError for an unknown field and for a text of more than `limit` tokens.
+    """
+
+    def tokens(prompt: Prompt) -> tuple[int, ...]:
+        values = {**prompt.columns, "answer": prompt.answer, "id": prompt.id}
+        text = "".join(
+            literal + (str(_value(values, name, prompt.id)) if name is not None else "")
+            for literal, name in template_parts(template)
+        )
+        found = tuple(tokenizer(f"{text}\n", add_special_tokens=False)["input_ids"])
+        if len(found) > limit:
+            raise DataError(
+                f"{prompt.id}: critic.privileged makes {len(found)} tokens, more than critic.max_privileged_tokens={limit}; "
+                "raise it, or drop such rows"
+            )
+        return found
+
+    for prompt in prompts:
+        tokens(prompt)
+    return tokens
+
+
+def _value(values: Mapping[str, Any], name: str, where: str) -> Any:
+    if values.get(name) is None:
+        raise DataError(f"{where}: column {name!r} of critic.privileged is not there; there are {', '.join(values)}")
+    return values[name]
 
 
 def _chat_text(tokenizer: Any, turns: tuple[Mapping[str, str], ...]) -> str:

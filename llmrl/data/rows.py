@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from llmrl.data.config import template_parts
 from llmrl.data.errors import DataError
 
 HELD_OUT_FRACTION = 0.1
@@ -32,13 +33,20 @@ class Row:
 
 
 def make_row(
-    record: Any, *, columns: Mapping[str, str], origin: str, default_id: str, identity: str | None = None
+    record: Any,
+    *,
+    columns: Mapping[str, str],
+    origin: str,
+    default_id: str,
+    identity: str | None = None,
+    template: str | None = None,
 ) -> Row:
     """Map a raw record to a Row.
 
     `columns` maps our names to the data's. Without it the prompt is the first of prompt, problem, question that exists;
     `answer` and `id` may be absent (an empty answer; `default_id`) unless the mapping names them. Without an `identity`
-    the prompt's own text tells problems apart. Raises DataError with `origin` and the reason.
+    the prompt's own text tells problems apart. Rows without a prompt are fine where `template` makes one of other columns.
+    Raises DataError with `origin` and the reason.
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{origin}: a row must be an object with named columns, not {type(record).__name__}")
@@ -46,12 +54,16 @@ def make_row(
         if name not in record:
             raise DataError(f"{origin}: no column {name!r}{_near(name, record)}")
     prompt_column = columns.get("prompt") or next((name for name in PROMPT_NAMES if name in record), None)
-    if prompt_column is None:
+    prompt: str | tuple[Mapping[str, str], ...]
+    if prompt_column is None and (made := _from_template(record, columns, template)):
+        prompt = made
+    elif prompt_column is None:
         raise DataError(
             f"{origin}: no column {', '.join(PROMPT_NAMES)}{_near('prompt', record)}; "
             "say which one it is with data.columns.prompt"
         )
-    prompt = _prompt(record[prompt_column], f"{origin}: column {prompt_column!r}")
+    else:
+        prompt = _prompt(record[prompt_column], f"{origin}: column {prompt_column!r}")
     answer_column, id_column = columns.get("answer", "answer"), columns.get("id", "id")
     answer = _scalar(record[answer_column], f"{origin}: column {answer_column!r}") if answer_column in record else ""
     row_id = _scalar(record[id_column], f"{origin}: column {id_column!r}") if id_column in record else default_id
@@ -66,6 +78,15 @@ def make_row(
         identity=identity or _plain_identity(prompt),
         origin=origin,
     )
+
+
+def _from_template(record: Mapping[str, Any], columns: Mapping[str, str], template: str | None) -> str:
+    """The user's turn from columns that are no prompt; "" if the template needs what the row does not have."""
+    values = {**record, **{ours: record[theirs] for ours, theirs in columns.items()}}
+    parts = list(template_parts(template or ""))
+    if not parts or any(name is not None and values.get(name) is None for _, name in parts):
+        return ""
+    return "".join(literal + ("" if name is None else str(values[name])) for literal, name in parts)
 
 
 def _near(name: str, record: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""The policy's forward pass: log-probabilities (and entropies) of the sampled tokens of a batch.
+"""The policy's forward pass: log-probabilities (and entropies, and values) of the sampled tokens of a batch.
 
 Two ways to the same numbers: `packed` shares each group's prompt and pads nothing; `plain` gives the model padded rows,
 exactly as a textbook would. The shift by one between a token and the position that predicts it lives here and nowhere
@@ -8,7 +8,8 @@ logits after the output layer, is noticed before training.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,40 +21,65 @@ from llmrl.policy.packing import Packing, block_attention, pack
 
 PACKED_ATTENTION = "llmrl_packed"
 ForwardMode = Literal["packed", "plain"]
+ValueHead = Callable[[Tensor], Tensor]
 
 
 def forward(
-    model: nn.Module, batch: Batch, *, mode: ForwardMode, temperature: float = 1.0, entropy: bool = False
+    model: nn.Module,
+    batch: Batch,
+    *,
+    mode: ForwardMode,
+    temperature: float = 1.0,
+    entropy: bool = False,
+    value_head: ValueHead | None = None,
 ) -> Output:
     """Log-probabilities of `batch.tokens` where `batch.mask`, under softmax(logits / temperature); 0 elsewhere.
 
-    `model` is a Hugging Face causal LM. Gradients flow to its parameters. Raises ValueError if a row's first token is to
-    be scored.
+    `model` is a Hugging Face causal LM. `value_head` maps the hidden states that predict the scored tokens, [N, D], to
+    values [N]: index t gets the value of the state in which token t was chosen. Gradients flow to all parameters.
+    Raises ValueError if a row's first token is to be scored.
     """
-    if bool(batch.mask[:, 0].any()):
-        raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
-    if mode == "packed":
-        packing = pack(batch)
-        hidden = _packed_hidden(model, packing)
-        row, column, source, target = packing.row, packing.column, packing.source, packing.target
-    else:
-        row, column = batch.mask.nonzero(as_tuple=True)
-        hidden = _plain_hidden(model, batch)
-        source = row * batch.tokens.shape[1] + column - 1
-        target = batch.tokens[row, column]
+    scored = _scored_hidden(model, batch, mode)
+    row, column = scored.row, scored.column
     head = model.get_output_embeddings()  # type: ignore[operator]
-    values, entropies = token_logprobs(
-        hidden.index_select(0, source),
+    logprobs, entropies = token_logprobs(
+        scored.hidden,
         head.weight,
         getattr(head, "bias", None),
-        target,
+        scored.target,
         temperature=temperature,
         entropy=entropy,
     )
     return Output(
-        logprobs=_spread(values, row, column, batch),
+        logprobs=_spread(logprobs, row, column, batch),
         entropy=_spread(entropies, row, column, batch) if entropy else None,
+        values=_spread(value_head(scored.hidden), row, column, batch) if value_head is not None else None,
     )
+
+
+def forward_values(model: nn.Module, batch: Batch, *, mode: ForwardMode, value_head: ValueHead) -> Tensor:
+    """What `value_head` makes of `model`'s hidden states, as in `forward`, without any output layer: [B, T]."""
+    scored = _scored_hidden(model, batch, mode)
+    return _spread(value_head(scored.hidden), scored.row, scored.column, batch)
+
+
+class _Scored(NamedTuple):
+    hidden: Tensor  # [N, D] the state that predicts each scored token
+    row: Tensor  # [N]
+    column: Tensor  # [N]
+    target: Tensor  # [N] the scored token's id
+
+
+def _scored_hidden(model: nn.Module, batch: Batch, mode: ForwardMode) -> _Scored:
+    if bool(batch.mask[:, 0].any()):
+        raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
+    if mode == "packed":
+        packing = pack(batch)
+        hidden = _packed_hidden(model, packing).index_select(0, packing.source)
+        return _Scored(hidden, packing.row, packing.column, packing.target)
+    row, column = batch.mask.nonzero(as_tuple=True)
+    source = row * batch.tokens.shape[1] + column - 1
+    return _Scored(_plain_hidden(model, batch).index_select(0, source), row, column, batch.tokens[row, column])
 
 
 def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor:

@@ -16,6 +16,13 @@ function evalCharts() {
     found.push(chart({ title: 'Held-out accuracy', hint: 'on held-out problems, with its interval', x: evals.step, span, min: 0, format: percent,
       series: [{ name: 'accuracy', color: 'c1', y: get('eval/accuracy'), low: get('eval/low'), high: get('eval/high'), dots: true }] }));
   }
+  const names = Object.keys(evals.columns).flatMap((key) => /^eval\/(.+)\/score$/.exec(key)?.[1] ?? []);
+  for (const name of names) {
+    const voted = Object.keys(evals.columns).filter((key) => key.startsWith(`eval/${name}/`) && /\/(pass|maj)@\d+$/.test(key));
+    found.push(chart({ title: `Benchmark ${name}`, hint: 'score with its 95 % interval', x: evals.step, span, min: 0, format: percent,
+      series: [{ name: 'score', color: 'c1', y: get(`eval/${name}/score`), low: get(`eval/${name}/low`), high: get(`eval/${name}/high`), dots: true },
+        ...voted.map((key, i) => ({ name: key.split('/').pop(), color: ['c3', 'c2'][i % 2], y: get(key), dots: true }))] }));
+  }
   return found;
 }
 
@@ -87,11 +94,43 @@ function distributionCharts() {
   return found;
 }
 
+// The supervised stages before: the loss of each, and how often the better one of a pair is put first.
+const STAGE_CURVES = [['loss', 'eval/loss', 'Loss', {}], ['pairs/accuracy', 'eval/pairs/accuracy', 'Pairs right', { min: 0, max: 1, format: percent }]];
+
+function stageCharts() {
+  return data.stages.flatMap((stage) => STAGE_CURVES.flatMap(([key, held, title, extra]) => {
+    const { train: t, evals: e } = stage, axis = [...t.step, ...e.step], found = [];
+    const name = stage.name.replace(/^\d+-/, '');
+    if (t.columns[key]) found.push(chart({ title: `${name}: ${title.toLowerCase()}`, hint: 'in training', x: t.step, span: axis, series: noisy([{ name: title.toLowerCase(), color: 'c2', y: t.columns[key] }], 100), ...extra }));
+    if (e.columns[held]) found.push(chart({ title: `${name}: held-out ${title.toLowerCase()}`, hint: 'on examples that were not trained on', x: e.step, span: axis, series: [{ name: 'held out', color: 'c1', y: e.columns[held], dots: true }], ...extra }));
+    return found;
+  }));
+}
+
 const HEALTH = [
   ['rollout/errored', 'rollouts that failed', true], ['rollout/truncated', 'truncated completions', false],
   ['reward/errored', 'rewards that failed', true], ['reward/timed_out', 'rewards that timed out', true],
   ['group/uniform', 'groups without contrast (all rewards equal)', false], ['mismatch/mean_abs_logprob', 'sampler–trainer mismatch', false],
 ];
+
+// Marks in completions that mean somebody may be fooling a reward: [name, words, whether one is one too many]
+const FLAGS = { many_boxes: ['several different boxes', false], answer_stuffing: ['stuffed with answers (four or more boxes)', true],
+  empty_reasoning: ['empty reasoning (<think></think>)', false], truncated: ['flagged as truncated', false],
+  test_tampering: ['code that tampers with tests', true], instructs_judge: ['text that addresses the grader', true] };
+
+function flagRows() {
+  return Object.keys(train.columns).filter((key) => key.startsWith('flag/')).map((key) => {
+    const [words, alarming] = FLAGS[key.slice(5)] || [`flag ${key.slice(5)}`, false];
+    return [key, `completions: ${words}`, alarming];
+  });
+}
+
+function flagChart() {
+  const keys = flagRows().map(([key]) => key).filter((key) => key.slice(5) in FLAGS && of(key).some((v) => v > 0));
+  if (!keys.length) return [];
+  const series = noisy(keys.map((key, i) => ({ name: key.slice(5).replaceAll('_', ' '), color: COLOURS[i % 8], y: of(key) })), 100);
+  return [chart({ title: 'Signs of reward hacking', hint: 'share of completions with each mark', x: train.step, span, min: 0, format: percent, series })];
+}
 
 function metricRow(name, key, alarming) {
   const y = of(key), known = y.filter((v) => v !== null), [low, high] = range(known, [null, null]);
@@ -129,11 +168,12 @@ function fill(id, charts, missing) {
 }
 
 outcome();
-fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart()], 'No evaluation and no step recorded yet.');
+if (data.stages.length) fill('stage-charts', stageCharts(), 'No step of a stage recorded yet.');
+fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart(), ...flagChart()], 'No evaluation and no step recorded yet.');
 fill('optimisation-charts', singleCharts(), 'No training step recorded yet.');
 fill('time-charts', timeCharts(), 'No times recorded yet.');
 fill('distribution-charts', distributionCharts(), 'No stored rollouts to draw from.');
-const health = HEALTH.filter(([key]) => of(key)).map(([key, name, alarming]) => metricRow(name, key, alarming));
+const health = [...HEALTH, ...flagRows()].filter(([key]) => of(key)).map(([key, name, alarming]) => metricRow(name, key, alarming));
 fill('health-table', health.length ? [metricTable(health)] : [], 'No counters recorded yet.');
 const every = Object.keys(train.columns);
 if (every.length) {

@@ -8,7 +8,7 @@ can be killed and replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -20,6 +20,28 @@ if TYPE_CHECKING:
 
 class EngineError(RuntimeError):
     """An engine could not start, died more often than allowed, or was given weights that do not fit."""
+
+
+SAMPLED_COLUMNS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]  # such as bfloat16
+    version: int
+    full: bool
+
+    def columns(self, width: int) -> list[int]:
+        """The columns to look at in a matrix of `width` columns.
+
+        >>> Look(shapes={}, dtypes={}, version=3, full=False).columns(10)
+        [3, 8]
+        """
+        count = width if self.full else min(width, SAMPLED_COLUMNS)
+        return sorted({(self.version + number * width // count) % width for number in range(count)})
 
 
 class RolloutEngine(Protocol):
@@ -36,10 +58,22 @@ class RolloutEngine(Protocol):
         ...
 
 
+class TrainedEngine(RolloutEngine, Protocol):
+    """An engine that training loads new weights into, and can look at afterwards."""
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        """Checksums (llmrl.rollout.verify) of the engine's own weights under the names in `look`, of those it can show."""
+        ...
+
+
 class StreamingEngine(RolloutEngine, Protocol):
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         """Completions with their request's index as they finish; None now and then as a sign of life."""
         ...
+
+
+class LocalEngine(TrainedEngine, StreamingEngine, Protocol):
+    """What runs in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +82,8 @@ class EngineSettings:
 
     `model` is a Hugging Face folder or hub id. `max_length` bounds prompt plus completion, in tokens. `max_sequences` is
     how many requests run at once. `kv_cache_gib` is the KV cache on a CPU, `gpu_memory` the share of a GPU's memory
-    that vLLM may take. `eager` switches compilation off (start in seconds instead of a minute).
+    that vLLM may take. `threads` is how many CPU cores an engine in a child process takes, the last ones of this
+    process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
     kind: Literal["vllm", "hf", "native"] = "vllm"
@@ -60,6 +95,7 @@ class EngineSettings:
     gpu_memory: float = 0.4
     eager: bool = True
     seed: int = 0
+    threads: int = 0
 
 
 def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:
@@ -71,7 +107,7 @@ def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Comple
     return [found[index] for index in range(len(requests))]
 
 
-def build_engine(settings: EngineSettings) -> StreamingEngine:
+def build_engine(settings: EngineSettings) -> LocalEngine:
     """The in-process engine that `settings.kind` names."""
     if settings.kind == "vllm":
         from llmrl.rollout.vllm import VLLMEngine

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
@@ -76,6 +77,10 @@ class HFEngine:
             if name not in own or own[name].shape != tensor.shape:
                 raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
             own[name].data.copy_(tensor)
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        return {name: checksum(chosen(own[name], look)) for name in look.shapes if name in own}
 
     def close(self) -> None:
         self._model = None

@@ -24,7 +24,8 @@ from torch import Tensor
 from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
 PREFILL_TOKENS = 8192  # prompt tokens of one forward pass
@@ -103,6 +104,10 @@ class NativeEngine:
             if name not in own or own[name].shape != tensor.shape:
                 raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
             own[name].data.copy_(tensor)
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        return {name: checksum(chosen(own[name], look)) for name in look.shapes if name in own}
 
     def close(self) -> None:
         self._model = None

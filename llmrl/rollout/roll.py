@@ -11,11 +11,11 @@ from llmrl.types import Completion, Prompt, Request, Sampling, Trajectory
 
 
 def roll(
-    engine: RolloutEngine, prompts: Sequence[Prompt], config: RolloutConfig, *, seed: int, step: int
+    engine: RolloutEngine, prompts: Sequence[Prompt], config: RolloutConfig, *, seed: int, step: int, version: int
 ) -> list[Trajectory]:
     """`config.group_size` trajectories of each prompt, siblings together, in the order of the prompts.
 
-    `step` is the training step and the version of the policy that samples. Every request's draws are keyed by (seed,
+    `step` is the training step, `version` that of the policy that samples. Every request's draws are keyed by (seed,
     step, prompt, sample), so they depend neither on the batch nor on the number of processes.
     """
     places = [(prompt, sample) for prompt in prompts for sample in range(config.group_size)]
@@ -26,7 +26,7 @@ def roll(
         for prompt, i in places
     ]
     completions = engine.generate(requests)
-    return [single_turn(p, c, sample=i, version=step) for (p, i), c in zip(places, completions, strict=True)]
+    return [single_turn(p, c, sample=i, version=version) for (p, i), c in zip(places, completions, strict=True)]
 
 
 def greedy(

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 
 if TYPE_CHECKING:
@@ -85,6 +86,10 @@ class VLLMEngine:
         # The CPU build repacks weights, so its per-parameter loader fails; reload_weights repacks again.
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.reset_prefix_cache()
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        (found,) = self._llm.apply_model(lambda model: checksums(model, look))
+        return found
 
     def close(self) -> None:
         with contextlib.suppress(AttributeError):

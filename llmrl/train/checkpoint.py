@@ -1,9 +1,10 @@
 """Checkpoints that are whole or not there: temporary folder, fsync, rename, and a manifest of checksums.
 
     checkpoints/step-000050/  policy/  optimizer.safetensors  state.json  manifest.json
+                              critic/  critic.safetensors  reference.safetensors        if there are any
 
-`policy/` is a plain Hugging Face folder. A folder without a manifest, or whose files do not match it, is not used: resume
-names it and takes the one before.
+`policy/` is a plain Hugging Face folder, and so is `critic/`, beside its value head, if it is a model of its own. A folder
+without a manifest, or whose files do not match it, is not used: resume names it and takes the one before.
 """
 
 from __future__ import annotations
@@ -12,18 +13,21 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
+from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
+from llmrl.rollout.store import read_rollouts, rollouts_file, write_rollouts
+from llmrl.types import Trajectory
 
 MANIFEST = "manifest.json"
 WRITE_ERRORS = (OSError, SafetensorError)
@@ -45,6 +49,7 @@ class TrainState:
     accuracy: float | None = None  # on the held-out problems, if they were measured at this step
     best: float | None = None  # the highest accuracy among saved steps
     best_step: int | None = None
+    algo: dict[str, float] = field(default_factory=dict)  # hyper-parameters that feedback has changed
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -72,16 +77,34 @@ class Writer:
         for leftover in (run / "checkpoints").glob(".*-step-*"):
             shutil.rmtree(leftover)
 
-    def save(self, policy: Policy, optimizer: Mapping[str, Tensor], state: TrainState) -> None:
+    def save(
+        self,
+        policy: Policy,
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        state: TrainState,
+        critic: Critic | None = None,
+        pending: Mapping[int, Sequence[Trajectory]] | None = None,
+    ) -> None:
+        """`tensors` by file: "optimizer", and "critic" and "reference" if there are any. `critic` is exported too.
+
+        `pending` are batches that are sampled and not trained yet, by step.
+        """
         self.finish()
         temporary = self._run / "checkpoints" / f".tmp-step-{state.step:06d}"
         try:
             temporary.mkdir(parents=True)
             policy.save(temporary / "policy")
+            if critic is not None:
+                critic.save(temporary / "critic")
+            for step, rows in (pending or {}).items():
+                write_rollouts(rollouts_file(temporary, step), rows, [None] * len(rows))
         except WRITE_ERRORS as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise _failed(self._run, state.step, error) from error
-        copied = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in optimizer.items()}
+        copied = {
+            file: {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in named.items()}
+            for file, named in tensors.items()
+        }
         self._pending = self._pool.submit(self._write, temporary, copied, state)
 
     def finish(self) -> None:
@@ -96,11 +119,12 @@ class Writer:
         finally:
             self._pool.shutdown()
 
-    def _write(self, temporary: Path, optimizer: dict[str, Tensor], state: TrainState) -> None:
+    def _write(self, temporary: Path, tensors: dict[str, dict[str, Tensor]], state: TrainState) -> None:
         try:
-            save_file(optimizer, temporary / "optimizer.safetensors")
+            for name, named in tensors.items():
+                save_file(named, temporary / f"{name}.safetensors")
             (temporary / "state.json").write_text(json.dumps(asdict(state)))
-            _seal(temporary)
+            seal(temporary)
             final = folder_of(self._run, state.step)
             temporary.rename(final)
             _sync(final.parent)
@@ -126,7 +150,7 @@ def _failed(run: Path, step: int, error: Exception) -> CheckpointError:
     )
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Flush every file to disk, then write the manifest that makes the folder a checkpoint."""
     sums = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -198,14 +222,53 @@ def read_state(folder: Path) -> TrainState:
     return TrainState(**json.loads((folder / "state.json").read_text()))
 
 
-def read_optimizer(folder: Path) -> dict[str, Tensor]:
-    return load_file(folder / "optimizer.safetensors")
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for: a rank that keeps a part never holds them all."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = safe_open(file, framework="pt")
+        self._names = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_tensors(folder: Path, name: str) -> StoredTensors:
+    """The tensors of `name`.safetensors: optimizer, critic or reference."""
+    return StoredTensors(folder / f"{name}.safetensors")
+
+
+def read_pending(folder: Path) -> dict[int, list[Trajectory]]:
+    """Batches that were sampled and not trained yet, of all ranks, by step."""
+    return {
+        int(file.stem.removeprefix("step-")): read_rollouts(file) for file in sorted((folder / "rollouts").glob("*"))
+    }
 
 
 def digest(folder: Path) -> str:
-    """sha256 over a checkpoint's step, float32 weights and optimizer state, tensor by tensor in name order."""
-    total = hashlib.sha256(str(read_state(folder).step).encode())
-    for name, tensor in sorted(read_optimizer(folder).items()):
-        total.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    """sha256 over a checkpoint's step, float32 weights and optimizer state, tensor by tensor in name order.
+
+    The value model's, the reference and what feedback changed in the algorithm count too, if they are there.
+    """
+    state = read_state(folder)
+    total = hashlib.sha256(str(state.step).encode())
+    if state.algo:
+        total.update(json.dumps(state.algo, sort_keys=True).encode())
+    for file in ("optimizer", "critic", "reference"):
+        if file != "optimizer" and not (folder / f"{file}.safetensors").is_file():
+            continue
+        for name, tensor in sorted(read_tensors(folder, file).items()):
+            total.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()

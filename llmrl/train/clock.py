@@ -28,6 +28,11 @@ class Clock:
         self._phases[phase] += seconds
         self._start -= seconds
 
+    def beside(self, prefix: str, other: Clock) -> None:
+        """Show another clock's phases under `prefix`: they ran beside this one's and are no part of its step."""
+        for phase, seconds in other._phases.items():
+            self._phases[f"{prefix}{phase}"] += seconds
+
     def seconds(self) -> dict[str, float]:
         phases = {f"time/{name}": value for name, value in self._phases.items()}
         return phases | {"time/step": time.perf_counter() - self._start}

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from llmrl.batch import Batch
-from llmrl.types import StatusKind, Trajectory
+from llmrl.types import Prompt, StatusKind, Trajectory
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -24,9 +25,15 @@ def usable(trajectory: Trajectory, *, mask_truncated: bool) -> bool:
 
 
 def collate(
-    trajectories: Sequence[Trajectory], *, mask_truncated: bool = False, device: torch.device | str = "cpu"
+    trajectories: Sequence[Trajectory],
+    *,
+    mask_truncated: bool = False,
+    device: torch.device | str = "cpu",
+    privileged: Callable[[Prompt], tuple[int, ...]] | None = None,
 ) -> Batch:
     """Tensors of all trajectories, in their order; rows that are not `usable` have no mask and score NaN.
+
+    `privileged` gives the tokens of a prompt that a separate value model reads before it, and nobody else.
 
     A truncated row that is masked keeps its score for its siblings' baseline only if it counts: it does not, as in
     DAPO's overlong filtering. Raises ValueError for no trajectories.
@@ -65,8 +72,39 @@ def collate(
         prompt_length=torch.tensor([len(t.prompt.tokens) for t in trajectories]),
         tokens_total=torch.zeros(()),
         sequences_total=torch.zeros(()),
+        privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
     )
     return with_totals(batch.to(device), reduce=lambda total: total)
+
+
+def joined(batches: Sequence[Batch]) -> Batch:
+    """One batch of all rows, in order; groups of different batches stay different. Totals are of the whole.
+
+    Raises ValueError if an optional field is in some of them only.
+    """
+    width = max(batch.tokens.shape[1] for batch in batches)
+    changes: dict[str, Tensor] = {}
+    for item in fields(Batch):
+        tensors = [getattr(batch, item.name) for batch in batches]
+        there = [tensor for tensor in tensors if tensor is not None]
+        if not there or there[0].dim() == 0:
+            continue
+        if len(there) < len(tensors):
+            raise ValueError(f"{item.name} is in {len(there)} of {len(tensors)} batches only")
+        fill = -1 if item.name == "step" else 0
+        wide = [pad(x, (0, width - x.shape[1]), value=fill) if x.dim() == 2 else x for x in there]
+        changes[item.name] = torch.cat(wide)
+    sizes = [int(batch.group.max()) + 1 for batch in batches]
+    changes["group"] = torch.cat([batch.group + sum(sizes[:n]) for n, batch in enumerate(batches)])
+    return with_totals(replace(batches[0], **changes), reduce=lambda total: total)
+
+
+def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:
+    """[B, longest row] int64, -1 behind each row's end."""
+    found = torch.full((len(rows), max(len(row) for row in rows)), -1)
+    for number, row in enumerate(rows):
+        found[number, : len(row)] = torch.tensor(row, dtype=torch.int64)
+    return found
 
 
 def with_totals(batch: Batch, *, reduce: Reduce) -> Batch:

@@ -5,32 +5,42 @@ from __future__ import annotations
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.collate import collate
-from llmrl.train.job import Job, engine_health, evaluated, rollouts, save, store
+from llmrl.train.job import Job, adapted, engine_health, evaluated, resumed, save, store
 from llmrl.train.telemetry import check_limits, describe_rollouts
-from llmrl.train.update import annotate, update
+from llmrl.train.update import annotate, credit, update
 
 
 def train(job: Job, state: TrainState) -> TrainState:
     """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint."""
-    recipe, algo, world = job.recipe, job.algo, job.world
-    job.engine.load(job.policy.weights(), version=state.step)
+    recipe, models, world = job.recipe, job.models, job.world
+    algo = resumed(job.algo, state)
+    job.ahead.load(models.policy.weights(), version=state.step)
     if state.step == 0:
         state = evaluated(job, state)
     while state.step < recipe.train.steps:
         step, clock = state.step, Clock()
-        trajectories = rollouts(job, step, clock)
-        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, device=world.device)
+        trajectories = job.ahead.take(step, clock)
+        batch = collate(
+            trajectories,
+            mask_truncated=recipe.rollout.mask_truncated,
+            device=world.device,
+            privileged=models.privileged,
+        )
         with clock("update"):
             batch = annotate(
-                batch, needs=algo.needs, policy=job.scorer, reference=job.reference, updates=recipe.updates_per_step
-            )
-            batch = algo.credit(batch)
+                batch, needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
+                updates=recipe.updates_per_step,
+            )  # fmt: skip
+            batch = credit(algo, batch, world)
             metrics = update(
-                batch, job.scorer, algo, job.updater, recipe.train, step=step, seed=recipe.seed, world=world
-            )
+                batch, models.scorer, algo, models.updater, recipe.train, step=step, seed=recipe.seed, world=world,
+                valuer=models.valuer,
+            )  # fmt: skip
+            algo = adapted(algo, metrics)
+            models.follow(step + 1)
         with clock("sync"):
-            job.engine.load(job.policy.weights(), version=step + 1)
-        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock)) | engine_health(job)
+            job.ahead.load(models.policy.weights(), version=step + 1)
+        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock), step=step) | engine_health(job)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         last = state.step == recipe.train.steps
@@ -38,7 +48,7 @@ def train(job: Job, state: TrainState) -> TrainState:
             state = evaluated(job, state)
         stopping = world.any(job.interrupts.requested)
         if last or stopping or state.step % recipe.train.save_every == 0:
-            state = save(job, state)
+            state = save(job, state, algo)
         if stopping:
             break
     return state

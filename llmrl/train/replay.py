@@ -15,14 +15,13 @@ import yaml
 
 from llmrl.batch import Algorithm
 from llmrl.config import Recipe, load_recipe
-from llmrl.policy.model import load_policy
 from llmrl.rollout.store import read_rollouts, rollouts_file
-from llmrl.seeding import key
-from llmrl.train.checkpoint import checkpoints, damage, read_optimizer, read_state
+from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.folder import read_metrics
-from llmrl.train.start import make_scorer, make_updater, reference_logprobs
-from llmrl.train.update import annotate, update
+from llmrl.train.job import adapted, resumed
+from llmrl.train.models import Sources, build_models
+from llmrl.train.update import annotate, credit, update
 from llmrl.train.world import World
 
 COMPARED = ("loss", "grad_norm")
@@ -63,7 +62,7 @@ def algo_section(file: Path) -> dict[str, Any]:
     return section
 
 
-def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, source: str) -> Replay:
+def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: Sources) -> Replay:
     """Re-run the update of `step` (1 is the first), walking up to it from the nearest checkpoint before it.
 
     Steps between the checkpoint and `step` are replayed too, from their own rollouts. Raises ReplayError if the step
@@ -76,19 +75,26 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, source: str
         if not rollouts_file(run, number).is_file():
             raise ReplayError(f"{run} has no rollouts of step {number}; stored are {_stored(run)}")
     world = World()
-    policy = load_policy(recipe.model, source=source, device=world.device, seed=key(recipe.seed, "adapter"))
-    scorer = make_scorer(recipe, policy, [t.prompt for t in read_rollouts(rollouts_file(run, step))], notes=[])
-    updater = make_updater(recipe, policy, world)
+    prompts = [t.prompt for t in read_rollouts(rollouts_file(run, step))]
+    models = build_models(recipe, algo, sources, prompts, [], world)
     if folder is not None:
-        updater.load(read_optimizer(folder))
-    reference = reference_logprobs(recipe, algo, policy, scorer, source)
+        models.load(lambda name: read_tensors(folder, name))
+        algo = resumed(algo, read_state(folder))
     metrics: dict[str, float] = {}
     for number in range(start + 1, step + 1):
         trajectories = read_rollouts(rollouts_file(run, number))
-        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated)
-        batch = annotate(batch, needs=algo.needs, policy=scorer, reference=reference, updates=recipe.updates_per_step)
-        batch = algo.credit(batch)
-        metrics = update(batch, scorer, algo, updater, recipe.train, step=number - 1, seed=recipe.seed, world=world)
+        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
+        batch = annotate(
+            batch, needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
+            updates=recipe.updates_per_step,
+        )  # fmt: skip
+        batch = credit(algo, batch, world)
+        metrics = update(
+            batch, models.scorer, algo, models.updater, recipe.train, step=number - 1, seed=recipe.seed, world=world,
+            valuer=models.valuer,
+        )  # fmt: skip
+        algo = adapted(algo, metrics)
+        models.follow(number)
     return Replay(step=step, replayed_from=start, recorded=_recorded(run, step), replayed=metrics)
 
 

@@ -7,7 +7,6 @@ Names in the recipe that stand for objects (rewards, the algorithm) and the inte
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -15,34 +14,38 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
-from llmrl.algos.build import check_siblings
-from llmrl.batch import Algorithm, Batch
+from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
+from llmrl.batch import Algorithm
 from llmrl.config import ConfigError, Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
-from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
-from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
-from llmrl.rollout.process import EngineFaults, ProcessEngine
-from llmrl.rollout.roll import single_turn
+from llmrl.policy.model import load_tokenizer, model_length
+from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
-from llmrl.train.checkpoint import CheckpointError, TrainState, Writer, read_optimizer, read_state, set_aside
-from llmrl.train.collate import collate
-from llmrl.train.evaluate import Interval, held_out
+from llmrl.stages.folder import policy_source
+from llmrl.stages.run import Stopped, run_stages
+from llmrl.train.ahead import Ahead
+from llmrl.train.checkpoint import (
+    CheckpointError,
+    TrainState,
+    Writer,
+    read_pending,
+    read_state,
+    read_tensors,
+    set_aside,
+)
+from llmrl.train.evaluate import Benchmarks, Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
-from llmrl.train.job import Job, ScoreAll
+from llmrl.train.job import Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
-from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
+from llmrl.train.models import Models, Sources, build_models
+from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
-from llmrl.types import Completion, Prompt, Score, Status
-
-SELF_CHECK_NATS = {"float32": 1e-3, "bfloat16": 0.5}
+from llmrl.types import Prompt, Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +55,8 @@ class Parts:
     algo: Algorithm
     score: ScoreAll
     interval: Interval
-    source: str  # model folder or hub id
+    sources: Sources
+    benchmarks: Benchmarks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +66,7 @@ class Outcome:
     summary: dict[str, Any]
     exit_code: int = 0
     interrupted_by: str = ""
+    stopped_in: Stopped | None = None  # the supervised stage, if it was one
 
 
 def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False, fresh: bool = False) -> Outcome:
@@ -71,19 +76,23 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
     check_siblings(recipe, parts.algo)
+    check_critic(recipe, parts.algo)
+    check_staleness(recipe, parts.algo, ranks=world.size)
     if recipe.rollout.prompts_per_step % (world.size * recipe.train.minibatches):
         raise ConfigError(
             f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} cannot be shared equally by {world.size} processes "
             f"and train.minibatches={recipe.train.minibatches}; make it a multiple of {world.size * recipe.train.minibatches}"
         )
-    if world.size > 1 and "whole_batch" in parts.algo.needs:
-        raise ConfigError(
-            f"algo.name={recipe.algo['name']} whitens over the whole batch, which is not gathered over {world.size} "
-            "processes yet; run it with one process, or use grpo or rloo"
-        )
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
+            if recipe.supervised:
+                base = parts.sources.policy
+                _check_length(recipe, base)
+                stopped = run_stages(recipe, base, world=world, console=console, interrupts=interrupts)
+                if stopped is not None:
+                    return _stopped_early(recipe, world, interrupts, stopped)
+                parts = replace(parts, sources=replace(parts.sources, policy=policy_source(recipe, base)))
             job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
             state = _train_to_end(job, state)
             status = "finished" if state.step == recipe.train.steps else "interrupted"
@@ -93,6 +102,12 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
             code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
         return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
+
+
+def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped: Stopped) -> Outcome:
+    summary = write_summary(recipe.run_dir, recipe=recipe, status="interrupted") if world.main else {}
+    code = max(world.gather([interrupts.exit_code]))
+    return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
 
 
 def _hold_folder(recipe: Recipe, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
@@ -117,6 +132,8 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    # Every process loads the whole model and its back-end cuts it; otherwise transformers would leave some weights empty.
+    os.environ |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.limits.rank_timeout_s))],
@@ -146,8 +163,9 @@ def _build(
     stack: ExitStack,
 ) -> tuple[Job, TrainState]:  # fmt: skip
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
-    _check_length(recipe, parts.source)
-    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.source))
+    _check_length(recipe, parts.sources.policy)
+    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.sources.policy))
+    notes += remarks(recipe, parts.algo)
     stream, spare = (
         PromptStream(
             train_prompts,
@@ -157,15 +175,12 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    started = None if recipe.rollout.engine == "native" else _start_engine(recipe, parts.source, world)
+    started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
     if started is not None:
         stack.callback(started[0].close)  # it starts while the model loads
-    policy = load_policy(recipe.model, source=parts.source, device=world.device, seed=key(recipe.seed, "adapter"))
-    scorer = make_scorer(recipe, policy, train_prompts, notes)
-    engine, faults = started or native_engine(recipe, policy, scorer)
-    updater = make_updater(recipe, policy, world)
-    reference = reference_logprobs(recipe, parts.algo, policy, scorer, parts.source)
-    state, found = _restore(recipe, updater, world)
+    models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    engine, faults = started or native_engine(recipe, models.policy, models.scorer.mode)
+    state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
         accelerator.init_trackers(recipe.tracking.project)
@@ -178,10 +193,15 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
+    sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
+    ahead = Ahead(
+        engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
+        pending=pending,
+    )  # fmt: skip
+    stack.callback(ahead.close)
     job = Job(
-        recipe=recipe, world=world, policy=policy, scorer=scorer, reference=reference, updater=updater,
-        algo=parts.algo, engine=engine, engine_faults=faults, score=parts.score, stream=stream, spare=spare,
+        recipe=recipe, world=world, models=models, algo=parts.algo, ahead=ahead, engine_faults=faults,
         evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
@@ -209,129 +229,17 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
-    rollout = recipe.rollout
-    return EngineSettings(
-        kind=rollout.engine,
-        model=source,
-        dtype=recipe.model.dtype,
-        max_length=recipe.model.max_length,
-        max_sequences=rollout.max_sequences,
-        kv_cache_gib=rollout.kv_cache_gib,
-        gpu_memory=rollout.gpu_memory,
-        eager=rollout.eager,
-    )
+def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, dict[int, list[Trajectory]], list[str]]:
+    """The state to go on from, batches sampled and not trained yet, and what to tell the user.
 
-
-def _start_engine(recipe: Recipe, source: str, world: World) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
-    """The engine, and what tells (and forgets) how often it had to be replaced."""
-    settings, rollout = engine_settings(recipe, source), recipe.rollout
-    if not rollout.isolated:
-        return build_engine(settings), EngineFaults
-    engine = ProcessEngine(
-        settings,
-        log=recipe.run_dir / ("engine.log" if world.size == 1 else f"engine-{world.rank}.log"),
-        start_timeout_s=rollout.start_timeout_s,
-        stall_timeout_s=rollout.stall_timeout_s,
-        max_restarts=recipe.limits.max_engine_restarts,
-    )
-    return engine, engine.take_faults
-
-
-def native_engine(recipe: Recipe, policy: Policy, scorer: Scorer) -> tuple[RolloutEngine, Callable[[], EngineFaults]]:
-    """An engine that samples with `policy` itself. Raises ConfigError for a model that does not pack."""
-    from llmrl.rollout.native import NativeEngine
-
-    if scorer.mode != "packed":
-        raise ConfigError(
-            f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {scorer.mode}; "
-            "set rollout.engine=vllm"
-        )
-    settings = engine_settings(recipe, policy.source)
-    return NativeEngine(settings, model=policy.causal_lm, tokenizer=policy.tokenizer), EngineFaults
-
-
-def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
-    return Scorer(
-        model=policy.causal_lm,
-        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
-        temperature=recipe.rollout.temperature,
-        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
-    )
-
-
-def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str]) -> ForwardMode:
-    """The forward pass that agrees with the model itself on `probe`: what the recipe says, or with auto the fastest.
-
-    Raises ConfigError if none does: such a model would train on wrong probabilities.
+    Rank 0 chooses the checkpoint, every rank reads that one.
     """
-    asked = recipe.model.forward
-    probe = probe.to(next(model.parameters()).device)
-    problems: list[str] = []
-    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
-    for mode in modes:
-        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
-        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
-            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
-        if problem is None:
-            notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
-            return mode
-        problems.append(problem)
-    raise ConfigError(f"{recipe.model.path} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
-
-
-def _probe(prompts: list[Prompt]) -> Batch:
-    """A few rows for the self-check: two prompts, each continued by pieces of other prompts."""
-    rows = []
-    for prompt in prompts[:2]:
-        for number, other in enumerate(prompts[2:5] or prompts):
-            tokens = other.tokens[: 5 + 4 * number]
-            made = Completion(tokens=tokens, logprobs=(0.0,) * len(tokens), text="", status=Status.done())
-            rows.append(single_turn(prompt, made, sample=number, version=0))
-    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
-
-
-def make_updater(recipe: Recipe, policy: Policy, world: World) -> Updater:
-    """The recipe's optimizer over the policy's trainable weights."""
-    return Updater(
-        policy.trainable(),
-        betas=recipe.train.betas,
-        eps=recipe.train.eps,
-        weight_decay=recipe.train.weight_decay,
-        max_grad_norm=recipe.train.max_grad_norm,
-        reduce=world.sum_ if world.size > 1 else None,
-    )
-
-
-def reference_logprobs(
-    recipe: Recipe, algo: Algorithm, policy: Policy, scorer: Scorer, source: str
-) -> Callable[[Batch], Tensor] | None:
-    """Log-probabilities of the model as it was before training, if the algorithm needs them.
-
-    With LoRA that is the model without its adapter; otherwise a frozen second copy is loaded.
-    """
-    if "ref_logprobs" not in algo.needs:
-        return None
-    if policy.lora:
-
-        def without_adapter(batch: Batch) -> Tensor:
-            with policy.model.disable_adapter():  # type: ignore[operator]
-                return scorer.logprobs(batch)
-
-        return without_adapter
-    device = next(policy.model.parameters()).device
-    frozen = load_policy(recipe.model, source=source, device=device, seed=0)
-    return replace(scorer, model=frozen.causal_lm.requires_grad_(False)).logprobs
-
-
-def _restore(recipe: Recipe, updater: Updater, world: World) -> tuple[TrainState, list[str]]:
-    """The state to go on from, and what to tell the user. Rank 0 chooses the checkpoint, every rank reads that one."""
     folder, complaints = world.on_main(lambda: set_aside(recipe.run_dir))
     if folder is None:
-        return TrainState(step=0, metrics_bytes=0), complaints
+        return TrainState(step=0, metrics_bytes=0), {}, complaints
     state = read_state(folder)
     try:
-        updater.load(read_optimizer(folder))
-    except (ValueError, RuntimeError) as error:
+        models.load(lambda name: read_tensors(folder, name))
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder} does not fit this recipe's model: {error}") from error
-    return state, [*complaints, f"resuming after step {state.step}"]
+    return state, this_rank(read_pending(folder), world), [*complaints, f"resuming after step {state.step}"]

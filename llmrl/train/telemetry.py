@@ -10,6 +10,8 @@ import numpy as np
 from llmrl.config import LimitsConfig
 from llmrl.types import StatusKind, Trajectory
 
+# Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.
+WATCHED = ("answer_stuffing", "empty_reasoning", "instructs_judge", "many_boxes", "test_tampering", "truncated")
 ADVICE = {
     "mismatch/mean_abs_logprob": " nats per token: the sampler draws from another distribution than the trainer learns; "
     "top_p, top_k and min_p do that by their nature (raise the limit), a wrong dtype or chat template by mistake",
@@ -20,8 +22,11 @@ class LimitExceeded(RuntimeError):
     """A health limit of the recipe was passed; the run stops instead of training on garbage."""
 
 
-def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
-    """Rewards, lengths, group spread and health of a step's trajectories, all ranks together."""
+def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[str, float]:
+    """Rewards, lengths, group spread and health of the trajectories of `step` (0, 1, ...), all ranks together.
+
+    `flag/<name>` is the share of trajectories with a flag of their scores; those of `WATCHED` are always there.
+    """
     count = len(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
     scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
@@ -30,7 +35,8 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
     alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
     errors = [" ".join(score.error for score in t.scores if score.error) for t in alive]
     errored = sum(bool(error) for error in errors)
-    flags = Counter(flag for t in trajectories for score in t.scores for flag in score.flags)
+    flags = Counter(dict.fromkeys(WATCHED, 0))
+    flags.update(flag for t in trajectories for flag in {flag for score in t.scores for flag in score.flags})
     parts: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[float | None]] = defaultdict(set)
     for trajectory in trajectories:
@@ -47,6 +53,7 @@ def describe_rollouts(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "length/mean": float(lengths.mean()),
         "length/max": float(lengths.max()),
         "length/p95": float(np.quantile(lengths, 0.95)),
+        "rollout/staleness": step - float(np.mean([t.version[0] for t in trajectories])),
         "rollout/truncated": kinds[StatusKind.TRUNCATED] / count,
         "rollout/errored": kinds[StatusKind.ERROR] / count,
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
@@ -66,7 +73,7 @@ def check_limits(metrics: dict[str, float], limits: LimitsConfig, *, skipped_in_
     }
     for name, (key, bound) in bounds.items():
         value = metrics.get(name, 0.0)
-        if value > bound:
+        if not value <= bound:  # NaN is beyond any
             raise LimitExceeded(
                 f"step {step}: {name}={value:.3g} is above limits.{key}={bound:g}{ADVICE.get(name, '')}"
             )

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from llmrl.batch import Algorithm, Batch
+from llmrl.batch import Algorithm, Batch, Output, Reporting
 from llmrl.config import TrainConfig
-from llmrl.policy.forward import ForwardMode, forward
+from llmrl.policy.critic import Critic
+from llmrl.policy.forward import ForwardMode, ValueHead, forward
 from llmrl.seeding import generator
-from llmrl.train.collate import with_totals
-from llmrl.train.updater import Updater, learning_rate
+from llmrl.train.backends.seam import Forward, Moves
+from llmrl.train.collate import joined, with_totals
+from llmrl.train.updater import learning_rate
+from llmrl.train.values import Valuer
 from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
 COUNTS = frozenset({"update/skipped", "tokens/trained", "tokens/packed", "rows/skipped"})
+Movers = dict[str, tuple[Moves, float]]  # metric of its gradient norm -> optimizer, learning rate
 NO_SKIP = frozenset(
     {"values", "ref_logprobs", "entropy", "whole_groups"}
 )  # terms that a zero advantage does not switch off
@@ -27,32 +33,88 @@ NO_SKIP = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions."""
+    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions.
+
+    With a sharded model every forward pass is a collective: `forward` is then the wrapped model's, and `together` gives
+    the number of passes that all ranks make, at least this rank's own.
+    """
 
     model: nn.Module
     mode: ForwardMode
     temperature: float
     tokens_per_microbatch: int
+    forward: Forward = forward
+    together: Callable[[int], int] = int
+
+    def __call__(self, batch: Batch, *, entropy: bool = False, value_head: ValueHead | None = None) -> Output:
+        return self.forward(
+            self.model, batch, mode=self.mode, temperature=self.temperature, entropy=entropy, value_head=value_head
+        )
+
+    def missing(self, passes: int) -> int:
+        """How many idle passes this rank adds to its own `passes`, so that all ranks make as many. Ask before the first."""
+        return self.together(passes) - passes
 
     def logprobs(self, batch: Batch) -> Tensor:
         """[B, T] float32 without gradient, 0 outside the mask."""
-        out = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
+
+        def only(part: Batch) -> list[Tensor]:
+            return [self(part).logprobs]
+
+        return self.without_gradient(batch, only)[0]
+
+    def logprobs_and_values(self, batch: Batch, head: ValueHead) -> tuple[Tensor, Tensor]:
+        """Both [B, T] float32 without gradient, 0 outside the mask, from one forward pass."""
+
+        def both(part: Batch) -> list[Tensor]:
+            out = self(part, value_head=head)
+            assert out.values is not None
+            return [out.logprobs, out.values]
+
+        logprobs, values = self.without_gradient(batch, both)
+        return logprobs, values
+
+    def without_gradient(self, batch: Batch, compute: Callable[[Batch], list[Tensor]]) -> list[Tensor]:
+        """What `compute` gives of every micro-batch, put together: each [B, T] float32."""
+        found: list[Tensor] = []
         with torch.no_grad():
-            for rows in microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False):
-                part = batch.select(rows)
-                values = forward(self.model, part, mode=self.mode, temperature=self.temperature).logprobs
-                out[rows, : values.shape[1]] = values.float()
-        return out
+            portions = microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False)
+            missing = self.missing(len(portions))
+            for rows in portions:
+                parts = compute(batch.select(rows))
+                blank = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
+                found = found or [blank.clone() for _ in parts]
+                for whole, part in zip(found, parts, strict=True):
+                    whole[rows, : part.shape[1]] = part.float()
+            for _ in range(missing):
+                compute(idle(batch))
+        return found
 
 
 def annotate(
-    batch: Batch, *, needs: frozenset[str], policy: Scorer, reference: Callable[[Batch], Tensor] | None, updates: int
+    batch: Batch,
+    *,
+    needs: frozenset[str],
+    policy: Scorer,
+    reference: Callable[[Batch], Tensor] | None,
+    updates: int,
+    critic: Critic | None = None,
 ) -> Batch:
-    """Add the log-probabilities the algorithm asked for, without gradient.
+    """Add the values and log-probabilities the algorithm asked for, without gradient.
 
     With one update a rollout the old log-probabilities are the ones the update computes anyway, so they stay None.
     """
-    if "old_logprobs" in needs and updates > 1:
+    old = "old_logprobs" in needs and updates > 1
+    if "values" in needs:
+        if critic is None:
+            raise ValueError("the algorithm needs values and there is no value model")
+        if critic.model is None:
+            logprobs, values = policy.logprobs_and_values(batch, critic.head)
+            batch = replace(batch, values=values, old_logprobs=logprobs if old else None)
+        else:
+            (values,) = policy.without_gradient(batch, lambda part: [critic.values(part)])
+            batch = replace(batch, values=values)
+    if old and batch.old_logprobs is None:
         batch = replace(batch, old_logprobs=policy.logprobs(batch))
     if "ref_logprobs" in needs:
         if reference is None:
@@ -61,52 +123,124 @@ def annotate(
     return batch
 
 
+def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
+    """The algorithm's credit; one that looks across groups sees the rows of all ranks."""
+    if world.size == 1 or "whole_batch" not in algo.needs:
+        return algo.credit(batch)
+    parts = world.gather([replace(batch, privileged=None).to("cpu")])
+    whole = algo.credit(joined(parts))
+    before = sum(part.rows for part in parts[: world.rank])
+    mine = whole.select(torch.arange(before, before + batch.rows)).to(batch.tokens.device)
+    return replace(batch, advantages=mine.advantages, returns=mine.returns)
+
+
 def update(
-    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Updater, config: TrainConfig, *, step: int, seed: int,
-    world: World,
+    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Moves, config: TrainConfig, *, step: int, seed: int,
+    world: World, valuer: Valuer | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """All optimizer steps of one rollout. Returns their metrics: means over the steps, and sums for counts.
 
     `batch` carries credit. A non-finite loss or gradient skips that optimizer step and is counted in `update/skipped`.
+    In the value model's warm-up steps the policy is only read. With `stop_kl`, an optimizer step that finds the policy
+    too far from the rollout's is not made, nor any after it.
     """
-    lr = learning_rate(step, peak=config.lr, total=config.steps, warmup=config.warmup_steps, schedule=config.schedule)
+    rate = partial(learning_rate, step, total=config.steps, warmup=config.warmup_steps, schedule=config.schedule)
+    warming = valuer is not None and step < valuer.config.warmup_steps
+    rates = {"lr": 0.0 if warming else rate(peak=config.lr)}
+    movers: Movers = {"grad_norm": (updater, rates["lr"])}
+    if valuer is not None:
+        batch = valuer.with_targets(batch, world)
+        rates["value/lr"] = rate(peak=valuer.config.lr)
+        movers = ({} if warming else movers) | {"value/grad_norm": (valuer.updater, rates["value/lr"])}
     found: list[dict[str, float]] = []
-    for epoch in range(config.epochs):
-        for part in minibatches(batch, config.minibatches, order=(seed, step, "minibatches", epoch)):
-            part = with_totals(part, reduce=world.sum_)
-            metrics = _accumulate(part, algo, scorer, config, world)
-            if math.isfinite(metrics["loss"]):
-                metrics["grad_norm"], applied = updater.step(lr)
-            else:
-                updater.discard()
-                metrics["grad_norm"], applied = math.nan, False
-            found.append(metrics | {"update/skipped": 0.0 if applied else 1.0})
+    stopped = False
+    for part in _parts(batch, config, order=(seed, step, "minibatches")):
+        part = with_totals(part, reduce=world.sum_)
+        with updater.frozen() if warming else nullcontext():
+            metrics = _accumulate(part, algo, scorer, updater, valuer, config, world)
+        stopped = bool(found) and _too_far(metrics, config.stop_kl)
+        if stopped:
+            _discard(movers)
+            break
+        found.append({"grad_norm": 0.0} | metrics | _step(movers, finite=math.isfinite(metrics["loss"])))
     names = {name for metrics in found for name in metrics}
     totals = {name: sum(metrics.get(name, 0.0) for metrics in found) for name in names}
     means = {name: value if name in COUNTS else value / len(found) for name, value in totals.items()}
+    if config.stop_kl is not None:
+        means |= {"update/stopped": float(stopped), "update/steps": float(len(found))}
+    if isinstance(algo, Reporting):
+        means |= algo.report(means)
     # Later optimizer steps compare with a policy that has moved, which is not a mismatch.
-    return means | {"lr": lr, MISMATCH: found[0][MISMATCH]}
+    return means | rates | {MISMATCH: found[0][MISMATCH]}
 
 
-def _accumulate(part: Batch, algo: Algorithm, scorer: Scorer, config: TrainConfig, world: World) -> dict[str, float]:
+def _parts(batch: Batch, config: TrainConfig, *, order: tuple[str | int, ...]) -> Iterator[Batch]:
+    for epoch in range(config.epochs):
+        yield from minibatches(batch, config.minibatches, order=(*order, epoch))
+
+
+def _too_far(metrics: Mapping[str, float], limit: float | None) -> bool:
+    if limit is None or metrics["tokens/trained"] == 0:
+        return False
+    if "approx_kl" not in metrics:
+        raise ValueError("train.stop_kl needs an algorithm that reports approx_kl; remove it")
+    return metrics["approx_kl"] > limit
+
+
+def _step(movers: Movers, *, finite: bool) -> dict[str, float]:
+    """Gradient norms, and whether any of the optimizers made no step."""
+    if not finite:
+        _discard(movers)
+        return dict.fromkeys(movers, math.nan) | {"update/skipped": 1.0}
+    done = {name: updater.step(lr) for name, (updater, lr) in movers.items()}
+    applied = all(applied for _, applied in done.values())
+    return {name: norm for name, (norm, _) in done.items()} | {"update/skipped": 0.0 if applied else 1.0}
+
+
+def _discard(movers: Movers) -> None:
+    for updater, _ in movers.values():
+        updater.discard()
+
+
+def _output(micro: Batch, needs: frozenset[str], scorer: Scorer, valuer: Valuer | None) -> Output:
+    """What policy and value model say of a micro-batch, with gradient."""
+    critic = valuer.critic if valuer is not None else None
+    head = critic.head if critic is not None and critic.model is None else None
+    out = scorer(micro, entropy="entropy" in needs, value_head=head)
+    return replace(out, values=critic.values(micro)) if critic is not None and critic.model is not None else out
+
+
+def _accumulate(
+    part: Batch,
+    algo: Algorithm,
+    scorer: Scorer,
+    updater: Moves,
+    valuer: Valuer | None,
+    config: TrainConfig,
+    world: World,
+) -> dict[str, float]:
     """Backward passes of one optimizer step, micro-batch by micro-batch; its loss and metrics over all ranks."""
     running = rows_that_learn(part, algo.needs)
     sums: dict[str, Tensor] = {}
     counts = Counter({"rows/skipped": part.rows - len(running)})
     chosen = part.select(running) if len(running) else None
     budget, whole = config.tokens_per_microbatch, "whole_groups" in algo.needs
-    for rows in microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else ():
+    portions = microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else []
+    missing = scorer.missing(len(portions))
+    for rows in portions:
         micro = chosen.select(rows) if chosen is not None else part
-        out = forward(
-            scorer.model, micro, mode=scorer.mode, temperature=scorer.temperature, entropy="entropy" in algo.needs
-        )
+        out = _output(micro, algo.needs, scorer, valuer)
         result = algo.loss(out, micro)
-        result.value.backward()
+        updater.backward(result.value)
         gap = ((out.logprobs.detach() - micro.logprobs).abs() * micro.mask).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
         counts["tokens/packed"] += packed_tokens(micro)
+    for _ in range(missing):
+        out = _output(idle(part), algo.needs, scorer, valuer)
+        nothing = out.logprobs.sum() if out.values is None else out.logprobs.sum() + out.values.sum()
+        updater.backward(nothing * 0.0)
     names = list(sums)
     values = torch.stack([sums[name] for name in names]).tolist() if names else []
     metrics = world.sum_metrics({"loss": 0.0, "tokens/trained": 0.0, MISMATCH: 0.0} | dict(zip(names, values)) | counts)
@@ -116,6 +250,11 @@ def _accumulate(part: Batch, algo: Algorithm, scorer: Scorer, config: TrainConfi
     scale = float(part.tokens_total) / ran
     kept = {"loss", MISMATCH, *COUNTS}
     return {name: value if name in kept else value * scale for name, value in metrics.items()}
+
+
+def idle(batch: Batch) -> Batch:
+    """The shortest row alone: a cheap pass of a rank that has nothing to do while others still work."""
+    return batch.select(batch.length.argmin()[None])
 
 
 def rows_that_learn(batch: Batch, needs: frozenset[str]) -> Tensor:

@@ -7,7 +7,8 @@ them, so that splitting a batch into micro-batches loses nothing. After a step t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 import torch
@@ -63,6 +64,10 @@ class Updater:
             [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that `step` will apply."""
+        loss.backward()
+
     def step(self, lr: float) -> tuple[float, bool]:
         """Clip and apply what backward passes left. Returns (gradient norm before clipping, whether it was applied).
 
@@ -99,6 +104,38 @@ class Updater:
             master.grad.zero_()
         return master.grad
 
+    def held(self) -> dict[str, Tensor]:
+        """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
+        return {name: parameter.detach() for name, parameter in self._named}
+
+    def exchange(self, kept: dict[str, Tensor]) -> None:
+        """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
+        for name, parameter in self._named:
+            parameter.data, kept[name] = kept[name], parameter.data
+
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
+        return dict(parts)
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a whole `tensor`, shaped as in `held`."""
+        return tensor
+
+    def reset(self) -> None:
+        """Forget Adam's averages, as if no step had been made; weights stay."""
+        self._adam.state.clear()
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """These parameters get no gradient inside, and no graph is built for them."""
+        for _, parameter in self._named:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for _, parameter in self._named:
+                parameter.requires_grad_(True)
+
     @torch.no_grad()
     def _round_back(self) -> None:
         for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True):
@@ -116,11 +153,7 @@ class Updater:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of other parameters."""
-        expected = {name for name, _ in self._masters}
-        found = {key.partition("/")[2] for key in state if key.startswith("master/")}
-        if expected != found:
-            odd = sorted(expected ^ found)
-            raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+        check_names([name for name, _ in self._masters], state)
         with torch.no_grad():
             for name, master in self._masters:
                 master.copy_(state[f"master/{name}"])
@@ -130,6 +163,13 @@ class Updater:
                 if kept:
                     self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
         self._round_back()
+
+
+def check_names(names: Sequence[str], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `state` holds exactly the weights `names`."""
+    odd = sorted(set(names) ^ {key.partition("/")[2] for key in state if key.startswith("master/")})
+    if odd:
+        raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
 
 
 def _master(parameter: nn.Parameter) -> Tensor:

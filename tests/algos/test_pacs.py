@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmrl.algos.pacs import PACS, degenerate
+from llmrl.algos.pacs import PACS
 from llmrl.conformance import definitions as slow
 from llmrl.conformance.cases import random_batch, random_output
 
@@ -92,9 +92,9 @@ def test_with_one_update_per_rollout_pacs_is_rloo_and_says_so():
     expected = torch.zeros_like(out.logprobs)
     expected[rows] = -torch.tensor(leave_one_out, dtype=torch.float64)[:, None] / len(rows) * batch.mask[rows]
     torch.testing.assert_close(out.logprobs.grad, expected)
-    assert "RLOO" in degenerate(algo, updates_per_rollout=1)
-    assert degenerate(algo, updates_per_rollout=4) == ""
-    assert degenerate(PACS(reference="model"), updates_per_rollout=1) == ""
+    (remark,) = algo.remarks(updates=1)
+    assert "RLOO" in remark
+    assert algo.remarks(updates=4) == PACS(reference="model").remarks(updates=1) == []
 
 
 def test_the_score_function_term_pushes_every_answer_down_by_its_cross_entropy():
@@ -122,9 +122,27 @@ def test_graded_scores_become_labels_by_the_threshold():
 def test_needs_follow_the_reference():
     assert PACS().needs == {"siblings", "whole_groups", "old_logprobs"}
     assert PACS(reference="model").needs == {"siblings", "whole_groups", "old_logprobs", "ref_logprobs"}
+    unused = PACS(reference="model", proxy="mean_logprob")
+    assert unused.needs == PACS().needs and "nothing" in unused.remarks(updates=4)[0]
     batch = replace(random_batch(0), ref_logprobs=None)
     with pytest.raises(ValueError, match="ref_logprobs"):
         PACS(reference="model").loss(random_output(batch, 0), batch)
+
+
+def test_the_report_gives_the_mean_logit_of_each_class():
+    batch = random_batch(4)
+    out = random_output(batch, 4)
+    algo = PACS()
+    report = algo.report({name: x.item() for name, x in algo.loss(out, batch).metrics.items()})
+    rows = alive_rows(batch)
+    mask = batch.mask[rows].tolist()
+    psi = slow.pacs_scores(
+        out.logprobs[rows].tolist(), batch.old_logprobs[rows].tolist(), mask, batch.group[rows].tolist(), 1.0,
+        "log_ratio", "rloo",
+    )  # fmt: skip
+    for name, label in (("psi_right_mean", 1.0), ("psi_wrong_mean", 0.0)):
+        of_class = [x for x, score in zip(psi, batch.score[rows].tolist(), strict=True) if score == label]
+        assert report[name] == pytest.approx(sum(of_class) / len(of_class))
 
 
 @pytest.mark.parametrize("beta", [0.0, -1.0, float("nan")])

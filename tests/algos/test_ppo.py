@@ -82,11 +82,10 @@ def test_the_metrics_give_the_explained_variance():
     batch = algo.credit(random_batch(1))
     out = random_output(batch, 1)
     metrics = {name: value.item() for name, value in algo.loss(out, batch).metrics.items()}
+    assert "explained_variance" not in algo.report(metrics | {"return_square": metrics["return"] ** 2})
     returns, values = batch.returns[batch.mask], out.values[batch.mask].detach()
     expected = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
-    residual = metrics["value_error_square"] - metrics["value_error"] ** 2
-    spread = metrics["return_square"] - metrics["return"] ** 2
-    assert 1 - residual / spread == pytest.approx(expected.item())
+    assert algo.report(metrics)["explained_variance"] == pytest.approx(expected.item())
     clipped = ((values - batch.values[batch.mask]).abs() > 0.2).double().mean().item()
     assert metrics["value_clipped"] == pytest.approx(clipped)
 
@@ -112,8 +111,47 @@ def test_a_batch_without_signal_gets_no_unit_noise():
 
 
 def test_needs_follow_the_coefficients():
-    assert PPO().needs == {"values", "old_logprobs"}
-    assert PPO(kl_coef=0.1, entropy_coef=0.1).needs == {"values", "old_logprobs", "ref_logprobs", "entropy"}
+    plain = {"values", "old_logprobs"}
+    assert PPO(whiten_advantages=False).needs == plain
+    assert PPO().needs == plain | {"whole_batch"}
+    assert PPO(kl_coef=0.1, entropy_coef=0.1).needs == plain | {"whole_batch", "ref_logprobs", "entropy"}
+    assert PPO(kl_coef=0.1, kl_target=0.1).needs == plain | {"whole_batch", "ref_logprobs", "feedback"}
+
+
+def test_the_kl_weight_follows_the_measured_kl_as_in_the_paper():
+    algo = PPO(kl_coef=0.1, kl_target=0.02, kl_rate=0.5)
+    assert algo.adapted({"kl_ref": 0.02}) == algo
+    assert algo.adapted({"kl_ref": 0.021}).kl_coef == pytest.approx(0.1 * (1 + 0.5 * 0.05))
+    assert algo.adapted({"kl_ref": 9.0}).kl_coef == pytest.approx(0.1 * 1.1)  # one step is bounded
+    assert algo.adapted({"kl_ref": -1.0}).kl_coef == pytest.approx(0.1 * 0.9)
+    assert algo.adapted({"kl_ref": float("nan")}) == algo
+    fixed = PPO(kl_coef=0.1)
+    assert fixed.adapted({"kl_ref": 9.0}) == fixed
+
+
+@SEEDS
+def test_the_reported_kl_is_that_of_the_policy_that_sampled(seed):
+    algo = PPO(kl_coef=0.1, kl_estimator="k3")
+    batch = algo.credit(random_batch(seed))
+    metrics = algo.loss(random_output(batch, seed), batch).metrics
+    old, ref, mask = batch.old_logprobs.tolist(), batch.ref_logprobs.tolist(), batch.mask.tolist()
+    kl = slow.over(mask, lambda i, t: slow.kl(old[i][t], ref[i][t], "k3"))
+    assert metrics["kl_ref"].item() == pytest.approx(sum(map(sum, kl)) / float(batch.mask.sum()))
+
+
+@SEEDS
+def test_the_value_unit_scales_errors_and_the_clip_range(seed):
+    algo = PPO(value_clip=0.3, value_coef=1.0)
+    batch = algo.credit(random_batch(seed))
+    out = random_output(batch, seed)
+    mask = batch.mask.tolist()
+
+    def token(i, t):
+        return slow.clipped_value(*(x[i, t].item() / 0.25 for x in (out.values, batch.values, batch.returns)), 0.3)
+
+    expected = slow.aggregate(slow.over(mask, token), mask, "token", float(batch.mask.sum()), 1.0, 1.0)
+    metrics = algo.loss(out, replace(batch, value_unit=torch.tensor(0.25, dtype=F64))).metrics
+    assert metrics["value_loss"].item() == pytest.approx(expected)
 
 
 def test_what_is_missing_is_named():
@@ -135,6 +173,9 @@ def test_what_is_missing_is_named():
         {"value_clip": 0.0},
         {"value_coef": -0.5},
         {"std_floor": 0.0},
+        {"kl_target": 0.0, "kl_coef": 0.1},
+        {"kl_target": 0.1},
+        {"kl_rate": 9.0},
         {"constant_tokens": 10},
         {"kl_estimator": "k1", "kl_in": "loss", "kl_coef": 0.1},
     ],

@@ -19,7 +19,7 @@ from llmrl.algos.grpo import GRPO
 from llmrl.config import ModelConfig, TrainConfig
 from llmrl.memory import keep_freed_memory
 from llmrl.policy.model import Policy, load_policy
-from llmrl.train.checkpoint import TrainState, Writer, checkpoints, damage, read_optimizer
+from llmrl.train.checkpoint import TrainState, Writer, checkpoints, damage, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.update import Scorer, update
 from llmrl.train.updater import Updater
@@ -60,7 +60,7 @@ def _checkpoint_seconds(policy: Policy, updater: Updater) -> dict[str, float]:
         waits, writes = [], []
         for step in range(1, ROUNDS + 1):
             begin = time.perf_counter()
-            writer.save(policy, updater.state(), TrainState(step=step, metrics_bytes=0))
+            writer.save(policy, {"optimizer": updater.state()}, TrainState(step=step, metrics_bytes=0))
             waits.append(time.perf_counter() - begin)
             writer.finish()
             writes.append(time.perf_counter() - begin)
@@ -68,7 +68,7 @@ def _checkpoint_seconds(policy: Policy, updater: Updater) -> dict[str, float]:
         (folder,) = checkpoints(run)
         begin = time.perf_counter()
         assert damage(folder) is None
-        updater.load(read_optimizer(folder))
+        updater.load(read_tensors(folder, "optimizer"))
         read = time.perf_counter() - begin
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     return {

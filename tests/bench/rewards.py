@@ -1,9 +1,12 @@
-"""Speed of the verifiers: `python tests/bench/rewards.py` prints one JSON line of rates (per second, wall clock)."""
+"""The verifiers in numbers: `python tests/bench/rewards.py` prints one JSON line of rates (per second, wall clock), and
+`python tests/bench/rewards.py cases` the maths checker's agreement with the hand-judged cases, by category."""
 
 from __future__ import annotations
 
 import json
+import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -38,7 +41,27 @@ def programs(isolation: str, *, count: int = 60, threads: int = 2) -> float:
     return round(count / (time.perf_counter() - start), 1)
 
 
+def case_table() -> None:
+    """Category, cases, agreement and false acceptances of tests/rewards/math_cases.txt."""
+    from tests.rewards.test_math_answer import read_cases
+
+    total: Counter[str] = Counter()
+    right: Counter[str] = Counter()
+    fooled: Counter[str] = Counter()
+    for category, gold, response, wanted in read_cases():
+        verdict = verify_answer(response, gold).correct
+        for name in (category.removeprefix("second table: "), "all"):
+            total[name] += 1
+            right[name] += verdict is wanted
+            fooled[name] += verdict is True and wanted is not True
+    print("| category | cases | agree | wrongly accepted |\n|---|---|---|---|")
+    for name in sorted(total, key=lambda n: (n == "all", n)):
+        print(f"| {name} | {total[name]} | {right[name] / total[name]:.1%} | {fooled[name]} |")
+
+
 def main() -> None:
+    if sys.argv[1:] == ["cases"]:
+        return case_table()
     solution = "She sells 16 - 3 - 4 = 9 eggs a day, for 9 * 2 = 18 dollars. " * 12
     integers = [(f"{solution}So the answer is $\\boxed{{{i}}}$.", str(i if i % 2 else i + 1)) for i in range(100)]
     print(

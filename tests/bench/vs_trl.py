@@ -71,7 +71,7 @@ def main() -> None:
             side.close()
     figures = _report(sides, options)
     if not options.skip_agreement:
-        from tests.bench.agreement import compare
+        from tests.bench.trl_agreement import compare
 
         figures["agreement"] = compare(options.model, sides[0].found[-1]["rows"])
     print(json.dumps(figures))

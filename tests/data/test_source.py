@@ -259,7 +259,7 @@ def test_settings_that_cannot_work_are_refused():
     ):
         with pytest.raises(ValidationError):
             DataConfig(**{"source": "addition", **wrong})
-    with pytest.raises(DataError, match="are knobs of a generator, and 'a.jsonl' is none"):
+    with pytest.raises(DataError, match=r"are knobs of a generator, and 'a.jsonl' is none"):
         load_rows(DataConfig(source="a.jsonl", args={"high": 3}), seed=0)
     with pytest.raises(DataError, match="use train or held_out"):
         load_rows(DataConfig(source="addition", split="test"), seed=0)
@@ -295,3 +295,15 @@ def test_shared_countdown_rows_split_without_leaks():
     assert 2500 < len(train) < 2850
     assert len(held) == 100
     assert len(train[0].columns["numbers"]) == 3
+
+
+def test_a_template_makes_prompts_of_rows_that_have_none(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(json.dumps({"nums": [i, 2], "target": i + 2}) + "\n" for i in range(30)))
+    config = DataConfig(
+        source=str(file), columns={"numbers": "nums", "answer": "target"}, template="Make {answer} of {numbers}."
+    )
+    row = next(row for row in load_rows(config, seed=0) if row.columns["nums"] == [5, 2])
+    assert (row.prompt, row.answer, row.columns["numbers"]) == ("Make 7 of [5, 2].", "7", [5, 2])
+    with pytest.raises(DataError, match="no column prompt"):
+        load_rows(config.model_copy(update={"template": "Make {answer} of {cards}."}), seed=0)

@@ -47,6 +47,41 @@ CASES = {
         Case(name="child", changes={"rollout.isolated": True, "reward.letters.isolated": True}),
         Case(name="native", changes={"model.dtype": "bfloat16", "rollout.engine": "native"}),
         Case(name="processes", processes=2),
+        Case(name="stale", changes={"rollout.max_staleness": 1}),
+        Case(name="stale-processes", changes={"rollout.max_staleness": 2, "rollout.isolated": True}, processes=2),
+        Case(
+            name="ppo",
+            changes={
+                "algo": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.01},
+                "critic": {"warmup_steps": 3, "whiten_targets": True},
+                "reference": {"kind": "ema", "decay": 0.8},
+                "train.epochs": 2,
+            },
+        ),
+        Case(
+            name="critic",
+            changes={
+                "model.dtype": "bfloat16",
+                "algo.name": "ppo",
+                "critic": {"kind": "separate", "lr": 1e-3, "privileged": "{answer}", "max_privileged_tokens": 32},
+            },
+        ),
+        Case(
+            name="pacs",
+            changes={
+                "algo": {"name": "pacs", "reference": "model", "label_above": 0.2},
+                "reference": {"kind": "reset_every", "every": 3, "reset_optimizer": True},
+                "train.minibatches": 2,
+            },
+        ),
+        Case(
+            name="dynamic",  # about half of the groups are uniform and get replaced
+            changes={
+                "algo.name": "dapo",
+                "rollout.dynamic_sampling": {"max_rounds": 2},
+                "reward.letters.name": "tests.durability.rewards:mostly_letters",
+            },
+        ),
         Case(
             name="vllm",
             changes={

@@ -14,6 +14,12 @@ def share_of_letters(trajectory: Trajectory) -> Score:
     return Score(value=sum(c.isascii() and c.isalnum() for c in text) / max(1, len(text)))
 
 
+def mostly_letters(trajectory: Trajectory) -> Score:
+    """1 or 0, so that groups are often uniform."""
+    share = share_of_letters(trajectory).value
+    return Score(value=float(share is not None and share > 0.45))
+
+
 def raises_now_and_then(trajectory: Trajectory) -> Score:
     """Fails on about a quarter of the rows."""
     if trajectory.tokens[len(trajectory.prompt.tokens)] % 4 == 0:

@@ -189,6 +189,8 @@ def train_line(step: int, steps: int, rows: list[dict[str, Any]], rng: random.Ra
         "rollout/errored": sum(row["status"] == "error" for row in rows),
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
         "mismatch/mean_abs_logprob": 0.012 + rng.random() * 0.006,
+        **{f"flag/{name}": 0.0 for name in ("answer_stuffing", "empty_reasoning", "test_tampering", "truncated")},
+        "flag/many_boxes": 0.25 if step > 3 else 0.0,
         "policy/entropy": 0.9 * math.exp(-1.6 * step / steps) + rng.gauss(0.0, 0.02),
         "algo/clip_low": rng.random() * 0.01,
         "algo/clip_high": rng.random() * 0.02,

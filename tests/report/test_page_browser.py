@@ -183,3 +183,18 @@ def test_dark_mode_is_dark_and_readable(browser: Page, report: Path) -> None:
     brightness = [sum(int(x) for x in colour[4:-1].split(",")) / 765 for colour in (*light, *dark)]
     assert brightness[0] > 0.9 > 0.2 > brightness[1]
     assert brightness[2] < 0.15 < 0.85 < brightness[3]
+
+
+def test_signs_of_reward_hacking_have_a_chart_and_a_row_each(browser: Page, report: Path) -> None:
+    load(browser, report)
+    titles = browser.run("[...document.querySelectorAll('.chart h3')].map((x) => x.textContent)")
+    assert "Signs of reward hacking" in titles
+    health = text(browser, "#health-table")
+    for words in (
+        "several different boxes",
+        "stuffed with answers",
+        "empty reasoning",
+        "tampers with tests",
+        "truncated",
+    ):
+        assert words in health, words

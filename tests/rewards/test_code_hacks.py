@@ -3,16 +3,20 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from llmrl.rewards.code_tests import run_program
 from llmrl.rewards.sandbox import RUNGS, Limits, _world_readable, isolation_report
+from llmrl.rewards.sandbox_values import decode
 
+ROOT = Path(__file__).parents[2]
 TESTS = ["assert f(3) == 9", "assert f(4) == 16", "assert abs(f(1.5) - 2.25) < 1e-9"]
 
 HACKS = {
@@ -78,6 +82,38 @@ HACKS = {
     "cyclic result": "def f(x):\n    a = []\n    a.append(a)\n    return a",
     "huge integer": "def f(x):\n    return 10 ** 10 ** 9",
     "generator": "def f(x):\n    yield 9",
+    "every operator": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\ndef f(x):\n    return E()",
+    "f is such an object": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\nf = E()",
+    "a list of such": "class E:\n    def __eq__(s, o): return True\n    def __ne__(s, o): return False\n    def __sub__(s, o): return 0\n"
+    "    __rsub__ = __add__ = __radd__ = __mul__ = __truediv__ = __sub__\n    def __abs__(s): return 0\n"
+    "    def __lt__(s, o): return True\n    __le__ = __gt__ = __ge__ = __lt__\n    def __contains__(s, o): return True\n"
+    "    def __bool__(s): return True\n    def __getattr__(s, n): return E()\n    def __call__(s, *a): return E()\ndef f(x):\n    return [E()]",
+    "metaclass": "class M(type):\n    def __eq__(c, o): return True\n    def __hash__(c): return 9\n"
+    "    def __instancecheck__(c, o): return True\nclass A(metaclass=M): pass\ndef f(x):\n    return A",
+    "container subclasses": "class L(list):\n    def __iter__(s): return iter([9])\n    def __eq__(s, o): return True\n"
+    "def f(x):\n    return L()",
+    "poses as a standard type": "class date:\n    year = '9'; month = []; day = None\ndate.__module__ = 'datetime'\ndef f(x):\n    return date()",
+    "forged values": "import sys\ndef f(x):\n    fr = sys._getframe(1)\n    while fr:\n        if 'send' in fr.f_locals and 'request' in fr.f_locals:\n"
+    "            for v in ({'standard': []}, {'named': []}, {'opaque': 99999}, {'int': None}, {}, {'set': [{'list': []}]},\n"
+    "                      {'function': []}, {'callback': 7}, {'complex': []}, {'type': 'x'}, True):\n"
+    "                fr.f_locals['send']({'value': v, 'id': fr.f_locals['request']['id']})\n        fr = fr.f_back\n    return 0",
+    "forged callback": "import sys\ndef f(x):\n    fr = sys._getframe(1)\n    while fr:\n        if 'send' in fr.f_locals and 'request' in fr.f_locals:\n"
+    "            fr.f_locals['send']({'callback': 0, 'args': [], 'kwargs': {}, 'id': fr.f_locals['request']['id']})\n        fr = fr.f_back\n    return 0",
+    "patched encoder": "import sys\nfr = sys._getframe()\nwhile fr:\n    for g in (fr.f_globals, fr.f_locals):\n"
+    "        if 'OPERATIONS' in g:\n            for k in g['OPERATIONS']: g['OPERATIONS'][k] = lambda *a, **kw: 0\n    fr = fr.f_back\ndef f(x):\n    return 0",
+    "poisoned builtins": "import builtins\nfor n in ('print', 'len', 'isinstance', 'issubclass', 'type', 'int', 'str', 'dict', 'abs', 'repr'):\n"
+    "    setattr(builtins, n, lambda *a, **k: 0)\ndef f(x):\n    return 0",
+    "closed file descriptors": "import os\nos.closerange(0, 64)\ndef f(x):\n    return x * x",
+    "an exception whose text hangs": "class R(Exception):\n    def __str__(s):\n        while True: pass\ndef f(x):\n    raise R()",
+    "a crash in C": "import ctypes\ndef f(x):\n    ctypes.string_at(0)",
+    "an integer too long to print": "def f(x):\n    return 10 ** 5000",
+    "signals": "import signal\nsignal.signal(signal.SIGALRM, lambda *a: None)\nsignal.setitimer(signal.ITIMER_REAL, .01, .01)\ndef f(x):\n    return 0",
 }  # fmt: skip
 HONEST = "def f(x):\n    return x * x\n"
 WORKING = [rung for rung in RUNGS if not isolation_report()[rung]]
@@ -102,6 +138,17 @@ def test_a_hack_does_not_pass_a_single_test_it_should_not(rung, name):
     assert outcome.status in ("failed", "runtime_error", "timeout"), outcome
     assert outcome.passed == 0, outcome
     assert time.monotonic() - start < 60
+
+
+def test_emptying_an_argument_that_the_test_compares_with_does_not_help():
+    tests = ["x = [3, 1, 2]\nassert f(x) == sorted(x)", "y = [9]\nassert f(y) == y[0] - 0", "z = [1]\nassert f(z) == z"]
+    for program in (
+        "def f(x):\n    x.clear()\n    return []",
+        "def f(x):\n    x[:] = [0]\n    return 0",
+        "def f(x):\n    x.clear()",
+    ):
+        outcome = run_program(program, tests, kind="function", timeout_s=20)
+        assert outcome.passed == 0, (program, outcome)
 
 
 @pytest.mark.parametrize("rung", WORKING)
@@ -145,15 +192,32 @@ def test_expected_values_are_nowhere_in_the_candidate_s_process():
         "import gc, sys\n"
         "def f(x):\n"
         "    seen = [repr(o)[:10000] for o in gc.get_objects()] + [repr(sys.argv), repr(sys.orig_argv)]\n"
-        "    return any('86420135' in text for text in seen)\n"
+        "    needle = ''.join(['864', '20135'])  # so that the program's own constants do not hold it\n"
+        "    return any(needle in text for text in seen)\n"
     )
     tests = [[[1], 86420135], "assert f(2) == 86420135", "assert not f(3)\nassert 86420135"]
     outcome = run_program(program, tests, kind="function", entry_point="f", timeout_s=20)
     assert outcome.per_test == ("failed", "failed", "passed"), outcome
 
 
+def _reachable(path):
+    """Whether another user can start this program."""
+    path = path.resolve()
+    return path.exists() and all(p.stat().st_mode & 0o005 == 0o005 for p in (path, *path.parents))
+
+
+def _other_python():
+    """Another Python of this version that every user may start, such as the system's; "" if there is none."""
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    for folder in ("/usr/bin", "/usr/local/bin", "/opt/python/bin"):
+        path = Path(folder, f"python{version}")
+        if path.exists() and _reachable(path):
+            return str(path)
+    return ""
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root to become another user")
-def test_it_works_as_an_ordinary_user_too():
+def test_it_works_as_an_ordinary_user_too(tmp_path_factory):
     code = (
         "import json, sys; sys.path[:0] = json.loads(sys.argv[1])\n"
         "from llmrl.rewards.code_tests import run_program; from llmrl.rewards.sandbox import isolation_report\n"
@@ -165,13 +229,25 @@ def test_it_works_as_an_ordinary_user_too():
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)\n"
     )
-    if not _world_readable():
-        pytest.skip("this interpreter lives in a private home, so another user cannot start it")
+    python = sys.executable if _world_readable() and _reachable(Path(sys.executable)) else _other_python()
+    if not python:
+        pytest.skip("no interpreter of this version that another user may start")
+    library = tmp_path_factory.mktemp("library")
+    library.chmod(0o755)
+    for place in library.parents:  # pytest makes its folders private
+        if not place.stat().st_mode & 0o001:
+            place.chmod(0o755)
+    shutil.copytree(ROOT / "llmrl", library / "llmrl", symlinks=False, ignore=shutil.ignore_patterns("__pycache__"))
+    site = Path(np.__file__).parents[1]
+    for name in ("numpy", "numpy.libs"):  # of this same version, which llmrl.types imports
+        if (site / name).exists():
+            shutil.copytree(site / name, library / name, ignore=shutil.ignore_patterns("tests", "__pycache__"))
     done = subprocess.run(
-        [sys.executable, "-c", become + code, json.dumps([p or os.getcwd() for p in sys.path])],
+        [python, "-c", become + code, json.dumps([str(library)])],
         capture_output=True,
         text=True,
         env={"PATH": os.environ["PATH"]},
+        cwd="/",
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -185,3 +261,33 @@ def test_the_child_script_uses_the_standard_library_only():
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }
     assert imported <= sys.stdlib_module_names | {"__future__"}
+
+
+def test_a_result_that_is_slow_to_rebuild_or_compare_is_refused_at_once():
+    one_hash = [{"int": format(i * (2**61 - 1), "x")} for i in range(60_000)]
+    pairs = [[value, None] for value in one_hash]
+    huge = {"int": "f" * 1_000_000}
+    slow = [
+        {"set": one_hash},
+        {"frozenset": [{"tuple": [value]} for value in one_hash]},
+        {"dict": pairs},
+        {"standard": ["collections.Counter", {"list": one_hash}]},
+        {"standard": ["collections.OrderedDict", {"list": [{"tuple": pair} for pair in pairs]}]},
+        {"standard": ["fractions.Fraction", huge, {"int": "e" * 1_000_000}]},
+        {"standard": ["fractions.Fraction", {"standard": ["decimal.Decimal", "1e999999999"]}]},
+        {"standard": ["decimal.Decimal", huge]},
+    ]
+    start = time.process_time()
+    for value in slow:
+        with pytest.raises(ValueError, match="one hash|not a value|more than"):
+            decode(value)
+    assert decode({"list": [{"named": [f"n{i}", [f"a{i}"], [i == 1]]} for i in range(20_000)]})[1] == (True,)
+    assert time.process_time() - start < 5
+
+
+def test_a_program_that_returns_colliding_hashes_fails_its_test_in_time_and_an_honest_set_passes():
+    colliding = "def f(n):\n    return {(2**61 - 1) * i for i in range(n)}"
+    assert run_program(colliding, ["assert f(2000) == {0}"], kind="function").status == "failed"
+    honest = "def f(n):\n    return {i: str(i) for i in range(-n, n)}"
+    expected = {i: str(i) for i in range(-500, 500)}
+    assert run_program(honest, [f"assert f(500) == {expected!r}"], kind="function").status == "passed"

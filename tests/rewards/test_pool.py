@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,14 @@ def test_rewards_that_cannot_be_built_are_named_at_once(trajectory):
         RewardPool(lambda t: None)
     with pytest.raises(ValueError, match="object already"):
         RewardPool(TRLReward(function=len), {"a": 1})
+
+
+def test_a_batched_reward_sees_whole_groups_and_all_of_them_if_it_asks(trajectory):
+    rows = [trajectory("a", str(i)) for i in range(12)]
+    rows = [replace(row, prompt=replace(row.prompt, id=f"p{i % 4}")) for i, row in enumerate(rows)]
+    with RewardPool("tests_handlers:Siblings", workers=3) as pool:
+        scores = pool(rows)
+    assert [score.value for score in scores] == [3.0] * 12
+    assert {score.parts["all"] for score in scores} == {3.0, 6.0}
+    with RewardPool("tests_handlers:Siblings", {"whole_batch": True}, workers=3) as pool:
+        assert {score.parts["all"] for score in pool(rows)} == {12.0}

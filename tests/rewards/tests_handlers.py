@@ -53,3 +53,19 @@ def slow_reward(trajectory):
 
 def lengths(completions, **kwargs):
     return [float(len(text)) for text in completions]
+
+
+class Siblings:
+    """How many rows of the same prompt, and how many rows in all, it was shown together with each row."""
+
+    def __init__(self, whole_batch=False):
+        self.whole_batch = whole_batch
+
+    def __call__(self, trajectory):
+        return self.score_batch([trajectory])[0]
+
+    def score_batch(self, trajectories):
+        from llmrl.types import Score
+
+        ids = [t.prompt.id for t in trajectories]
+        return [Score(value=float(ids.count(i)), parts={"all": float(len(ids))}) for i in ids]

@@ -14,18 +14,30 @@ import torch
 from safetensors.torch import save_file
 
 from llmrl.algos.grpo import GRPO
+from llmrl.algos.ppo import PPO
+from llmrl.batch import Algorithm
 from llmrl.config import TrainConfig
+from llmrl.policy.config import CriticConfig
+from llmrl.policy.critic import Critic, ValueHead
 from llmrl.train.collate import collate
-from llmrl.train.job import by_prompt
-from llmrl.train.update import Scorer, update
+from llmrl.train.sample import by_prompt
+from llmrl.train.update import Scorer, annotate, credit, update
 from llmrl.train.updater import Updater
+from llmrl.train.values import Valuer
 from llmrl.train.world import World
 from tests.tiny import random_model, random_trajectories
 
 CONFIG = TrainConfig(steps=1, lr=1e-2, tokens_per_microbatch=30, max_grad_norm=0.5)
 
 
-def learned(world: World, algo: GRPO) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+ALGORITHMS: dict[str, Algorithm] = {
+    "token": GRPO(normalize="token"),
+    "sequence": GRPO(normalize="sequence"),
+    "ppo": PPO(),  # whitens over all ranks, and so do its value targets
+}
+
+
+def learned(world: World, algo: Algorithm) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
     """(gradients and new weights by name, metrics) of one update on this rank's share of five unequal groups."""
     groups = by_prompt(random_trajectories(21, groups=(5, 4, 2, 2, 1)))
     mine = [trajectory for prompt in world.share(list(groups)) for trajectory in groups[prompt]]
@@ -37,12 +49,23 @@ def learned(world: World, algo: GRPO) -> tuple[dict[str, torch.Tensor], dict[str
         grads.append(world.sum_(grad).clone())
         return grad
 
-    updater = Updater(
-        named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=CONFIG.max_grad_norm, reduce=reduce
-    )
+    def updater_of(named: list[tuple[str, torch.nn.Parameter]]) -> Updater:
+        norm = CONFIG.max_grad_norm
+        return Updater(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=norm, reduce=reduce)
+
+    updater, valuer = updater_of(named), None
+    if "values" in algo.needs:
+        critic = Critic(head=ValueHead(64))
+        valuer = Valuer(
+            critic=critic, updater=updater_of(critic.trainable()), config=CriticConfig(whiten_targets=True, lr=1e-2)
+        )
+        named = [*named, *critic.trainable()]
     scorer = Scorer(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=30)
-    batch = algo.credit(collate(mine))
-    metrics = update(batch, scorer, algo, updater, CONFIG, step=0, seed=0, world=world)
+    batch = annotate(
+        collate(mine), needs=algo.needs, policy=scorer, reference=None, updates=1, critic=valuer and valuer.critic
+    )
+    batch = credit(algo, batch, world)
+    metrics = update(batch, scorer, algo, updater, CONFIG, step=0, seed=0, world=world, valuer=valuer)
     found = {f"grad/{name}": grad for (name, _), grad in zip(named, grads, strict=True)}
     return found | {f"weight/{name}": p.detach().clone() for name, p in named}, metrics
 
@@ -50,9 +73,9 @@ def learned(world: World, algo: GRPO) -> tuple[dict[str, torch.Tensor], dict[str
 def main() -> None:
     torch.distributed.init_process_group("gloo")
     world = World(rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size())
-    for normalize in ("token", "sequence"):
-        tensors, metrics = learned(world, GRPO(normalize=normalize))
-        output = Path(sys.argv[1]) / f"{normalize}-{world.rank}"
+    for name, algo in ALGORITHMS.items():
+        tensors, metrics = learned(world, algo)
+        output = Path(sys.argv[1]) / f"{name}-{world.rank}"
         save_file(tensors, output.with_suffix(".safetensors"))
         output.with_suffix(".json").write_text(json.dumps(metrics))
     torch.distributed.destroy_process_group()

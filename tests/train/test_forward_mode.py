@@ -3,7 +3,7 @@
 import pytest
 
 from llmrl.config import ConfigError, parse_recipe
-from llmrl.train.start import forward_mode
+from llmrl.train.models import forward_mode
 from tests.tiny import random_batch, random_model
 
 

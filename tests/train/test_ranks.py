@@ -10,9 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmrl.algos.grpo import GRPO
 from llmrl.train.world import World
-from tests.train.rank import learned
+from tests.train.rank import ALGORITHMS, learned
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,10 +28,10 @@ def two(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("normalize", ["token", "sequence"])
-def test_two_processes_give_the_gradients_metrics_and_weights_of_one(two, normalize):
-    alone, metrics = learned(World(), GRPO(normalize=normalize))
-    ranks = [load_file(two / f"{normalize}-{rank}.safetensors") for rank in (0, 1)]
+@pytest.mark.parametrize("case", ALGORITHMS)
+def test_two_processes_give_the_gradients_metrics_and_weights_of_one(two, case):
+    alone, metrics = learned(World(), ALGORITHMS[case])
+    ranks = [load_file(two / f"{case}-{rank}.safetensors") for rank in (0, 1)]
     assert ranks[0].keys() == ranks[1].keys() == alone.keys()
     for name in alone:
         assert torch.equal(ranks[0][name], ranks[1][name]), name  # the ranks stay in step, bit for bit
@@ -43,5 +42,5 @@ def test_two_processes_give_the_gradients_metrics_and_weights_of_one(two, normal
         else:
             torch.testing.assert_close(ranks[0][name], tensor, rtol=0, atol=5e-4)
     for rank in (0, 1):
-        seen = json.loads((two / f"{normalize}-{rank}.json").read_text())
+        seen = json.loads((two / f"{case}-{rank}.json").read_text())
         assert seen == pytest.approx(metrics, rel=1e-4, abs=1e-6)

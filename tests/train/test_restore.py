@@ -9,7 +9,7 @@ import torch
 
 from llmrl.config import ModelConfig
 from llmrl.policy.model import Policy, load_policy
-from llmrl.train.checkpoint import TrainState, Writer, checkpoints, digest, newest_valid, read_optimizer, set_aside
+from llmrl.train.checkpoint import TrainState, Writer, checkpoints, digest, newest_valid, read_tensors, set_aside
 from llmrl.train.updater import Updater
 
 
@@ -39,7 +39,8 @@ def write(
     for step in steps:
         learn(policy, updater)
         best_step = step if best and step in best else best_step
-        writer.save(policy, updater.state(), TrainState(step=step, metrics_bytes=10 * step, best_step=best_step))
+        state = TrainState(step=step, metrics_bytes=10 * step, best_step=best_step)
+        writer.save(policy, {"optimizer": updater.state()}, state)
     writer.close()
 
 
@@ -65,18 +66,18 @@ def test_a_restored_optimizer_goes_on_bit_for_bit_and_rounds_its_masters_back(
     updater = updater_of(policy)
     learn(policy, updater)
     writer = Writer(tmp_path, keep_last=9, keep_best=False)
-    writer.save(policy, updater.state(), TrainState(step=1, metrics_bytes=0))
+    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
     learn(policy, updater)
-    writer.save(policy, updater.state(), TrainState(step=2, metrics_bytes=0))
+    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=2, metrics_bytes=0))
     writer.close()
     first, second = checkpoints(tmp_path)
     settings = ModelConfig(path=str(tiny_model), dtype="bfloat16")
     again = load_policy(settings, source=str(tiny_model), device=torch.device("cpu"), seed=0)
     restored = updater_of(again)
-    restored.load(read_optimizer(first))
+    restored.load(read_tensors(first, "optimizer"))
     learn(again, restored)
     writer = Writer(tmp_path / "again", keep_last=9, keep_best=False)
-    writer.save(again, restored.state(), TrainState(step=2, metrics_bytes=0))
+    writer.save(again, {"optimizer": restored.state()}, TrainState(step=2, metrics_bytes=0))
     writer.close()
     assert digest(checkpoints(tmp_path / "again")[0]) == digest(second) != digest(first)
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(policy.weights(), again.weights(), strict=True))
@@ -89,11 +90,11 @@ def test_training_on_while_the_disk_is_written_does_not_leak_into_the_checkpoint
     learn(policy, updater)
     before = {name: tensor.clone() for name, tensor in updater.state().items()}
     writer = Writer(tmp_path, keep_last=1, keep_best=False)
-    writer.save(policy, updater.state(), TrainState(step=1, metrics_bytes=0))
+    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
     for _ in range(5):
         learn(policy, updater)
     writer.close()
-    stored = read_optimizer(checkpoints(tmp_path)[0])
+    stored = read_tensors(checkpoints(tmp_path)[0], "optimizer")
     assert stored.keys() == before.keys()
     assert all(torch.equal(stored[name], before[name]) for name in before)
     assert not torch.equal(before["master/model.norm.weight"], updater.state()["master/model.norm.weight"])

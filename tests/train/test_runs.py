@@ -13,9 +13,11 @@ from rich.console import Console
 from llmrl.cli import resolve
 from llmrl.config import ConfigError, ModelConfig, parse_recipe
 from llmrl.rollout.store import read_rollouts, rollouts_file
-from llmrl.train.checkpoint import checkpoints, damage
+from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics
+from llmrl.train.replay import replay
 from llmrl.train.start import run
+from llmrl.train.telemetry import WATCHED
 
 # Five steps of the test's recipe in float32, seed 0, as they came out when this test was written.
 GOLDEN_LOSS = [-0.05188976, -0.1381444, -0.1019824, -0.0404239, -0.02330006]
@@ -92,7 +94,7 @@ def test_the_native_engine_is_refused_for_a_model_that_does_not_pack(tmp_path, t
         run(made, resolve(made), console=Console(file=io.StringIO()))
 
 
-@pytest.mark.parametrize("name", ["grpo", "pacs"])
+@pytest.mark.parametrize("name", ["grpo", "pacs", "ppo"])
 def test_a_tiny_task_is_learned(tmp_path, tiny_model, name):
     """Printable characters only: from well under half of them to most."""
     made = recipe(tmp_path, tiny_model, steps=25, train={"lr": 5e-3}, algo={"name": name})
@@ -101,6 +103,56 @@ def test_a_tiny_task_is_learned(tmp_path, tiny_model, name):
     assert first < 0.6 and last > 0.8, f"{first} -> {last}"
     summary = json.loads((made.run_dir / "summary.json").read_text())
     assert summary["accuracy_after"] > summary["accuracy_before"]
+
+
+def told(tmp_path, tiny_model, privileged):
+    """Five PPO steps, the first two of them warm-up, with a value model that is told something."""
+    critic = {"kind": "separate", "privileged": privileged, "max_privileged_tokens": 40, "warmup_steps": 2, "lr": 1e-2}
+    made = recipe(
+        tmp_path / str(len(privileged)), tiny_model, steps=5, train={"save_every": 2, "keep_last": 9},
+        algo={"name": "ppo"}, critic=critic,
+    )  # fmt: skip
+    rows = trained(made)
+    return made.run_dir, rows, [read_rollouts(rollouts_file(made.run_dir, step)) for step in range(1, 6)]
+
+
+def test_what_the_value_model_is_told_does_not_reach_the_policy(tmp_path, tiny_model):
+    """Requests, samples, log-probs and weights are the same to the bit until the policy learns from the values."""
+    one, rows, rollouts = told(tmp_path, tiny_model, "{answer}")
+    other, other_rows, other_rollouts = told(tmp_path, tiny_model, "{identity} is {answer}")
+    for mine, yours in zip(rollouts[:3], other_rollouts[:3], strict=True):
+        for a, b in zip(mine, yours, strict=True):
+            assert a.prompt.tokens == b.prompt.tokens and a.tokens.tolist() == b.tokens.tolist()
+            assert a.logprobs.tobytes() == b.logprobs.tobytes()
+    for name in ("policy/model.safetensors", "optimizer.safetensors"):
+        files = [(run / "checkpoints" / "step-000002" / name).read_bytes() for run in (one, other)]
+        assert files[0] == files[1]
+    assert rows[0]["policy_loss"] == other_rows[0]["policy_loss"] != 0  # values are still zero
+    assert rows[1]["value_loss"] != other_rows[1]["value_loss"]  # but it is told something else
+    assert digest(checkpoints(one)[0]) != digest(checkpoints(other)[0])
+    assert all(row["mismatch/mean_abs_logprob"] < 1e-5 for row in rows)
+
+
+def test_steps_of_ppo_can_be_replayed(tmp_path, tiny_model):
+    """With everything that has state: separate value model, privileged text, adaptive KL, a reference that averages."""
+    made = recipe(
+        tmp_path, tiny_model, steps=4, train={"save_every": 2, "epochs": 2},
+        algo={"name": "ppo", "kl_coef": 0.05, "kl_target": 0.01}, reference={"kind": "ema", "decay": 0.5},
+        critic={"kind": "separate", "privileged": "{answer}", "max_privileged_tokens": 40, "whiten_targets": True},
+    )  # fmt: skip
+    rows = trained(made)
+    assert len({row["kl_coef"] for row in rows}) > 2
+    parts = resolve(made)
+    for step in (2, 4):
+        again = replay(made.run_dir, step=step, recipe=made, algo=parts.algo, sources=parts.sources)
+        assert again.reproduced and again.replayed["kl_coef"] == again.recorded["kl_coef"]
+        assert again.replayed["value_loss"] == again.recorded["value_loss"]
+
+
+def test_a_value_model_that_nobody_asks_for_is_refused(tmp_path, tiny_model):
+    made = recipe(tmp_path, tiny_model, steps=1, critic={"lr": 1e-3})
+    with pytest.raises(ConfigError, match="grpo has no value model"):
+        run(made, resolve(made), console=Console(file=io.StringIO()))
 
 
 def test_a_run_leaves_everything_its_folder_promises(tmp_path, tiny_model):
@@ -115,6 +167,8 @@ def test_a_run_leaves_everything_its_folder_promises(tmp_path, tiny_model):
         assert len(stored) == 16 and row["reward/mean"] == pytest.approx(sum(t.reward for t in stored) / 16)
         assert {t.version for t in stored} == {(row["step"] - 1, row["step"] - 1)}
         assert all(value is None or math.isfinite(value) for value in row.values() if not isinstance(value, str))
+        assert all(row[f"flag/{name}"] == 0 for name in WATCHED if name != "truncated")
+        assert row["flag/truncated"] == row["rollout/truncated"]
 
 
 def test_truncated_and_uniform_rollouts_do_not_stop_a_run(tmp_path, tiny_model):

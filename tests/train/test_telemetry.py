@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from llmrl.config import LimitsConfig
-from llmrl.train.telemetry import LimitExceeded, check_limits, describe_rollouts
+from llmrl.train.telemetry import WATCHED, LimitExceeded, check_limits, describe_rollouts
 from llmrl.types import Score, Status
 from tests.tiny import trajectory
 
@@ -30,7 +30,7 @@ def rows():
 
 
 def test_every_number_by_hand():
-    found = describe_rollouts(rows())
+    found = describe_rollouts(rows(), step=0)
     assert found == pytest.approx(
         {
             "reward/mean": 2 / 3,
@@ -43,10 +43,12 @@ def test_every_number_by_hand():
             "length/mean": 15 / 6,
             "length/max": 5.0,
             "length/p95": 4.75,
+            "rollout/staleness": 0.0,
             "rollout/truncated": 1 / 6,
             "rollout/errored": 1 / 6,
             "group/uniform": 0.5,
             "tokens/sampled": 15.0,
+            **{f"flag/{name}": 0.0 for name in WATCHED},
             "flag/no_answer": 1 / 6,
         }
     )
@@ -56,12 +58,12 @@ def test_two_failed_steps_of_one_trajectory_are_one_failed_reward():
     twice = replace(
         trajectory((1,), [[5], [6], [7]]), scores=(Score(value=None, error="a"), Score(value=None, error="b"))
     )
-    found = describe_rollouts([twice, trajectory((1,), [[5]], reward=1.0, sample=1)])
+    found = describe_rollouts([twice, trajectory((1,), [[5]], reward=1.0, sample=1)], step=0)
     assert (found["reward/errored"], found["reward/not_applicable"]) == (0.5, 0.0)
 
 
 def test_no_usable_reward_is_nan_and_not_zero():
-    found = describe_rollouts([replace(row, scores=(Score(value=None),)) for row in rows()])
+    found = describe_rollouts([replace(row, scores=(Score(value=None),)) for row in rows()], step=0)
     assert math.isnan(found["reward/mean"]) and math.isnan(found["reward/std"])
 
 

@@ -1,0 +1,196 @@
+"""The body of `llmrl launch`: check, plan, show, and run unless it is a dry run."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from llmrl.config import Recipe
+    from llmrl.launching.slurm import SlurmSettings
+    from llmrl.launching.topology import Topology
+
+RUN, CLUSTER, MEMORY = "What runs", "Slurm and Ray", "Memory plan"
+
+
+def launch(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50.")] = None,
+    backend: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.", rich_help_panel=RUN)] = "ddp",
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=RUN)] = 1,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(min=0, help="GPUs, one process each; 0: CPUs. Default: what is here.", rich_help_panel=RUN),
+    ] = None,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="Processes of each node on CPUs.", rich_help_panel=RUN)
+    ] = None,
+    head: Annotated[
+        str | None, typer.Option(help="First node's address, without Slurm or Ray.", rich_help_panel=RUN)
+    ] = None,
+    node_rank: Annotated[int, typer.Option(min=0, help="Which node this is.", rich_help_panel=RUN)] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would run, and the plan; run nothing.")
+    ] = False,
+    slurm: Annotated[bool, typer.Option("--slurm", help="Submit a batch job.", rich_help_panel=CLUSTER)] = False,
+    ray: Annotated[bool, typer.Option("--ray", help="Submit a Ray job.", rich_help_panel=CLUSTER)] = False,
+    time: Annotated[str, typer.Option(help="Slurm's time limit.", rich_help_panel=CLUSTER)] = "24:00:00",
+    grace_s: Annotated[
+        int, typer.Option(min=10, help="Seconds before it, to finish a step and save.", rich_help_panel=CLUSTER)
+    ] = 120,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="Cores of each process. Default: 8.", rich_help_panel=CLUSTER)
+    ] = None,
+    partition: Annotated[str | None, typer.Option(help="Slurm's partition.", rich_help_panel=CLUSTER)] = None,
+    account: Annotated[str | None, typer.Option(help="Slurm's account.", rich_help_panel=CLUSTER)] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option(help="More for sbatch: --sbatch=--constraint=h100.", rich_help_panel=CLUSTER)
+    ] = None,
+    ray_address: Annotated[str | None, typer.Option(help="Ray's dashboard.", rich_help_panel=CLUSTER)] = None,
+    device_gib: Annotated[
+        float | None,
+        typer.Option(min=1, help="Memory of a GPU (default 80), or of a CPU machine.", rich_help_panel=MEMORY),
+    ] = None,
+) -> None:
+    """Start a recipe on several processes: this machine's, a Slurm or Ray cluster's, or by hand on several nodes.
+
+    Prints where everything goes, what memory it needs, and the exact command or batch script; then runs it, unless
+    --dry-run. The first Ctrl-C or SIGTERM saves and stops, and --resume goes on.
+
+      llmrl launch recipes/arithmetic/grpo.yaml --gpus-per-node 0 --processes 2
+
+      llmrl launch recipes/math/grpo-7b.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
+    """
+    from llmrl.config import ConfigError, load_recipe
+    from llmrl.launching.slurm import SlurmSettings
+
+    for one, other, names in ((slurm, ray, "--slurm and --ray"), (resume, fresh, "--resume and --fresh")):
+        if one and other:
+            raise ConfigError(f"{names} exclude each other")
+    chosen = _topology(backend, nodes, gpus_per_node, processes)
+    if node_rank >= nodes:
+        raise ConfigError(f"--node-rank {node_rank}: with --nodes {nodes} the last one is {nodes - 1}")
+    changes = _with_backend(list(overrides or []), chosen)
+    changes = _with_threads(recipe, changes, chosen, elsewhere=slurm or ray, cores=cores)
+    loaded = load_recipe(recipe, changes)
+    console = Console(soft_wrap=True)
+    _show_plan(loaded, chosen, device_gib, console)
+    job = _Job(
+        recipe=loaded,
+        topology=chosen,
+        arguments=("train", str(recipe.absolute() if slurm or ray else recipe), *changes),
+        options=("--resume",) * resume + ("--fresh",) * fresh,
+        slurm=SlurmSettings(
+            time=time, grace_s=grace_s, cores_per_process=cores or 8, partition=partition, account=account,
+            extra=tuple(sbatch or ()),
+        ),
+    )  # fmt: skip
+    if slurm:
+        code = _by_slurm(job, console, dry_run=dry_run)
+    elif ray:
+        code = _by_ray(job, console, address=ray_address, cores=cores, dry_run=dry_run)
+    else:
+        code = _here(job, console, head=head, node_rank=node_rank, dry_run=dry_run)
+    if code:
+        raise typer.Exit(code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Job:
+    recipe: Recipe
+    topology: Topology
+    arguments: tuple[str, ...]  # after `llmrl`
+    options: tuple[str, ...]  # for the first start
+    slurm: SlurmSettings
+
+
+def _topology(backend: str, nodes: int, gpus_per_node: int | None, processes: int | None) -> Topology:
+    from llmrl.launching.topology import topology
+
+    if gpus_per_node is None:
+        import torch
+
+        gpus_per_node = 0 if processes else torch.cuda.device_count()
+    return topology(backend=backend, nodes=nodes, gpus_per_node=gpus_per_node, processes=processes)
+
+
+def _with_backend(overrides: list[str], chosen: Topology) -> list[str]:
+    """The back-end is a part of the recipe, so that every process knows it without a launcher's help."""
+    return overrides if chosen.backend == "ddp" else [*overrides, f"train.backend={chosen.backend}"]
+
+
+def _with_threads(
+    recipe: Path, overrides: list[str], chosen: Topology, *, elsewhere: bool, cores: int | None
+) -> list[str]:
+    """On CPUs the trainer is told how many cores are its own, unless the recipe says it."""
+    from llmrl.config import load_recipe
+    from llmrl.launching.command import cores_per_rank
+
+    if not chosen.on_cpu or chosen.ranks_per_node == 1 or load_recipe(recipe, overrides).train.threads:
+        return overrides
+    return [*overrides, f"train.threads={(cores or 8) if elsewhere else cores_per_rank(chosen)}"]
+
+
+def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, console: Console) -> None:
+    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
+    from llmrl.launching.placement import hints
+    from llmrl.launching.show import memory_table, placement_table
+    from llmrl.launching.topology import check_recipe
+
+    algo = build_algorithm(recipe.algo)
+    check_siblings(recipe, algo)
+    check_critic(recipe, algo)
+    check_recipe(recipe, chosen)
+    console.print(placement_table(recipe, chosen))
+    console.print(memory_table(recipe, chosen, algo.needs, device_gib=device_gib))
+    for hint in hints(recipe, chosen):
+        console.print(f"note: {hint}", markup=False, highlight=False)
+
+
+def _by_slurm(job: _Job, console: Console, *, dry_run: bool) -> int:
+    from llmrl.launching.slurm import batch_script, check_installed, submit
+
+    script = batch_script(job.recipe, job.topology, job.arguments, job.options, job.slurm)
+    file = job.recipe.run_dir.parent / f"{job.recipe.name}.sbatch"
+    _print_exact(console, f"sbatch {file}   # this script:", script)
+    if dry_run:
+        return 0
+    check_installed()
+    return submit(script, file)
+
+
+def _by_ray(job: _Job, console: Console, *, address: str | None, cores: int | None, dry_run: bool) -> int:
+    from llmrl.launching.ray import job_command, submit
+
+    whole = (cores or 8) * job.topology.ranks_per_node
+    arguments = (*job.arguments, *job.options)
+    command = job_command(job.topology, arguments, name=job.recipe.name, address=address, cores=whole)
+    _print_exact(console, "the Ray job:", shlex.join(command))
+    return 0 if dry_run else submit(command)
+
+
+def _here(job: _Job, console: Console, *, head: str | None, node_rank: int, dry_run: bool) -> int:
+    from llmrl.launching.command import local_command
+    from llmrl.launching.run import run
+
+    ranks = range(job.topology.nodes) if dry_run else [node_rank]
+    for number in ranks:
+        arguments = (*job.arguments, *job.options)
+        command = local_command(job.topology, arguments, name=job.recipe.name, head=head, node_rank=number)
+        settings = [f"{key}={shlex.quote(value)}" for key, value in command.environment.items()]
+        where = f"on node {number}:" if job.topology.nodes > 1 else "the command:"
+        _print_exact(console, where, " ".join([*settings, shlex.join(command.arguments)]))
+    return 0 if dry_run else run(command)
+
+
+def _print_exact(console: Console, title: str, text: str) -> None:
+    """`text` as it is, so that it can be pasted."""
+    console.print(f"[bold]{title}[/]", highlight=False)
+    console.print(text, markup=False, highlight=False)

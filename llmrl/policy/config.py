@@ -1,0 +1,92 @@
+"""The parts of a recipe about models: policy, adapter, value model and reference model. No torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import model_validator as rule
+
+from llmrl.data.config import template_fields
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LoraConfig(Section):
+    """A LoRA adapter (Hu et al. 2021)."""
+
+    r: PositiveInt = Field(16, description="rank")
+    alpha: PositiveInt = Field(32, description="the adapter is scaled by alpha / r")
+    dropout: float = Field(0.0, ge=0, le=0, description="must be 0: sampler and trainer would disagree otherwise")
+    target: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
+
+
+class ModelConfig(Section):
+    """Which model, in which precision. The optimizer always works on float32 weights."""
+
+    path: str = Field(description="catalogue name (llmrl models list), local folder, or hub id")
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of forward and backward pass")
+    max_length: PositiveInt = Field(1024, description="tokens of prompt and completion together")
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    forward: Literal["auto", "packed", "plain"] = Field(
+        "auto", description="packed shares prompts and pads nothing; auto checks it on the model and falls back"
+    )
+
+
+class CriticConfig(Section):
+    """The value model of an algorithm that needs values, such as ppo. Its optimizer is its own."""
+
+    kind: Literal["shared", "separate"] = Field(
+        "shared", description="a head on the policy's hidden states, or a model of its own with a head"
+    )
+    stop_gradient: bool = Field(False, description="shared: the value loss moves the head alone, not the policy")
+    path: str | None = Field(None, description="separate: name, folder or hub id of the model; default: model.path")
+    lora: LoraConfig | None = Field(None, description="separate: train an adapter and the head only")
+    lr: PositiveFloat = Field(1e-5, description="peak learning rate; the schedule is the one of train")
+    warmup_steps: NonNegativeInt = Field(0, description="first steps, in which only the value model learns")
+    whiten_targets: bool = Field(
+        False, description="learn (return - mean) / deviation, both running averages; credit still sees plain values"
+    )
+    target_decay: float = Field(0.9, ge=0, lt=1, description="how much of the running averages a step keeps")
+    target_std_floor: PositiveFloat = Field(0.05, description="smallest deviation that targets are divided by")
+    privileged: str | None = Field(
+        None, description="separate: text that only the value model reads, before the prompt, such as '{answer}'"
+    )
+    max_privileged_tokens: PositiveInt = 256
+
+    @field_validator("privileged")
+    @classmethod
+    def _plain_fields(cls, template: str | None) -> str | None:
+        if template is not None and not template_fields(template):
+            raise ValueError(f"privileged={template!r} names no column, so it tells nothing; write '{{answer}}'")
+        return template
+
+    @rule(mode="after")
+    def _kinds(self) -> CriticConfig:
+        of_its_own = ("path", "lora", "privileged")
+        wrong = [name for name in of_its_own if self.kind == "shared" and getattr(self, name) is not None]
+        if wrong:
+            raise ValueError(
+                f"critic.{wrong[0]} needs a value model of its own; set critic.kind: separate, or remove it"
+            )
+        if self.kind == "separate" and self.stop_gradient:
+            raise ValueError(
+                "critic.stop_gradient is for kind: shared; the loss of a separate value model never moves the policy"
+            )
+        return self
+
+
+class ReferenceConfig(Section):
+    """The reference model of an algorithm that needs one (a KL term, pacs with reference: model)."""
+
+    kind: Literal["fixed", "reset_every", "ema"] = Field(
+        "fixed", description="the first policy; the policy of every `every` steps; or an average of all policies"
+    )
+    every: PositiveInt = Field(50, description="reset_every: steps between resets to the policy")
+    reset_optimizer: bool = Field(False, description="reset_every: Adam's averages start anew with the reference")
+    decay: float = Field(0.99, ge=0, lt=1, description="ema: how much of the average a step keeps")

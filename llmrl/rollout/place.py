@@ -1,0 +1,197 @@
+"""Where the engines of a run are: beside every trainer process, behind servers, or in Ray actors. One function decides."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from llmrl.config import ConfigError, Recipe
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
+from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.verify import Checked
+from llmrl.types import Completion, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from llmrl.policy.forward import ForwardMode
+    from llmrl.policy.model import Policy
+
+T = TypeVar("T")
+TakeFaults = Callable[[], EngineFaults]
+
+
+class Ranks(Protocol):
+    """What is needed of the trainer's processes; `train.world.World` is one."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    @property
+    def main(self) -> bool: ...
+
+    def gather(self, items: list[T]) -> list[T]: ...
+
+    def on_main(self, work: Callable[[], T]) -> T: ...
+
+
+class Central:
+    """One engine for all ranks: rank 0 asks it for everybody, and only rank 0 has it. Every call is made by all ranks."""
+
+    def __init__(self, ranks: Ranks, engine: RolloutEngine | None) -> None:
+        self._ranks = ranks
+        self._engine = engine
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        everyone = self._ranks.gather([list(requests)])
+        start = sum(map(len, everyone[: self._ranks.rank]))
+        found = self._ranks.on_main(lambda: self._own.generate([request for part in everyone for request in part]))
+        return found[start : start + len(requests)]
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        if not self._ranks.main:
+            for _ in weights:  # sharded weights are gathered by all ranks together
+                pass
+        self._ranks.on_main(lambda: self._own.load(weights, version=version))
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+
+    @property
+    def _own(self) -> RolloutEngine:
+        assert self._engine is not None
+        return self._engine
+
+
+def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
+    """The engine of this process, and what tells (and forgets) how often engines had to be replaced."""
+    settings = engine_settings(recipe, source)
+    placement = recipe.rollout.placement
+    if placement == "colocated":
+        return _colocated(recipe, settings, ranks)
+    open_pool = _servers if placement == "server" else _ray
+    if ranks.size == 1:
+        return _checked(recipe, *open_pool(recipe, settings))
+    if recipe.rollout.dynamic_sampling is not None:
+        raise ConfigError(
+            f"rollout.dynamic_sampling asks for prompts rank by rank, which rollout.placement={placement} with "
+            f"{ranks.size} trainer processes cannot serve; use placement colocated, or one process"
+        )
+    opened = _checked(recipe, *open_pool(recipe, settings)) if ranks.main else None
+    ranks.on_main(lambda: True)  # the others wait, and learn if it failed
+    return Central(ranks, opened[0] if opened else None), opened[1] if opened else EngineFaults
+
+
+def _checked(recipe: Recipe, engine: TrainedEngine, take_faults: TakeFaults) -> tuple[RolloutEngine, TakeFaults]:
+    return Checked(engine, recipe.rollout.verify_weights), take_faults
+
+
+def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
+    """The recipe's words as an engine's."""
+    rollout = recipe.rollout
+    return EngineSettings(
+        kind=rollout.engine,
+        model=source,
+        dtype=recipe.model.dtype,
+        max_length=recipe.model.max_length,
+        max_sequences=rollout.max_sequences,
+        kv_cache_gib=rollout.kv_cache_gib,
+        gpu_memory=rollout.gpu_memory,
+        eager=rollout.eager,
+        threads=rollout.threads,
+    )
+
+
+def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
+    rollout = recipe.rollout
+    if not rollout.isolated:
+        return _checked(recipe, build_engine(settings), EngineFaults)
+    engine = ProcessEngine(
+        settings,
+        log=recipe.run_dir / ("engine.log" if ranks.size == 1 else f"engine-{ranks.rank}.log"),
+        start_timeout_s=rollout.start_timeout_s,
+        stall_timeout_s=rollout.stall_timeout_s,
+        max_restarts=recipe.limits.max_engine_restarts,
+    )
+    return _checked(recipe, engine, engine.take_faults)
+
+
+def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
+    from llmrl.rollout.serve import ServerProcess, share_of_cores
+    from llmrl.rollout.servers import Patience, Server, ServerPool
+
+    config, rollout = recipe.rollout.servers, recipe.rollout
+    patience = Patience(
+        request_s=config.request_timeout_s,
+        stall_s=rollout.stall_timeout_s,
+        update_s=config.update_timeout_s,
+        start_s=rollout.start_timeout_s,
+        max_restarts=recipe.limits.max_engine_restarts,
+    )
+    folder = Path(config.weights_dir)
+    if not folder.is_dir():
+        raise ConfigError(
+            f"rollout.servers.weights_dir={folder} is not a folder; it must be one that the servers see too"
+        )
+    with ExitStack() as started:
+        if config.urls:
+            key = os.environ.get(config.key_variable)
+            servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in config.urls]
+        else:
+            key = secrets.token_urlsafe(16)
+            servers = []
+            for number in range(config.start):
+                process = ServerProcess(
+                    settings,
+                    key=key,
+                    log=recipe.run_dir / f"server-{number}.log",
+                    cores=share_of_cores(number, config.start),
+                    start_timeout_s=rollout.start_timeout_s,
+                )
+                started.callback(process.close)
+                servers.append(Server(url=process.url, process=process))
+            for server in servers:
+                assert isinstance(server.process, ServerProcess)
+                server.process.wait()
+        pool = ServerPool(servers, weights_dir=folder, key=key, patience=patience)
+        started.pop_all()
+    return pool, pool.take_faults
+
+
+def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
+    from llmrl.rollout.ray_pool import RayPool
+
+    config = recipe.rollout.ray
+    pool = RayPool(
+        settings,
+        actors=config.actors,
+        cpus=config.cpus,
+        gpus=config.gpus,
+        address=config.address,
+        start_timeout_s=recipe.rollout.start_timeout_s,
+        stall_timeout_s=max(recipe.rollout.stall_timeout_s, recipe.rollout.servers.request_timeout_s),
+        max_restarts=recipe.limits.max_engine_restarts,
+    )
+    return pool, pool.take_faults
+
+
+def native_engine(recipe: Recipe, policy: Policy, mode: ForwardMode) -> tuple[RolloutEngine, TakeFaults]:
+    """An engine that samples with the trained `policy` itself. Raises ConfigError where that cannot be."""
+    from llmrl.rollout.native import NativeEngine
+
+    if mode != "packed":
+        raise ConfigError(
+            f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {mode}; "
+            "set rollout.engine=vllm"
+        )
+    return NativeEngine(
+        engine_settings(recipe, policy.source), model=policy.causal_lm, tokenizer=policy.tokenizer
+    ), EngineFaults

@@ -1,0 +1,91 @@
+"""The body of `llmrl plan`, with and without --scale."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from llmrl.batch import Algorithm
+    from llmrl.config import Recipe
+
+SCALE = "With --scale"
+
+
+def plan(
+    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
+    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50.")] = None,
+    scale: Annotated[bool, typer.Option("--scale", help="Predict step time and the best split on a cluster.")] = False,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(help="A run folder to take costs from; several are better.", rich_help_panel=SCALE),
+    ] = None,
+    check: Annotated[
+        list[Path] | None, typer.Option(help="A run to compare with the simulation of it.", rich_help_panel=SCALE)
+    ] = None,
+    cost: Annotated[
+        list[str] | None, typer.Option(help="A cost of your own: --cost update_token_s=2e-5.", rich_help_panel=SCALE)
+    ] = None,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=SCALE)] = 1,
+    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs of each; 0: CPUs.", rich_help_panel=SCALE)] = 0,
+    processes: Annotated[int | None, typer.Option(min=1, help="Workers on CPUs.", rich_help_panel=SCALE)] = None,
+    cores: Annotated[
+        int | None, typer.Option(min=1, help="CPU cores. Default: this machine's.", rich_help_panel=SCALE)
+    ] = None,
+    bind: Annotated[
+        bool, typer.Option(help="Each worker has cores of its own, as llmrl launch does.", rich_help_panel=SCALE)
+    ] = True,
+    network_gb_s: Annotated[
+        float | None, typer.Option(min=0.001, help="GB/s of each trainer's link.", rich_help_panel=SCALE)
+    ] = None,
+    max_staleness: Annotated[
+        int, typer.Option(min=1, help="Versions that engines may be behind.", rich_help_panel=SCALE)
+    ] = 4,
+) -> None:
+    """Say what a recipe will do, without loading a model: samples, tokens, updates, memory.
+
+    With --scale: what a step would take on another cluster, simulated from what measured runs cost here.
+    """
+    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
+    from llmrl.cli import rewards_of
+    from llmrl.config import ConfigError, load_recipe
+    from llmrl.scale.commands import Question, plan_scale
+
+    loaded = load_recipe(recipe, overrides)
+    algo = build_algorithm(loaded.algo)
+    check_siblings(loaded, algo)
+    check_critic(loaded, algo)
+    rewards_of(loaded)
+    console = Console()
+    if scale:
+        question = Question(
+            nodes=nodes, gpus_per_node=gpus_per_node, processes=processes, cores=cores, bound=bind,
+            measured=tuple(measured or ()), check=tuple(check or ()), given=tuple(cost or ()), network_gb_s=network_gb_s,
+            max_staleness=max_staleness,
+        )  # fmt: skip
+        plan_scale(loaded, question, console)
+        return
+    if measured or cost or gpus_per_node or nodes > 1:
+        raise ConfigError("--measured, --cost, --nodes and --gpus-per-node belong to --scale; add it")
+    _show(loaded, algo, console)
+
+
+def _show(loaded: Recipe, algo: Algorithm, console: Console) -> None:
+    from rich.table import Table
+
+    from llmrl.plan import plan as rows_of
+    from llmrl.policy.catalog import MODELS, cache_root
+    from llmrl.policy.catalog import resolve as resolve_model
+
+    own = loaded.critic.path if loaded.critic is not None else None
+    sources = [
+        str(cache_root() / "models" / name if name in MODELS else resolve_model(name))
+        for name in (loaded.model.path, own or loaded.model.path)
+    ]
+    table = Table(show_header=False)
+    for what, how_much in rows_of(loaded, algo, *sources):
+        table.add_row(what, how_much)
+    console.print(table)

@@ -1,0 +1,184 @@
+"""From a recipe to its models: the policy, its forward pass and optimizer, the value model, the reference.
+
+Training and replay build them alike; a checkpoint holds the tensors of all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from llmrl.batch import Algorithm, Batch
+from llmrl.config import ConfigError, Recipe
+from llmrl.data.prompts import privileged_tokens
+from llmrl.policy.config import CriticConfig
+from llmrl.policy.critic import Critic, load_critic
+from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
+from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
+from llmrl.rollout.roll import single_turn
+from llmrl.seeding import key
+from llmrl.train.backends.build import choose, share, share_critic
+from llmrl.train.backends.seam import Moves
+from llmrl.train.collate import collate
+from llmrl.train.reference import Reference
+from llmrl.train.update import Scorer
+from llmrl.train.values import Valuer
+from llmrl.train.world import World
+from llmrl.types import Completion, Prompt, Score, Status
+
+SELF_CHECK_NATS = {"float32": 1e-3, "bfloat16": 0.5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Folders or hub ids of the models that a recipe names."""
+
+    policy: str
+    critic: str = ""  # of a separate value model; empty: the policy's
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """What learns, and what it is compared with."""
+
+    policy: Policy
+    scorer: Scorer
+    updater: Moves
+    valuer: Valuer | None
+    reference: Reference | None
+    privileged: Callable[[Prompt], tuple[int, ...]] | None  # tokens that only the value model reads
+
+    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
+        """What a checkpoint needs beside the policy's folder, by file, on rank 0. Every rank must call it."""
+        found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.updater.state()}
+        if self.valuer is not None:
+            found["critic"] = self.valuer.state()
+        if self.reference is not None and self.reference.stored:
+            found["reference"] = self.reference.state()
+        return found
+
+    def lend(self) -> None:
+        """Take part in the gathering of a rank that writes a checkpoint."""
+        self.policy.lend()
+        if self.critic is not None:
+            self.critic.lend()
+
+    def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
+        """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
+        self.updater.load(read("optimizer"))
+        if self.valuer is not None:
+            self.valuer.load(read("critic"))
+        if self.reference is not None and self.reference.stored:
+            self.reference.load(read("reference"))
+
+    def follow(self, step: int) -> None:
+        """After `step` steps are done: let the reference follow the policy, if the recipe says so."""
+        if self.reference is not None:
+            self.reference.follow(step)
+
+    @property
+    def critic(self) -> Critic | None:
+        return None if self.valuer is None else self.valuer.critic
+
+    @property
+    def asked(self) -> Callable[[Batch], Tensor] | None:
+        """The reference's log-probabilities of a batch."""
+        return None if self.reference is None else self.reference.logprobs
+
+
+def build_models(
+    recipe: Recipe, algo: Algorithm, sources: Sources, prompts: list[Prompt], notes: list[str], world: World
+) -> Models:
+    """Everything as it was before the first step. `prompts` are for self-checks; `notes` gets what a user should know."""
+    policy = load_policy(recipe.model, source=sources.policy, device=world.device, seed=key(recipe.seed, "adapter"))
+    scorer = make_scorer(recipe, policy, prompts, notes)
+    config = recipe.critic or CriticConfig()
+    privileged = None
+    if config.privileged is not None:
+        tokenizer = load_tokenizer(sources.policy)
+        privileged = privileged_tokens(tokenizer, config.privileged, prompts, limit=config.max_privileged_tokens)
+    critic = make_critic(recipe, config, policy, sources, prompts, notes, world) if "values" in algo.needs else None
+    backend = choose(recipe.train, world)
+    if world.size > 1:
+        notes.append(f"{world.size} processes share the policy: {backend}")
+    shared = share(backend, recipe.train, policy, scorer, world)
+    valuer = reference = None
+    if critic is not None:
+        critic, updater = share_critic(backend, recipe.train, critic, world)
+        valuer = Valuer(critic=critic, updater=updater, config=config)
+    if "ref_logprobs" in algo.needs:
+        reference = Reference(recipe.reference, shared.scorer, shared.updater)
+    return Models(
+        policy=shared.policy, scorer=shared.scorer, updater=shared.updater, valuer=valuer, reference=reference,
+        privileged=privileged,
+    )  # fmt: skip
+
+
+def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
+    return Scorer(
+        model=policy.causal_lm,
+        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
+        temperature=recipe.rollout.temperature,
+        tokens_per_microbatch=recipe.train.tokens_per_microbatch,
+    )
+
+
+def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str], *, name: str = "") -> ForwardMode:
+    """The forward pass that agrees with the model itself on `probe`: what the recipe says, or with auto the fastest.
+    `name` is the model's, if it is not the policy.
+
+    Raises ConfigError if none does: such a model would train on wrong probabilities.
+    """
+    asked, name = recipe.model.forward, name or recipe.model.path
+    probe = probe.to(next(model.parameters()).device)
+    problems: list[str] = []
+    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
+    for mode in modes:
+        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
+        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
+            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
+        if problem is None:
+            notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
+            return mode
+        problems.append(problem)
+    raise ConfigError(f"{name} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
+
+
+def _probe(prompts: list[Prompt]) -> Batch:
+    """A few rows for the self-check: two prompts, each continued by pieces of other prompts."""
+    rows = []
+    for prompt in prompts[:2]:
+        for number, other in enumerate(prompts[2:5] or prompts):
+            tokens = other.tokens[: 5 + 4 * number]
+            made = Completion(tokens=tokens, logprobs=(0.0,) * len(tokens), text="", status=Status.done())
+            rows.append(single_turn(prompt, made, sample=number, version=0))
+    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
+
+
+def make_critic(
+    recipe: Recipe,
+    config: CriticConfig,
+    policy: Policy,
+    sources: Sources,
+    prompts: list[Prompt],
+    notes: list[str],
+    world: World,
+) -> Critic:
+    """The recipe's value model. Raises ConfigError for one that cannot read what the policy writes."""
+    source = sources.critic or sources.policy
+    critic = load_critic(
+        config, recipe.model, policy, source=source, device=world.device, seed=key(recipe.seed, "value adapter")
+    )
+    if critic.model is not None:
+        longest = model_length(source)
+        wanted = recipe.model.max_length + (config.max_privileged_tokens if config.privileged else 0)
+        if longest is not None and wanted > longest:
+            raise ConfigError(
+                f"the value model would read up to {wanted} tokens, more than the {longest} of {source}; lower "
+                "model.max_length or critic.max_privileged_tokens"
+            )
+        own = critic.model.causal_lm
+        critic = replace(critic, mode=forward_mode(recipe, own, _probe(prompts), notes, name=source))
+    return critic

@@ -1,0 +1,94 @@
+"""One step's batch before training: prompts, completions, scores; and how batches are shared out over ranks."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+
+from llmrl.config import Recipe
+from llmrl.data.stream import PromptStream
+from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.roll import roll
+from llmrl.train.clock import Clock
+from llmrl.train.world import World
+from llmrl.types import Prompt, Score, Trajectory
+
+ScoreAll = Callable[[Sequence[Trajectory]], list[Score]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """Makes this rank's scored trajectories of a step."""
+
+    recipe: Recipe
+    world: World
+    engine: RolloutEngine
+    score: ScoreAll
+    stream: PromptStream
+    spare: PromptStream  # an order of its own, for prompts that replace uniform groups
+
+    def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
+        """The batch of `step`, sampled by the policy of `version`, which the engine holds.
+
+        With dynamic sampling, groups whose scores are all equal are replaced by groups of spare prompts, for at most
+        `max_rounds` rounds; what is still uniform then stays.
+        """
+        config = self.recipe.rollout
+        found = self._sampled(self.world.share(self.stream.at(step)), step, version, clock)
+        rounds = config.dynamic_sampling.max_rounds if config.dynamic_sampling else 0
+        for number in range(rounds):
+            groups = by_prompt(found)
+            dull = [prompt for prompt, rows in groups.items() if is_uniform(rows)]
+            if not dull:
+                break
+            spare = self.world.share(self.spare.at(step * rounds + number))
+            new = [prompt for prompt in spare if prompt.id not in groups][: len(dull)]
+            fresh = by_prompt(self._sampled(new, step, version, clock))
+            useful = [rows for rows in fresh.values() if not is_uniform(rows)]
+            for prompt, rows in zip(dull, useful, strict=False):
+                del groups[prompt]
+                groups[rows[0].prompt.id] = rows
+            found = [trajectory for rows in groups.values() for trajectory in rows]
+        return found
+
+    def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:
+        recipe = self.recipe
+        with clock("generate"):
+            trajectories = roll(self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version)
+        with clock("reward"):
+            scores = self.score(trajectories)
+        return [replace(t, scores=(score,)) for t, score in zip(trajectories, scores, strict=True)]
+
+
+def by_prompt(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:
+    """Trajectories by prompt id, in order of first appearance."""
+    groups: dict[str, list[Trajectory]] = defaultdict(list)
+    for trajectory in trajectories:
+        groups[trajectory.prompt.id].append(trajectory)
+    return dict(groups)
+
+
+def is_uniform(rows: Sequence[Trajectory]) -> bool:
+    """Whether a group's rewards are all the same, so that it teaches nothing."""
+    return len({row.reward for row in rows}) == 1
+
+
+def all_ranks(batches: Mapping[int, list[Trajectory]], world: World) -> dict[int, list[Trajectory]]:
+    """Every rank's batches by step, groups dealt so that `this_rank` gives each rank its own again."""
+    everyone = world.gather([dict(batches)])
+    found: dict[int, list[Trajectory]] = {}
+    for step in batches:
+        ranks = [list(by_prompt(part[step]).values()) for part in everyone]
+        rounds = zip_longest(*ranks, fillvalue=[])
+        found[step] = [trajectory for groups in rounds for group in groups for trajectory in group]
+    return found
+
+
+def this_rank(batches: Mapping[int, list[Trajectory]], world: World) -> dict[int, list[Trajectory]]:
+    """This rank's groups of batches of all ranks."""
+    return {
+        step: [trajectory for group in world.share(list(by_prompt(rows).values())) for trajectory in group]
+        for step, rows in batches.items()
+    }

@@ -1,0 +1,206 @@
+"""Engines behind servers and on Ray: the same greedy completions for the same weights everywhere, and lost ones replaced."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.process import ProcessEngine
+from llmrl.rollout.ray_pool import RayPool
+from llmrl.rollout.serve import ServerProcess, share_of_cores
+from llmrl.rollout.servers import Patience, Server, ServerPool
+from llmrl.train.folder import read_metrics
+from llmrl.types import Request, Sampling
+from tests.durability.harness import command, start, tail, write_recipe
+from tests.tiny import random_model
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.vllm,
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vllm"),
+]
+needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="no ray")
+KEY = "a-key"
+START_S = 600.0
+
+
+def settings(model: Path) -> EngineSettings:
+    return EngineSettings(model=str(model), dtype="float32", max_length=256, max_sequences=16, kv_cache_gib=1.0)
+
+
+def greedy(count: int = 16) -> list[Request]:
+    """Groups of four with one prompt each."""
+    return [
+        Request(tokens=tuple(range(5 + i // 4, 20 + i // 4)), sampling=Sampling(max_tokens=12, temperature=0.0, seed=i))
+        for i in range(count)
+    ]
+
+
+def long(count: int = 32) -> list[Request]:
+    return [
+        Request(tokens=tuple(range(5 + i // 4, 20 + i // 4)), sampling=Sampling(max_tokens=200, seed=i))
+        for i in range(count)
+    ]
+
+
+def weights(seed: int) -> list[tuple[str, Any]]:
+    return [(name, p.detach()) for name, p in random_model(seed=seed).named_parameters()]
+
+
+@pytest.fixture(scope="module")
+def processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
+    logs = tmp_path_factory.mktemp("servers")
+    made = []
+    for n in range(2):
+        log, cores = logs / f"{n}.log", share_of_cores(n, 2)
+        made.append(ServerProcess(settings(tiny_model), key=KEY, log=log, cores=cores, start_timeout_s=START_S))
+    for process in made:
+        process.wait()
+    yield made
+    for process in made:
+        process.close()
+
+
+@pytest.fixture
+def pool(processes: list[ServerProcess], tmp_path: Path) -> Iterator[ServerPool]:
+    patience = Patience(stall_s=5.0, start_s=START_S)
+    made = ServerPool(
+        [Server(url=p.url, process=_Kept(p)) for p in processes], weights_dir=tmp_path, key=KEY, patience=patience
+    )
+    yield made
+    made.close()
+
+
+class _Kept:
+    """A server process that outlives its pool: the module's tests share it."""
+
+    def __init__(self, process: ServerProcess) -> None:
+        self.restart = process.restart
+
+    def close(self) -> None:
+        return
+
+
+def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
+    pool: ServerPool, tiny_model: Path, tmp_path: Path
+) -> None:
+    own = ProcessEngine(settings(tiny_model), log=tmp_path / "engine.log")
+    try:
+        expected = {}
+        for version in (1, 2):
+            own.load(weights(version), version=version)
+            expected[version] = [c.tokens for c in own.generate(greedy())]
+        assert expected[1] != expected[2]
+        for version in (1, 2, 1):
+            pool.load(weights(version), version=version)
+            assert [c.tokens for c in pool.generate(greedy())] == expected[version]
+    finally:
+        own.close()
+    if importlib.util.find_spec("ray") is None:
+        return
+    ray = RayPool(settings(tiny_model), actors=2)
+    try:
+        for version in (1, 2, 1):
+            ray.load(weights(version), version=version)
+            assert [c.tokens for c in ray.generate(greedy())] == expected[version]
+    finally:
+        ray.close()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_server_that_dies_or_hangs_is_replaced_and_its_work_done_by_others(
+    number: signal.Signals, pool: ServerPool, processes: list[ServerProcess]
+) -> None:
+    pool.load(weights(1), version=1)
+    expected = [c.tokens for c in pool.generate(greedy())]
+    threading.Timer(0.3, lambda: os.killpg(processes[0].pid, number)).start()
+    found = pool.generate(long(64))
+    assert len(found) == 64 and all(c.tokens for c in found)
+    faults = pool.take_faults()
+    assert faults.restarts == 1 and 1 <= faults.regenerated <= 64
+    deadline = time.monotonic() + START_S
+    while not all(server.up for server in pool._servers):
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert [c.tokens for c in pool.generate(greedy())] == expected  # the new one has the weights too
+
+
+def test_siblings_go_to_one_server_and_prompts_are_dealt_out(pool: ServerPool) -> None:
+    pool.load(weights(1), version=1)
+    homes: dict[Any, set[str]] = {}
+    ask = pool._ask
+
+    async def watched(server: Server, request: Request) -> Any:
+        homes.setdefault(request.tokens, set()).add(server.url)
+        return await ask(server, request)
+
+    pool._ask = watched  # type: ignore[method-assign]
+    pool.generate(greedy())
+    assert all(len(urls) == 1 for urls in homes.values())
+    assert len(set().union(*homes.values())) == 2
+
+
+def test_a_request_that_a_server_refuses_is_an_error_and_not_a_loop(pool: ServerPool) -> None:
+    too_long = Request(tokens=tuple(range(5, 250)) * 2, sampling=Sampling(max_tokens=4))
+    with pytest.raises(EngineError, match="refused a request: 400"):
+        pool.generate([too_long, too_long])
+
+
+def test_a_server_wants_its_key_and_listens_on_loopback_only(processes: list[ServerProcess]) -> None:
+    url = processes[0].url
+    assert url.startswith("http://127.0.0.1:")
+    assert httpx.get(f"{url}/v1/models", trust_env=False).status_code == 401
+    listening = subprocess.run(["ss", "-ltn"], capture_output=True, text=True)
+    if listening.returncode == 0:
+        assert f"0.0.0.0:{url.rpartition(':')[2]} " not in listening.stdout
+
+
+def test_an_address_without_a_server_is_told(tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"http://127.0.0.1:9 is no vLLM server that answers: ConnectError"):
+        ServerPool([Server(url="http://127.0.0.1:9")], weights_dir=tmp_path)
+
+
+@needs_ray
+def test_a_ray_actor_that_dies_is_replaced_and_its_work_done_by_others(tiny_model: Path) -> None:
+    pool = RayPool(settings(tiny_model), actors=2)
+    try:
+        pool.load(weights(1), version=1)
+        expected = [c.tokens for c in pool.generate(greedy())]
+        victim = pool.pids()[0]
+        threading.Timer(0.3, lambda: os.kill(victim, signal.SIGKILL)).start()
+        found = pool.generate(long(64))
+        assert len(found) == 64 and all(c.tokens for c in found)
+        faults = pool.take_faults()
+        assert faults.restarts == 1 and 1 <= faults.regenerated <= 64
+        assert [c.tokens for c in pool.generate(greedy())] == expected
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize(
+    ("placement", "processes_"), [("server", 1), ("server", 2), pytest.param("ray", 1, marks=needs_ray)]
+)
+def test_a_run_trains_with_its_engines_elsewhere(
+    placement: str, processes_: int, tmp_path: Path, tiny_model: Path
+) -> None:
+    changes = {
+        "model.dtype": "bfloat16", "rollout.engine": "vllm", "rollout.kv_cache_gib": 1, "rollout.placement": placement,
+        "train.steps": 3, "eval.data": {"n": 4},
+    }  # fmt: skip
+    recipe = write_recipe(tmp_path, tiny_model, changes)
+    process = start(command(recipe, processes=processes_), tmp_path / "log.txt")
+    assert process.wait(START_S) == 0, tail(tmp_path / "log.txt")
+    rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
+    assert len(rows) == 3
+    assert all(row["mismatch/mean_abs_logprob"] < 0.1 and row["engine/restarts"] == 0 for row in rows)
