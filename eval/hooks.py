@@ -7,9 +7,10 @@ they are always made anew, so that a resumed run records what its own weights sa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llmrl.config import BenchmarkConfig, Recipe
 from llmrl.eval.errors import EvalError
@@ -17,10 +18,14 @@ from llmrl.eval.models import Model
 from llmrl.eval.plan import Options, Plan, Say, make_plan
 from llmrl.eval.records import Record, open_records, to_line
 from llmrl.eval.results import Metric, budgets, summarise
-from llmrl.eval.run import Judge, run_task
+from llmrl.eval.run import Judge, run_task, windows
 from llmrl.eval.tasks import find_task
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.train.world import World
+from llmrl.types import Completion, Request
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +60,10 @@ class Benchmarks:
         own = path if world.size == 1 else folder / f"{plan.task.name}.rank-{world.rank}.jsonl"
         own.unlink(missing_ok=True)
         mine = world.share(list(plan.prompts))
+        asked = engine if world.size == 1 and hasattr(engine, "stream") else _Collective(engine)
         made = run_task(
             mine,
-            engine=engine,
+            engine=asked,
             judge=one.judge,
             sampling=plan.sampling,
             samples=plan.samples,
@@ -65,6 +71,9 @@ class Benchmarks:
             path=own,
             settings=plan.settings,
         )
+        if isinstance(asked, _Collective):
+            largest = -(-len(plan.prompts) // world.size)
+            asked.call_until(windows(largest, plan.samples))
         if world.size == 1:
             return made
         place = {prompt.id: i for i, prompt in enumerate(plan.prompts)}
@@ -76,6 +85,31 @@ class Benchmarks:
                 file.writelines(map(to_line, records))
         own.unlink()
         return records
+
+
+class _Collective:
+    """An engine that all ranks call together, if rank 0 asks it for everybody: every rank calls it equally often."""
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self._engine, self._calls = engine, 0
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion]]:
+        yield from enumerate(self.generate(requests))
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        self._calls += 1
+        return self._engine.generate(requests)
+
+    def call_until(self, calls: int) -> None:
+        """Take part in what the others still ask."""
+        while self._calls < calls:
+            self.generate([])
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        self._engine.load(weights, version=version)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def training_benchmarks(recipe: Recipe, source: str, *, say: Say = print) -> Benchmarks:

@@ -132,6 +132,11 @@ def run_task(
     return sorted(records, key=lambda record: record.index)
 
 
+def windows(questions: int, samples: int) -> int:
+    """How many times an engine is called for that many questions."""
+    return -(-questions // max(1, WINDOW // samples))
+
+
 def _records(
     todo: Sequence[tuple[int, Prompt]], engine: RolloutEngine, judge: Judge, sampling: Sampling, samples: int, seed: int
 ) -> Iterator[Record]:

@@ -32,6 +32,7 @@ class KVCache:
         self.own: list[Layer] = []  # per layer, [N, K, C, D] twice
         self.index: Tensor | None = None  # [G, P] place of each prompt token in the packed prompts, -1 for padding
         self.slots, self.place = _slots(group, len(prompt_length))
+        self.full = self.slots.numel() == len(group) and bool((self.place[1:] > self.place[:-1]).all())
 
     @classmethod
     def of_prompts(cls, lengths: Sequence[int], rows: Sequence[int], *, device: torch.device) -> KVCache:
@@ -54,7 +55,9 @@ class KVCache:
         if not self.own:
             shape = (len(self.group), kv_heads, COLUMNS, width)
             self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for keys, _ in self.prompts]
-        self.columns = int(self.filled.max()) + 1
+        most, least = int(self.filled.max()), int(self.filled.min())
+        self.columns = most + 1
+        self.even = most == least
         if self.columns > self.own[0][0].shape[2]:
             self.own = [(_widened(k, 2 * k.shape[2]), _widened(v, 2 * v.shape[2])) for k, v in self.own]
         self.rows = torch.arange(len(self.group), device=self.group.device)
@@ -127,17 +130,18 @@ def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int
         return _prompts(query, key, value, cache, scale=scale)
     heads, rows, width = query.shape
     kv_heads = key.shape[0]
-    own_keys, own_values = cache.own[layer]
-    own_keys[cache.rows, :, cache.last] = key.transpose(0, 1)
-    own_values[cache.rows, :, cache.last] = value.transpose(0, 1)
-    own_keys, own_values = own_keys[:, :, : cache.columns], own_values[:, :, : cache.columns]
+    own_keys, own_values = (x[:, :, : cache.columns] for x in cache.own[layer])
+    if cache.even:  # much cheaper than by index
+        own_keys[:, :, -1], own_values[:, :, -1] = key.transpose(0, 1), value.transpose(0, 1)
+    else:
+        own_keys[cache.rows, :, cache.last] = key.transpose(0, 1)
+        own_values[cache.rows, :, cache.last] = value.transpose(0, 1)
     prompt_keys, prompt_values = cache.prompts[layer]
     by_row = (query * scale).view(kv_heads, -1, rows, width).permute(2, 0, 1, 3)  # [N, K, R, D]
     on_prompt = _to_rows(_to_groups(by_row, cache) @ prompt_keys.transpose(-1, -2), cache)
     on_own = by_row @ own_keys.transpose(-1, -2)
     scores = torch.cat([on_prompt, on_own], dim=-1).masked_fill_(cache.hidden, float("-inf"))
-    wide = scores if scores.dtype == torch.float64 else scores.float()
-    weights = wide.softmax(-1).to(query.dtype)
+    weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
     to_prompt, to_own = weights.split([prompt_keys.shape[2], cache.columns], dim=-1)
     out = _to_rows(_to_groups(to_prompt, cache) @ prompt_values, cache) + to_own @ own_values
     return out.permute(1, 2, 0, 3).reshape(heads, rows, width)
@@ -146,8 +150,8 @@ def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int
 def _to_groups(x: Tensor, cache: KVCache) -> Tensor:
     """[N, K, R, E] -> [G, K, S * R, E], with anything where a group has fewer than S rows."""
     _, kv_heads, repeat, width = x.shape
-    groups, siblings = cache.slots.shape
-    chosen = x[cache.slots.flatten()].view(groups, siblings, kv_heads, repeat, width)
+    groups, siblings = cache.slots.shape  # if full, rows already lie group by group
+    chosen = (x if cache.full else x[cache.slots.flatten()]).view(groups, siblings, kv_heads, repeat, width)
     return chosen.transpose(1, 2).reshape(groups, kv_heads, siblings * repeat, width)
 
 
@@ -156,7 +160,8 @@ def _to_rows(x: Tensor, cache: KVCache) -> Tensor:
     groups, kv_heads, _, width = x.shape
     siblings = cache.slots.shape[1]
     by_slot = x.view(groups, kv_heads, siblings, -1, width).transpose(1, 2)
-    return by_slot.reshape(groups * siblings, kv_heads, -1, width)[cache.place]
+    rows = by_slot.reshape(groups * siblings, kv_heads, -1, width)
+    return rows if cache.full else rows[cache.place]
 
 
 def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, *, scale: float) -> Tensor:

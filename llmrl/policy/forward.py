@@ -43,7 +43,12 @@ def forward(
     row, column = scored.row, scored.column
     head = model.get_output_embeddings()  # type: ignore[operator]
     logprobs, entropies = token_logprobs(
-        scored.hidden, head.weight, getattr(head, "bias", None), scored.target, temperature=temperature
+        scored.hidden,
+        head.weight,
+        getattr(head, "bias", None),
+        scored.target,
+        temperature=temperature,
+        entropy=entropy,
     )
     return Output(
         logprobs=_spread(logprobs, row, column, batch),

@@ -27,16 +27,17 @@ SAMPLED_COLUMNS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """Which columns of which weights to look at: `shapes` by Hugging Face name."""
+    """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
 
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]  # such as bfloat16
     version: int
     full: bool
 
     def columns(self, width: int) -> list[int]:
         """The columns to look at in a matrix of `width` columns.
 
-        >>> Look(shapes={}, version=3, full=False).columns(10)
+        >>> Look(shapes={}, dtypes={}, version=3, full=False).columns(10)
         [3, 8]
         """
         count = width if self.full else min(width, SAMPLED_COLUMNS)

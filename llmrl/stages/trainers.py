@@ -6,6 +6,9 @@ template is applied in one place of the project only.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +63,8 @@ def make_trainer(
             **settings, max_length=None, beta=stage.beta, loss_type=[stage.loss], label_smoothing=stage.label_smoothing
         )
         shown = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])  # it tokenizes what it is given
-        disable_progress_bars()
-        trainer = DPOTrainer(model=_policy(recipe, source), args=args, train_dataset=shown, **shared)
-        enable_progress_bars()
+        with _unheard():
+            trainer = DPOTrainer(model=_policy(recipe, source), args=args, train_dataset=shown, **shared)
         trainer.train_dataset, trainer.eval_dataset = data["train_dataset"], data["eval_dataset"]
     else:
         args = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
@@ -76,6 +78,20 @@ def make_trainer(
         weight_decay=stage.train.weight_decay,
     )
     return trainer
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What TRL says and shows while it tokenizes the row that stands in for the data."""
+    logger = logging.getLogger(DPOTrainer.__module__)
+    level = logger.level
+    disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        enable_progress_bars()
 
 
 def _equal_parts(count: int, most: int) -> int:

@@ -132,6 +132,8 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    # Every process loads the whole model and its back-end cuts it; otherwise transformers would leave some weights empty.
+    os.environ |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.limits.rank_timeout_s))],
@@ -149,6 +151,8 @@ def _make_repeatable(recipe: Recipe, world: World) -> None:
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # A debugging aid that costs 2 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _local_ranks(world: World) -> int:

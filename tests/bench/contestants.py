@@ -67,6 +67,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     from llmrl.train.world import World
 
     torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
     policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
     scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     updater = Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
@@ -258,9 +259,18 @@ def _child_peak(pid: int) -> int:
 SIDES: dict[str, Callable[[argparse.Namespace, Gate], None]] = {"ours": ours, "trl_best": trl, "trl_default": trl}
 
 
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """`--model`: a catalog name, which is pulled if it is not there, or a folder."""
+    from llmrl.policy.catalog import resolve
+
+    parser.add_argument(
+        "--model", type=lambda name: str(resolve(name)), default="smollm2-135m", help="a catalog name or a folder"
+    )
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that the parent passes on to the sides."""
-    parser.add_argument("--model", required=True, help="a Hugging Face folder")
+    add_model(parser)
     parser.add_argument("--mode", choices=["natural", "equal"], default="natural", help="lengths of completions")
     parser.add_argument("--engine", choices=["native", "vllm"], default="native", help="what our side samples with")
     parser.add_argument("--log", default="", help="file for the output of our engine")

@@ -37,7 +37,10 @@ def raw(model: str, max_length: int, max_sequences: int) -> None:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     from vllm import LLM, SamplingParams, TokensPrompt
 
+    # Seeded requests must not be prefilled in pieces on a CPU (llmrl/rollout/vllm.py); all else is vLLM's default.
     llm = LLM(
+        enable_chunked_prefill=False,
+        max_num_batched_tokens=8192,
         model=model,
         dtype="bfloat16",
         max_model_len=max_length,
@@ -63,6 +66,7 @@ class RawVLLM:
     def __init__(self, model: str, max_length: int, max_sequences: int, log: Path) -> None:
         command = [sys.executable, __file__, "--raw", "--model", model]
         command += ["--max-length", str(max_length), "--max-sequences", str(max_sequences)]
+        self._log = log
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -80,7 +84,7 @@ class RawVLLM:
             if line.startswith("{"):
                 found = json.loads(line)
                 return found["tokens"], found["seconds"]
-        raise RuntimeError("the bare engine ended; its log says why")
+        raise RuntimeError(f"the bare engine ended:\n{self._log.read_text()[-3000:]}")
 
     def close(self) -> None:
         self._process.kill()

@@ -135,8 +135,22 @@ def test_wrong_keys_of_benchmarks_are_errors_of_the_recipe(
         recipe(tmp_path, tiny_model, **changes)
 
 
-def test_two_ranks_ask_each_question_once_and_get_the_numbers_of_one(tmp_path: Path, tiny_model: Path) -> None:
-    made = recipe(tmp_path, tiny_model, tasks=[{"name": "addition", "limit": 5, "max_tokens": 9}])
+class Called(FakeEngine):
+    """Counts how often it is asked."""
+
+    calls = 0
+
+    def generate(self, requests: Any) -> Any:
+        self.calls += 1
+        return super().generate(requests)
+
+
+@pytest.mark.parametrize(("limit", "order"), [(5, (1, 0)), (1, (0, 1))])
+def test_two_ranks_ask_each_question_once_and_get_the_numbers_of_one(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, limit: int, order: tuple[int, int]
+) -> None:
+    monkeypatch.setattr("llmrl.eval.run.WINDOW", 2)
+    made = recipe(tmp_path, tiny_model, tasks=[{"name": "addition", "limit": limit, "max_tokens": 9}])
     benchmarks = training_benchmarks(made, str(tiny_model))
 
     def engine() -> FakeEngine:
@@ -154,14 +168,16 @@ def test_two_ranks_ask_each_question_once_and_get_the_numbers_of_one(tmp_path: P
             share=lambda items, rank=rank: items[rank::2],
             gather=lambda items: gathered.extend(items) or list(gathered),
         )
-        for rank in (1, 0)
+        for rank in order
     ]
-    asked = []
-    for world in ranks:  # the last to gather has everything, as rank 0 would
-        one = engine()
+    asked, calls = [], []
+    for world in ranks:  # the last to gather has everything, as both would
+        one = Called(lambda number, seed: str((seed or 0) % 3))
         together = benchmarks(one, world, 0)  # type: ignore[arg-type]
         asked.append(len(one.asked))
-    assert asked == [2, 3]
+        calls.append(one.calls)
+    assert asked == [limit // 2, limit - limit // 2][:: 1 if order == (1, 0) else -1]
+    assert calls[0] == calls[1]  # an engine that rank 0 holds for everybody is called by all ranks together
     assert together == alone
     assert read_records(path) == kept
     assert [file.name for file in path.parent.iterdir()] == ["addition.jsonl"]

@@ -245,3 +245,12 @@ def test_a_job_that_spreads_the_model_is_refused_before_it_trains(tmp_path, tiny
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path, tiny_model):
     with pytest.raises(ConfigError, match=r"stages\.0\.sft\.train\.batch_size=4 .* by 3 processes"):
         check_stages(recipe(tmp_path, tiny_model, "sft"), World(size=3))
+
+
+def test_trackers_get_a_stage_and_the_reinforcement_learning_after_it(tmp_path, tiny_model):
+    pytest.importorskip("tensorboard")
+    made = recipe(tmp_path, tiny_model, "sft", steps=1)
+    made = parse_recipe({**made.model_dump(), "tracking": {"to": ["tensorboard"]}})
+    assert go(made)[0].exit_code == 0
+    found = [path.relative_to(made.run_dir).parts[0] for path in made.run_dir.rglob("events.out.tfevents.*")]
+    assert "stages" in found and len(set(found)) == 2
