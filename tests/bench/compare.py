@@ -150,7 +150,7 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
     recipe = load_recipe(RECIPES / f"{run.method}.yaml", [*run.changes, f"rollout.group_size={SAMPLES}"])
     engine.load(load_policy(recipe.model, source=weights, device=torch.device("cpu"), seed=0).weights(), version=0)
     _, prompts, _ = load_prompts(recipe, load_tokenizer(source))
-    trajectories = roll(engine, prompts, recipe.rollout, seed=key_of(run), step=10**6)
+    trajectories = roll(engine, prompts, recipe.rollout, seed=key_of(run), step=10**6, version=0)
     scores = score_all(rewards_of(recipe), trajectories)
     found = []
     for start in range(0, len(trajectories), SAMPLES):
