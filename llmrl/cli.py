@@ -27,6 +27,7 @@ from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.evaluate import Benchmarks
     from llmrl.train.models import Sources
     from llmrl.train.start import Parts
 
@@ -156,11 +157,14 @@ def resolve(recipe: Recipe) -> Parts:
 
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
+    check_benchmarks(recipe)
+    sources = sources_of(recipe)
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        sources=sources_of(recipe),
+        sources=sources,
+        benchmarks=benchmarks_of(recipe, sources.policy),
     )
 
 
@@ -170,6 +174,33 @@ def sources_of(recipe: Recipe) -> Sources:
 
     own = recipe.critic.path if recipe.critic is not None else None
     return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
+
+
+def check_benchmarks(recipe: Recipe) -> None:
+    """Raise ConfigError for a name in `eval.tasks` that is no benchmark."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.tasks import find_task
+
+    for task in recipe.eval.tasks:
+        try:
+            find_task(task.name)
+        except EvalError as error:
+            raise ConfigError(f"eval.tasks: {error}") from error
+
+
+def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
+    """The benchmarks that the recipe's `eval.tasks` names, their questions loaded. Raises ConfigError or DataError."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.hooks import training_benchmarks
+
+    if not recipe.eval.tasks:
+        return None
+    try:
+        return training_benchmarks(recipe, source, say=lambda text: console.print(text, highlight=False))
+    except EvalError as error:
+        raise ConfigError(f"eval.tasks: {error}") from error
 
 
 def model_folder(path: str) -> str:

@@ -16,6 +16,13 @@ function evalCharts() {
     found.push(chart({ title: 'Held-out accuracy', hint: 'on held-out problems, with its interval', x: evals.step, span, min: 0, format: percent,
       series: [{ name: 'accuracy', color: 'c1', y: get('eval/accuracy'), low: get('eval/low'), high: get('eval/high'), dots: true }] }));
   }
+  const names = Object.keys(evals.columns).flatMap((key) => /^eval\/(.+)\/score$/.exec(key)?.[1] ?? []);
+  for (const name of names) {
+    const voted = Object.keys(evals.columns).filter((key) => key.startsWith(`eval/${name}/`) && /\/(pass|maj)@\d+$/.test(key));
+    found.push(chart({ title: `Benchmark ${name}`, hint: 'score with its 95 % interval', x: evals.step, span, min: 0, format: percent,
+      series: [{ name: 'score', color: 'c1', y: get(`eval/${name}/score`), low: get(`eval/${name}/low`), high: get(`eval/${name}/high`), dots: true },
+        ...voted.map((key, i) => ({ name: key.split('/').pop(), color: ['c3', 'c2'][i % 2], y: get(key), dots: true }))] }));
+  }
   return found;
 }
 

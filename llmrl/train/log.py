@@ -96,6 +96,9 @@ class Log:
                 f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
                 highlight=False,
             )
+            for name in (key.split("/")[1] for key in metrics if key.endswith("/score")):
+                score, n = (metrics[f"eval/{name}/{what}"] for what in ("score", "n"))
+                self._console.print(f"step {state.step}: {name} {score:.3f} on {n:.0f} questions", highlight=False)
         return replace(state, accuracy=accuracy)
 
     def say(self, text: str) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ def train(run: Run) -> bool:
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
-            process.terminate()  # it saves and ends
+            process.terminate()  # it finishes its step, saves and ends
+            process.wait()
             raise
     code = os.waitstatus_to_exitcode(status)
     file = run.folder / "cost.json"
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--only", help="one run, such as multistep-ppo-0")
     parser.add_argument("--report", action="store_true", help="train nothing")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no training outlives it
     folder = arguments.runs.resolve()
     wanted = [
         run for run in runs(folder, arguments.model, seeds=arguments.seeds) if arguments.only in (None, run.folder.name)
