@@ -94,13 +94,14 @@ def _unheard() -> Iterator[None]:
         enable_progress_bars()
 
 
-def _equal_parts(count: int, most: int) -> int:
-    """The largest batch of at most `most` that cuts `count` examples evenly: TRL averages over batches, not examples.
+def _equal_parts(count: int, most: int, ranks: int) -> int:
+    """The largest batch of at most `most` that cuts `count` examples evenly for `ranks` processes: TRL averages over
+    batches, not examples. 1 if none does.
 
-    >>> _equal_parts(200, 16), _equal_parts(6, 4)
-    (10, 3)
+    >>> _equal_parts(200, 16, 1), _equal_parts(6, 4, 1), _equal_parts(6, 4, 2)
+    (10, 3, 3)
     """
-    return next(size for size in range(min(most, count), 0, -1) if count % size == 0)
+    return next((size for size in range(min(most, count), 0, -1) if count % (size * ranks) == 0), 1)
 
 
 def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, held_out: int) -> dict[str, Any]:
@@ -111,7 +112,7 @@ def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, hel
         "output_dir": str(folder),
         "max_steps": train.steps,
         "per_device_train_batch_size": at_once,
-        "per_device_eval_batch_size": _equal_parts(held_out, at_once),
+        "per_device_eval_batch_size": _equal_parts(held_out, at_once, world.size),
         "gradient_accumulation_steps": train.batch_size // (at_once * world.size),
         "learning_rate": train.lr,
         "lr_scheduler_type": SCHEDULES[train.schedule],

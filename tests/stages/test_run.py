@@ -18,7 +18,7 @@ from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table
 from llmrl.stages.follow import Follower, checkpoints
 from llmrl.stages.run import check_stages
-from llmrl.train.checkpoint import CheckpointError, folder_of
+from llmrl.train.checkpoint import CheckpointError, folder_of, seal
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
 from llmrl.train.telemetry import LimitExceeded
@@ -145,6 +145,25 @@ def test_a_killed_stage_resumes_from_its_newest_checkpoint_and_ends_bit_for_bit_
         for folder in (made.run_dir / "stages/01-sft", whole[0].run_dir / "stages/01-sft")
     ]
     assert timeless[0] == timeless[1]
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stage_killed_while_its_model_is_written_ends_bit_for_bit_the_same(
+    whole, tmp_path, tiny_model, monkeypatch, when
+):
+    def deadly(folder):
+        if when == "after":
+            seal(folder)
+        raise KeyboardInterrupt
+
+    made = recipe(tmp_path, tiny_model, "sft")
+    with monkeypatch.context() as patched:
+        patched.setattr("llmrl.stages.run.seal", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            go(made)
+    outcome, said = go(made, resume=True)
+    assert outcome.exit_code == 0 and "resuming from checkpoint-4" in said
+    assert model_hash(made) == model_hash(whole[0])
 
 
 def test_sigterm_saves_and_the_resumed_stage_ends_the_same(whole, tmp_path, tiny_model, monkeypatch):
