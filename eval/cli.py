@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from llmrl.eval.scorers import ScorerSpec
+
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints on benchmarks, with honest intervals.")
 
+# The exit codes of `llmrl train`.
+EXIT_FAILED = 1  # the engine or the disk failed; what is finished is kept
 EXIT_USER = 2  # wrong arguments, data or settings
-EXIT_ENGINE = 3  # the engine died; what is finished is kept
+EXIT_FOUND = 3  # contamination was found: a limit was passed
 EXIT_STOPPED = 130  # Ctrl-C; what is finished is kept
 
 
@@ -37,11 +43,24 @@ def run(
     template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
     engine: Annotated[str, typer.Option(help="vllm or hf")] = "vllm",
-    endpoint: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead")] = None,
+    engines: Annotated[int | None, typer.Option(help="engines side by side (default: one per GPU)", min=1)] = None,
+    endpoint: Annotated[
+        list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")
+    ] = None,
+    k: Annotated[list[int] | None, typer.Option(help="report pass@k at this k too; may be repeated")] = None,
+    scorer: Annotated[
+        list[str] | None, typer.Option(help="likelihood, or the import path of a reward; may be repeated")
+    ] = None,
+    scorer_args: Annotated[
+        list[str] | None, typer.Option(help="its arguments, such as '{model: folder}'; one per --scorer, in order")
+    ] = None,
+    strategy: Annotated[
+        list[str] | None, typer.Option(help="best_of_n, weighted_vote or majority (default with a scorer: all)")
+    ] = None,
     dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
-    every_checkpoint: Annotated[bool, typer.Option("--every-checkpoint", help="of a run: all its checkpoints")] = False,
+    checkpoints: Annotated[str | None, typer.Option(help="of a run: all, or steps: 50,100 (default: the last)")] = None,
     restart: Annotated[bool, typer.Option("--restart", help="throw earlier results of the same --out away")] = False,
 ) -> None:
     """Evaluate models: llmrl eval --model smollm2-135m --tasks gsm8k,math500 --samples 8. Stopped, it resumes."""
@@ -70,7 +89,11 @@ def run(
             first=first,
             data_dir=data_dir,
             engine=_one_of("engine", engine, "vllm", "hf"),
-            endpoint=endpoint,
+            endpoints=tuple(url for part in endpoint or () for url in part.split(",") if url),
+            engines=engines,
+            ks=tuple(k or ()),
+            scorers=_scorers(scorer or [], scorer_args or []),
+            strategies=tuple(strategy or ()),
             dtype=_one_of("dtype", dtype, "bfloat16", "float16", "float32"),
             max_length=max_length,
             max_sequences=max_sequences,
@@ -79,7 +102,7 @@ def run(
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with _progress() as progress:
             done = evaluate_all(
-                model, names, out=out, options=options, every_checkpoint=every_checkpoint, progress=progress, say=_say
+                model, names, out=out, options=options, checkpoints=checkpoints, progress=progress, say=_say
             )
         _show(done)
 
@@ -96,7 +119,11 @@ def compare(
         from llmrl.eval.tables import comparison_table
 
         found = compare_folders(a, b, seed=seed)
-        _print_markdown(comparison_table(found, a.name, b.name))
+        _print_markdown(comparison_table(found, a.name, b.name) + "\n")
+        for item in found:
+            typer.echo(item.sentence(a.name, b.name))
+        if len(found) > 1:
+            typer.echo(f"({len(found)} tests at 5 %: about {0.05 * len(found):.2g} would call equal models different)")
         for item in found:
             for warning in item.warnings:
                 _say(f"{item.task}: {warning}")
@@ -113,7 +140,7 @@ def contamination(
     n: Annotated[int, typer.Option(help="words of an n-gram")] = 13,
     threshold: Annotated[float, typer.Option(help="share of a question's n-grams that flags it")] = 0.5,
 ) -> None:
-    """Which benchmark questions occur in the training data? Exits with 1 if any does."""
+    """Which benchmark questions occur in the training data? Exits with 3 if any does."""
     with _errors():
         from llmrl.eval.contamination import check_tasks
         from llmrl.eval.tables import contamination_table
@@ -122,7 +149,7 @@ def contamination(
         found = check_tasks(names, str(training), column=column, data_dir=data_dir, n=n, threshold=threshold)
         _print_markdown(contamination_table(found))
     if any(item.overlaps for item in found):
-        raise typer.Exit(1)
+        raise typer.Exit(EXIT_FOUND)
 
 
 @app.command()
@@ -132,6 +159,16 @@ def tasks(data_dir: Annotated[Path | None, typer.Option(envvar="LLMRL_DATA")] = 
         from llmrl.eval.tables import tasks_table
 
         _print_markdown(tasks_table(data_dir))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of results.json."""
+    import json
+
+    from llmrl.eval.results import Results
+
+    typer.echo(json.dumps(Results.model_json_schema(), indent=2))
 
 
 @app.command()
@@ -156,7 +193,9 @@ def _errors() -> Iterator[None]:
     except (EvalError, DataError) as error:
         _fail(str(error), EXIT_USER)
     except EngineError as error:
-        _fail(str(error), EXIT_ENGINE)
+        _fail(str(error), EXIT_FAILED)
+    except OSError as error:
+        _fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
         _fail("stopped; finished questions are kept, the same command goes on from there", EXIT_STOPPED)
 
@@ -168,6 +207,30 @@ def _fail(message: str, code: int) -> None:
 
 def _say(message: str) -> None:
     typer.secho(message, err=True)
+
+
+def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
+    import yaml
+
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.scorers import ScorerSpec
+
+    if len(arguments) > len(paths):
+        raise EvalError(
+            f"{len(arguments)} --scorer-args for {len(paths)} --scorer; give one per scorer, in their order"
+        )
+    found = []
+    for path, text in zip_longest(paths, arguments, fillvalue="{}"):
+        try:
+            content = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise EvalError(
+                f"--scorer-args {text!r} is not readable as YAML; write it like '{{model: folder}}'"
+            ) from error
+        if not isinstance(content, dict):
+            raise EvalError(f"--scorer-args {text!r} holds no names and values; write it like '{{model: folder}}'")
+        found.append(ScorerSpec(path=path, args=content))
+    return tuple(found)
 
 
 def _one_of(name: str, value: str | None, *known: str) -> Any:
@@ -206,11 +269,18 @@ def _progress() -> Iterator[Callable[[str], Callable[[int, int, float | None], N
 
 
 def _show(done: list[tuple[Path, Any]]) -> None:
-    from llmrl.eval.tables import summary_table, warnings
+    from llmrl.eval.tables import learning_table, strategies_table, summary_table, warnings
 
-    _print_markdown(summary_table([results for _, results in done]))
+    many = [results for _, results in done]
+    _print_markdown(summary_table(many))
+    if curve := learning_table(many):
+        _print_markdown("\n" + curve)
     for folder, results in done:
         for task in results.tasks:
+            if task.strategies:
+                _print_markdown(
+                    f"\n{results.model} on {task.task}, choosing among samples:\n\n{strategies_table(task)}"
+                )
             for warning in warnings(task):
                 _say(f"{results.model} on {task.task}: {warning}")
         _say(f"wrote {folder}/results.json, report.md and report.html")

@@ -38,6 +38,17 @@ class TaskComparison:
             return f"no significant difference (p = {found.p_value:.3g})"
         return f"{'A' if found.difference > 0 else 'B'} is better (p = {found.p_value:.3g})"
 
+    def sentence(self, name_a: str, name_b: str) -> str:
+        """Whether the difference is real, with its size, interval and test."""
+        found = self.result
+        size, low, high = (100 * x for x in (found.difference, found.low, found.high))
+        shown = f"A - B = {size:+.1f} points, 95 % [{low:+.1f}, {high:+.1f}], p = {found.p_value:.3g} ({found.test}, "
+        shown += f"{found.questions} questions)"
+        if not found.significant:
+            return f"{self.task}: no real difference is shown between A ({name_a}) and B ({name_b}): {shown}"
+        better, worse = (f"A ({name_a})", f"B ({name_b})")[:: 1 if found.difference > 0 else -1]
+        return f"{self.task}: {better} is really better than {worse}: {shown}"
+
 
 def compare(a: Path, b: Path, *, seed: int = 0) -> list[TaskComparison]:
     """Compare two --out folders on every task that both hold. EvalError if there is none or nothing to pair up."""

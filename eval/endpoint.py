@@ -1,6 +1,7 @@
-"""An OpenAI-compatible server as engine: the same token ids go to `/v1/completions`, many requests at once.
+"""OpenAI-compatible servers as engine: the same token ids go to `/v1/completions`, many requests at once.
 
-Written for `vllm serve`; with several URLs the requests are dealt out over them. Weights cannot be loaded.
+Written for `vllm serve`. With several URLs every request goes to the server that has the fewest at that moment; one that
+dies is left out, and what it was asked is asked elsewhere. Weights cannot be loaded.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,14 @@ WAIT_S = 1.0  # before the second try; doubled each time
 LONGEST_REASON = 300  # characters of a server's error that are shown
 
 
+class Unreachable(EngineError):
+    """A server that did not answer, however often it was asked."""
+
+
 class EndpointEngine:
     """`urls` end in /v1. `model` is the served name (None: the only one there is). `tokenizer` counts where the server
-    does not return token ids. EngineError if a server does not answer or does not serve the model.
+    does not return token ids. `concurrency` requests run at once on each server. `say` hears of a server that died.
+    EngineError if a server does not answer or does not serve the model.
     """
 
     def __init__(
@@ -39,8 +46,15 @@ class EndpointEngine:
         model: str | None = None,
         concurrency: int = 128,
         timeout_s: float = 600.0,
+        say: Callable[[str], None] = print,
     ) -> None:
         self._urls = [url.rstrip("/") for url in urls]
+        if wrong := [url for url in self._urls if not url.startswith(("http://", "https://"))]:
+            raise EngineError(f"endpoint {wrong[0]!r} is no URL; write it like http://localhost:8000/v1")
+        self._say = say
+        self._lock = threading.Lock()
+        self._busy = [0] * len(self._urls)  # requests that are under way
+        self._dead: set[int] = set()
         self._tokenizer = tokenizer
         self._timeout_s = timeout_s
         self._concurrency = concurrency
@@ -58,9 +72,9 @@ class EndpointEngine:
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         """Completions as they arrive."""
-        pool = ThreadPoolExecutor(self._concurrency, thread_name_prefix="endpoint")
+        pool = ThreadPoolExecutor(self._concurrency * len(self._urls), thread_name_prefix="endpoint")
         try:
-            places = {pool.submit(self._complete, i, request): i for i, request in enumerate(requests)}
+            places = {pool.submit(self._complete, request): i for i, request in enumerate(requests)}
             for future in as_completed(places):
                 yield places[future], future.result()
         finally:
@@ -75,8 +89,28 @@ class EndpointEngine:
     def close(self) -> None:
         return
 
-    def _complete(self, place: int, request: Request) -> Completion:
-        which = place % len(self._urls)
+    def _complete(self, request: Request) -> Completion:
+        """Ask the least busy server; if it is gone, the next. Unreachable if all are."""
+        while True:
+            with self._lock:
+                alive = [i for i in range(len(self._urls)) if i not in self._dead]
+                which = min(alive or range(len(self._urls)), key=self._busy.__getitem__)
+                self._busy[which] += 1
+            try:
+                return self._ask(which, request)
+            except Unreachable as error:
+                with self._lock:
+                    news, left = which not in self._dead, len(alive) > 1
+                    self._dead.add(which)
+                if not left:
+                    raise
+                if news:
+                    self._say(f"{error}; the other servers go on")
+            finally:
+                with self._lock:
+                    self._busy[which] -= 1
+
+    def _ask(self, which: int, request: Request) -> Completion:
         sampling = request.sampling
         body = {
             "model": self._models[which],
@@ -135,4 +169,4 @@ class EndpointEngine:
                 reason = f"{type(error).__name__}: {error}"
             if attempt < TRIES:
                 time.sleep(WAIT_S * 2 ** (attempt - 1))
-        raise EngineError(f"{url} did not answer in {TRIES} tries, at last: {reason}")
+        raise Unreachable(f"{url} did not answer in {TRIES} tries, at last: {reason}")

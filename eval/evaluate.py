@@ -12,20 +12,26 @@ import os
 import platform
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmrl.eval.errors import EvalError
 from llmrl.eval.models import Model, find_models
-from llmrl.eval.plan import Options, Say, engine_settings, make_plan
+from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan
 from llmrl.eval.results import Results, TaskResult, summarise
-from llmrl.eval.run import Judge, Progress, run_task
+from llmrl.eval.run import Judge, Progress, run_task, stream
+from llmrl.eval.scorers import build_scorers
+from llmrl.eval.strategies import find_strategies
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
-from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine
-from llmrl.types import Reward
+from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine, collect
+from llmrl.types import Completion, Request, Reward
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EngineFactory = Callable[[EngineSettings], RolloutEngine]
 
@@ -53,11 +59,18 @@ def evaluate(
     _check_names(chosen)
     tokenizer = _tokenizer(found.path)
     plans = [make_plan(task, tokenizer, options, model=found, say=say) for task in chosen]
-    judges = {plan.task.name: Judge.of(plan.task, plan.mode, scorers) for plan in plans}
+    if scorers:
+        named = [*({"path": spec.path, "args": dict(spec.args)} for spec in options.scorers), *sorted(scorers)]
+        plans = [replace(plan, settings={**plan.settings, "scorers": named}) for plan in plans]
+    scorers = {**build_scorers(options.scorers), **(scorers or {})}
+    strategies = find_strategies(options.strategies, scorers=bool(scorers))
+    if options.strategies:
+        _check_enough_samples(plans)
+    judges = {plan.task.name: _judge(plan, scorers) for plan in plans}
     settings = engine_settings(found, plans, options, say)
     results: list[TaskResult] = []
     started, generated = time.monotonic(), 0
-    running = (engine or _engine_factory(found, options, tokenizer, out))(settings)
+    running = _OnDemand(engine or _engine_factory(found, options, tokenizer, out, say), settings)
     try:
         for plan in plans:
             path = out / f"{plan.task.name}.jsonl"
@@ -74,25 +87,49 @@ def evaluate(
                 settings=plan.settings,
                 progress=progress(plan.task.name) if progress else None,
             )
-            results.append(summarise(plan.task.name, plan.settings, records))
+            results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks))
             generated += results[-1].tokens.total
             seconds = time.monotonic() - started
             run = {
                 "seconds": round(seconds, 2),
                 "tokens": generated,
-                "engine": options.endpoint or options.engine,
+                "engine": ", ".join(options.endpoints) or options.engine,
                 **_environment(),
             }
-            _write(out / "results.json", Results(model=found.name, tasks=results, run=run))
+            _write(
+                out / "results.json",
+                Results(model=found.name, series=found.series, step=found.step, tasks=results, run=run),
+            )
     except EngineError as error:
         raise EngineError(
             f"{error}\nfinished questions are kept in {out}; the same command goes on from there"
         ) from error
     finally:
-        close = getattr(running, "close", None)
-        if close:
-            close()
+        running.close()
     return read_results(out)
+
+
+class _OnDemand:
+    """An engine that starts with its first request: an evaluation that is finished already starts none."""
+
+    def __init__(self, make: EngineFactory, settings: EngineSettings) -> None:
+        self._make, self._settings = make, settings
+        self._engine: RolloutEngine | None = None
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        if self._engine is None:
+            self._engine = self._make(self._settings)
+        yield from stream(self._engine, requests)
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        raise EngineError("an evaluation's engine keeps the weights it was built with")
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
 
 
 def evaluate_all(
@@ -101,18 +138,19 @@ def evaluate_all(
     *,
     out: Path | None = None,
     options: Options | None = None,
-    every_checkpoint: bool = False,
+    checkpoints: str | None = None,
     engine: EngineFactory | None = None,
     say: Say = print,
     progress: Callable[[str], Progress] | None = None,
 ) -> list[tuple[Path, Results]]:
-    """Evaluate several models or all checkpoints of runs, one after the other; (folder, results) of each.
+    """Evaluate several models or checkpoints of runs, one after the other; (folder, results) of each.
 
+    `checkpoints` says which of a run: "all", or steps joined by commas (None: the newest).
     One model goes to `out` itself (default: evals/<its name>), several to folders below it. Reports are written last.
     """
     from llmrl.eval.report import write_reports
 
-    found = [model for text in models for model in find_models(text, every_checkpoint=every_checkpoint)]
+    found = [model for text in models for model in find_models(text, checkpoints=checkpoints)]
     done = []
     for model in found:
         slug = re.sub(r"[^\w.-]+", "-", model.name).strip("-.") or "model"
@@ -127,6 +165,21 @@ def evaluate_all(
     return done
 
 
+def _judge(plan: Plan, scorers: Mapping[str, Reward]) -> Judge:
+    try:
+        return Judge.of(plan.task, plan.mode, scorers)
+    except (ValueError, TypeError) as error:
+        raise EvalError(f"task {plan.task.name}: its verifier cannot be built: {error}") from error
+
+
+def _check_enough_samples(plans: Sequence[Plan]) -> None:
+    for plan in plans:
+        if plan.samples < 2:
+            raise EvalError(
+                f"a strategy chooses among several samples, and {plan.task.name} would draw samples=1; give --samples 8"
+            )
+
+
 def _tokenizer(path: str) -> Any:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     from transformers import AutoTokenizer
@@ -137,17 +190,25 @@ def _tokenizer(path: str) -> Any:
         raise EvalError(f"no tokenizer for {path}: {str(error).splitlines()[0]:.200}") from error
 
 
-def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path) -> EngineFactory:
-    if options.endpoint:
+def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path, say: Say) -> EngineFactory:
+    if options.endpoints:
         from llmrl.eval.endpoint import EndpointEngine
 
-        urls = options.endpoint.split(",")
         return lambda settings: EndpointEngine(
-            urls, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences
+            options.endpoints, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences, say=say
         )
+    from llmrl.eval.fleet import Fleet, devices, environments
     from llmrl.rollout.process import ProcessEngine
 
-    return lambda settings: ProcessEngine(settings, log=out / "engine.log")
+    count = devices() if options.engines is None else options.engines
+    if count == 1:
+        return lambda settings: ProcessEngine(settings, log=out / "engine.log")
+    own = environments(count)
+    return lambda settings: Fleet(
+        [ProcessEngine(settings, log=out / f"engine-{i}.log", environment=env) for i, env in enumerate(own)],
+        batch=settings.max_sequences,
+        say=say,
+    )
 
 
 def _check_names(tasks: Sequence[Task]) -> None:
@@ -171,7 +232,8 @@ def _environment() -> dict[str, str]:
 
 def _write(path: Path, results: Results) -> None:
     temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n", "utf-8")
+    content = json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    temporary.write_text(content, "utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it
     temporary.replace(path)
 
 

@@ -14,18 +14,19 @@ _STEP = re.compile(r"step-(\d+)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Model:
-    """`path` is what engines open. `step` is the training step of a run's checkpoint, else None."""
+    """`path` is what engines open. Of a run's checkpoint `step` is the training step and `series` the run."""
 
     name: str
     path: str
+    series: str | None = None
     step: int | None = None
 
 
-def find_models(text: str, *, every_checkpoint: bool = False) -> list[Model]:
-    """The model that `text` names; of a run folder its newest checkpoint, or each one in order of its step.
+def find_models(text: str, *, checkpoints: str | None = None) -> list[Model]:
+    """The model that `text` names; of a run folder its newest checkpoint, or those that `checkpoints` names, by step.
 
     `text` is a folder with config.json, a run folder, one of its checkpoints/step-N, a hub id, or a catalog name.
-    EvalError if there is none.
+    `checkpoints` is "all" or steps joined by commas. EvalError if there is none.
     """
     folder = Path(text).expanduser()
     if (folder / "policy" / "config.json").is_file():
@@ -33,19 +34,30 @@ def find_models(text: str, *, every_checkpoint: bool = False) -> list[Model]:
         return [Model(name=text.rstrip("/"), path=str(folder / "policy"), step=int(step[1]) if step else None)]
     if (folder / "checkpoints").is_dir():
         found = _checkpoints(folder)
-        return found if every_checkpoint else found[-1:]
-    if every_checkpoint:
-        raise EvalError(f"{text} is no run folder with checkpoints; leave --every-checkpoint out")
+        return found[-1:] if checkpoints is None else _chosen(folder, found, checkpoints)
+    if checkpoints is not None:
+        raise EvalError(f"{text} is no run folder with checkpoints; leave --checkpoints out")
     try:
         return [Model(name=text.rstrip("/"), path=str(resolve(text)))]
     except CatalogError as error:
         raise EvalError(str(error)) from error
 
 
+def _chosen(run: Path, found: list[Model], wanted: str) -> list[Model]:
+    if wanted == "all":
+        return found
+    by_step = {str(model.step): model for model in found}
+    steps = list(dict.fromkeys(part.strip().removeprefix("step-").lstrip("0") or "0" for part in wanted.split(",")))
+    for step in steps:
+        if step not in by_step:
+            raise EvalError(f"{run} has no checkpoint of step {step}; it has {', '.join(by_step)} (or say: all)")
+    return [model for step, model in by_step.items() if step in steps]
+
+
 def _checkpoints(run: Path) -> list[Model]:
     steps = {int(match[1]): item for item in (run / "checkpoints").iterdir() if (match := _STEP.fullmatch(item.name))}
     found = [
-        Model(name=f"{run.name}/step-{step}", path=str(steps[step] / "policy"), step=step)
+        Model(name=f"{run.name}/step-{step}", path=str(steps[step] / "policy"), series=run.name, step=step)
         for step in sorted(steps)
         if (steps[step] / "policy" / "config.json").is_file()
     ]

@@ -11,11 +11,14 @@ from llmrl.eval.errors import EvalError
 from llmrl.eval.load import Questions, load_questions, load_shots
 from llmrl.eval.models import Model
 from llmrl.eval.prompts import build_prompts, choose_mode, default_shots
+from llmrl.eval.scorers import ScorerSpec
 from llmrl.eval.task import Mode, Task
 from llmrl.rollout.engine import EngineSettings
 from llmrl.types import Prompt, Sampling
 
 Say = Callable[[str], None]
+
+GPU_MEMORY = 0.9  # share of a GPU; an evaluation has it to itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,8 +27,10 @@ class Options:
 
     With one sample per question and no temperature set, decoding is greedy. `limit` asks that many questions of each
     task (a subset that depends on their ids alone; `first` takes the first ones). `max_length` bounds prompt plus
-    completion in tokens (None: what the task needs, at most what the model was made for). `endpoint` is the URL of an
-    OpenAI-compatible server (several joined by commas) that is asked instead of an engine.
+    completion in tokens (None: what the task needs, at most what the model was made for). `endpoints` are URLs of
+    OpenAI-compatible servers that are asked instead of an engine; `engines` is how many run side by side here (None: one
+    per GPU). `ks` are further k of pass@k and the like, besides powers of two. `scorers` score every sample;
+    `strategies` choose by them (of no name: all of strategies.STRATEGIES).
     """
 
     samples: int | None = None
@@ -43,11 +48,15 @@ class Options:
     first: bool = False
     data_dir: Path | None = None
     engine: Literal["vllm", "hf"] = "vllm"
-    endpoint: str | None = None
+    endpoints: tuple[str, ...] = ()
+    engines: int | None = None
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int | None = None
     max_sequences: int = 128
     restart: bool = False
+    ks: tuple[int, ...] = ()
+    scorers: tuple[ScorerSpec, ...] = ()
+    strategies: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +101,9 @@ def _sampling(task: Task, mode: Mode, samples: int, options: Options) -> Samplin
     temperature = 0.0 if greedy else task.temperature if options.temperature is None else options.temperature
     if temperature < 0:
         raise EvalError(f"temperature={temperature:g}; it must be 0 (greedy) or more")
+    for k in options.ks:
+        if not 1 <= k <= samples:
+            raise EvalError(f"k={k} with samples={samples}: pass@k and maj@k need at least k samples; raise --samples")
     if temperature == 0 and samples > 1:
         raise EvalError(f"samples={samples} at temperature 0 would all be the same; raise --temperature or ask for one")
     top_p = task.top_p if options.top_p is None else options.top_p
@@ -118,6 +130,7 @@ def _settings(
     options: Options,
     model: Model,
 ) -> dict[str, Any]:
+    scorers = [{"path": spec.path, "args": dict(spec.args)} for spec in options.scorers]
     return {
         "task": task.name,
         "model": model.path,
@@ -141,15 +154,18 @@ def _settings(
         },
         "verifier": {"name": task.verifier, "options": dict(task.options)},
         "engine": {
-            "kind": "endpoint" if options.endpoint else options.engine,
+            "kind": "endpoint" if options.endpoints else options.engine,
             "dtype": options.dtype,
             "max_length": options.max_length,
         },
+        **({"scorers": scorers} if scorers else {}),
     }
 
 
 def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: Say = print) -> EngineSettings:
     """The engine that fits all plans. EvalError if a prompt is longer than the model can read."""
+    import torch
+
     longest = max(len(prompt.tokens) for plan in plans for prompt in plan.prompts)
     wanted = max(max(len(p.tokens) for p in plan.prompts) + plan.sampling.max_tokens for plan in plans)
     made_for = _context(model.path)
@@ -165,6 +181,8 @@ def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: 
         max_length=length,
         max_sequences=options.max_sequences,
         seed=options.seed,
+        gpu_memory=GPU_MEMORY,
+        eager=not torch.cuda.is_available(),  # compiled, a GPU is much faster; a CPU hardly, after a long start
     )
 
 

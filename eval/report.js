@@ -16,6 +16,37 @@ function curveChart(one) {
     series: names.map((name) => ({ name: NAMES[name], color: COLOURS[name], y: at(name, 'y'), low: at(name, 'low'), high: at(name, 'high'), dots: true, bandOpacity: 0.1 })) })];
 }
 
+// What choosing among samples gains: every strategy against the samples it spends, beside picking blindly and an oracle.
+function strategyChart(one) {
+  if (!one.strategies.length || one.strategies[0].points.length < 2) return [];
+  const x = one.strategies[0].points.map((p) => p.k);
+  const oracle = one.curves['pass@'] || [], at = (points, key) => x.map((k) => { const p = points.find((q) => q.k === k); return p ? p[key] : null; });
+  const title = (entry) => entry.strategy.replaceAll('_', ' ') + (entry.scorer ? ` · ${entry.scorer}` : '');
+  const series = one.strategies.map((entry, i) => ({ name: title(entry), color: ['c1', 'c2', 'c3', 'c4', 'c5', 'c6', 'c7'][i % 7], y: at(entry.points, 'y'), dots: true }));
+  if (oracle.length) series.push({ name: 'an oracle (pass@k)', color: 'c8', y: at(oracle, 'y'), faint: true, dash: '3 3' });
+  const tokens = one.strategies[0].points.at(-1).tokens;
+  return [chart({ title: `${label(one)}: choosing among samples`, hint: `score of one answer a question, by samples spent on it (${fmt(Math.round(tokens))} tokens for ${x.at(-1)})`, x, xName: 'samples:', min: 0, max: 1, format: percent, series })];
+}
+
+// Checkpoints of one run on one task: the learning curve.
+function learningCharts() {
+  const runs = new Map();
+  for (const one of tasks) if (one.series !== null && one.step !== null) {
+    const key = `${one.task} · ${one.series}`;
+    runs.set(key, [...(runs.get(key) || []), one]);
+  }
+  return [...runs].filter(([, points]) => points.length > 1).map(([title, points]) => {
+    points.sort((a, b) => a.step - b.step);
+    const k = Math.max(...points[0].curves['pass@']?.map((p) => p.k) ?? [1]);
+    const series = [{ name: 'score', color: 'c1', y: points.map((p) => p.score.y), low: points.map((p) => p.score.low), high: points.map((p) => p.score.high), dots: true }];
+    for (const [name, color] of k > 1 ? [['pass@', 'c3'], ['maj@', 'c2']] : []) {
+      const y = points.map((p) => p.curves[name]?.find((q) => q.k === k)?.y ?? null);
+      if (y.some((v) => v !== null)) series.push({ name: `${name}${k}`, color, y, dots: true });
+    }
+    return chart({ title, hint: 'checkpoints of the run, with 95 % intervals of the score', x: points.map((p) => p.step), xName: 'step', min: 0, format: percent, series });
+  });
+}
+
 function lengthChart(one) {
   if (one.lengths.length < 3) return [];
   return [chart({ title: `${label(one)}: score against length`, hint: 'share of right samples by completion length, in bins of equally many samples', x: one.lengths.map((b) => b.tokens), xName: 'about tokens:', min: 0, max: 1,
@@ -34,7 +65,7 @@ function categoryChart(one, column, parts) {
 }
 
 const KINDS = { all: 'all', right: 'right', wrong: 'wrong', truncated: 'truncated', error: 'no verdict' };
-const state = { task: 0, kind: 'all', query: '', rows: [], at: 0, sample: 0 };
+const state = { task: Math.max(0, tasks.findIndex((one) => one.step === Math.max(...tasks.map((t) => t.step ?? -1)))), kind: 'all', query: '', rows: [], at: 0, sample: 0 };
 const search = h('input', { class: 'search', type: 'search', placeholder: 'Search questions, answers, samples …', 'aria-label': 'search questions',
   on: { input: () => { state.query = search.value.trim().toLowerCase(); refresh(); } } });
 const taskChips = h('div', { class: 'chips', role: 'group', 'aria-label': 'task' });
@@ -61,6 +92,10 @@ function refresh() {
   state.at = Math.max(0, state.rows.indexOf(before));
   taskChips.replaceChildren(h('span', {}, 'task'), ...tasks.map((one, i) => chip(label(one), null, i === state.task, () => { state.task = i; refresh(); })));
   kindChips.replaceChildren(h('span', {}, 'with'), ...Object.entries(KINDS).map(([kind, name]) => chip(name, fitting.filter((q) => holds(q, kind)).length, state.kind === kind, () => { state.kind = kind; refresh(); })));
+  for (const chips of [taskChips, kindChips]) {
+    const pressed = chips.querySelector('[aria-pressed="true"]');
+    chips.scrollLeft = pressed.offsetLeft + pressed.offsetWidth > chips.clientWidth ? pressed.offsetLeft - 60 : 0;
+  }
   extent.textContent = `${current.questions.length} of ${current.asked} questions are on this page` + (current.questions.some((q) => q.of > q.samples.length) ? ', with the first samples of each.' : '.');
   list.replaceChildren(...state.rows.map((question, i) => h('li', { role: 'option', id: `question-${i}`, class: share(question) === 1 ? 'solved' : share(question) === 0 ? 'unsolved' : 'mixed', on: { click: () => select(i) } },
     h('span', { class: 'num' }, percent(share(question))), h('span', { class: 'text' }, question.id), h('span', { class: 'muted small' }, Object.values(question.columns).join(' · ')))));
@@ -90,14 +125,16 @@ function show(at) {
   state.sample = at;
   const sample = question.samples[at];
   const fact = (name, value) => h('span', {}, h('span', { class: 'muted' }, `${name} `), h('b', {}, value));
+  const prompt = h('pre', { class: 'prompt', dir: 'auto', tabindex: '0', 'aria-label': 'prompt' }, question.prompt);
   detail.replaceChildren(
     h('div', { class: 'facts' }, h('span', { class: `tag ${sample.kind}` }, KINDS[sample.kind]), fact('answer', sample.answer === null ? 'none found' : sample.answer), fact('tokens', String(sample.tokens)),
       sample.cut ? h('span', { class: 'tag truncated' }, 'cut at max_tokens') : null, ...sample.flags.map((flag) => h('span', { class: 'tag' }, flag))),
     h('h3', {}, 'Samples'), h('div', { class: 'sample-tabs' }, question.samples.map((one, i) => h('button', { type: 'button', class: one.kind, 'aria-current': String(i === at), on: { click: () => show(i) } }, `${i + 1} ${KINDS[one.kind]}`))),
-    h('h3', {}, 'Prompt'), h('pre', { dir: 'auto' }, question.prompt), h('h3', {}, 'Expected'), h('pre', { dir: 'auto' }, question.gold),
+    h('h3', {}, 'Prompt'), prompt, h('h3', {}, 'Expected'), h('pre', { dir: 'auto' }, question.gold),
     h('h3', {}, 'Completion'), h('pre', { class: 'completion', dir: 'auto' }, sample.text || h('span', { class: 'muted' }, '(empty)')),
     ...(sample.why ? [h('h3', {}, 'Verdict'), h('pre', { class: sample.kind === 'error' ? 'problem' : '' }, sample.why)] : []));
   detail.scrollTop = 0;
+  prompt.scrollTop = prompt.scrollHeight; // worked examples come first, the question last
 }
 
 function move(by) { if (state.rows.length) select(Math.max(0, Math.min(state.rows.length - 1, state.at + by))); }
@@ -119,9 +156,15 @@ function onKey(event) {
   if (Object.hasOwn(acts, event.key)) { event.preventDefault(); acts[event.key](); }
 }
 
-const curves = tasks.flatMap((one) => [...curveChart(one), ...lengthChart(one)]);
+const learning = learningCharts();
+if (learning.length) place('learning-charts', ...learning);
+else for (const node of document.querySelectorAll('#learning, a[href="#learning"]')) node.remove();
+// Of a run's checkpoints the last one is looked at closely; the others have reports of their own.
+const later = (one) => tasks.some((other) => one.series !== null && other.series === one.series && other.task === one.task && other.step > one.step);
+const close = tasks.filter((one) => !later(one));
+const curves = close.flatMap((one) => [...curveChart(one), ...strategyChart(one), ...lengthChart(one)]);
 place('curve-charts', ...(curves.length ? curves : [h('p', { class: 'muted' }, 'One sample per question: there is no curve over k.')]));
-const categories = tasks.flatMap((one) => Object.entries(one.breakdown).map(([column, parts]) => categoryChart(one, column, parts)));
+const categories = close.flatMap((one) => Object.entries(one.breakdown).map(([column, parts]) => categoryChart(one, column, parts)));
 place('category-charts', ...(categories.length ? categories : [h('p', { class: 'muted' }, 'The data of these tasks has no categories.')]));
 place('browser', browser);
 document.addEventListener('keydown', onKey);

@@ -46,7 +46,7 @@ def page(folders: Sequence[Path], many: Sequence[Results]) -> str:
     """The whole HTML page."""
     style = _text("llmrl.report", "page.css") + _text("llmrl.eval", "report.css")
     script = _text("llmrl.report", "charts.js") + _text("llmrl.eval", "report.js")
-    title = ", ".join(dict.fromkeys(results.model for results in many))
+    title = _title(many)
     payload = [_task_payload(folder, results, task) for folder, results in zip(folders, many) for task in results.tasks]
     notes = [f"{r.model} on {t.task}: {text}" for r in many for t in r.tasks for text in warnings(t)]
     return Template(_text("llmrl.eval", "report.html")).substitute(
@@ -60,6 +60,19 @@ def page(folders: Sequence[Path], many: Sequence[Results]) -> str:
         notes="".join(f"<li>{escape(note)}</li>" for note in notes),
         notes_hidden="" if notes else "hidden",
         settings="".join(_settings(results, task) for results in many for task in results.tasks),
+    )
+
+
+def _title(many: Sequence[Results]) -> str:
+    """The models; checkpoints of one run together."""
+    steps: dict[str, list[int]] = {}
+    for results in many:
+        steps.setdefault(results.series or results.model, []).extend([] if results.step is None else [results.step])
+    return ", ".join(
+        f"{name}, steps {min(of)} to {max(of)}"
+        if len(set(of)) > 1
+        else next(r.model for r in many if name in (r.series, r.model))
+        for name, of in steps.items()
     )
 
 
@@ -101,8 +114,11 @@ def _task_payload(folder: Path, results: Results, task: TaskResult) -> dict[str,
     return {
         "model": results.model,
         "task": task.task,
+        "series": results.series,
+        "step": results.step,
         "score": _point(task.score),
         "curves": {name: _curve(task, name) for name in ("pass@", "maj@", "pass^") if len(_ks(task, name)) > 1},
+        "strategies": _strategies(task),
         "breakdown": {
             column: [{"value": value, **_point(metric)} for value, metric in parts.items()]
             for column, parts in task.breakdown.items()
@@ -123,6 +139,15 @@ def _ks(task: TaskResult, prefix: str) -> list[int]:
 
 def _curve(task: TaskResult, prefix: str) -> list[dict[str, Any]]:
     return [{"k": k, **_point(task.metrics[f"{prefix}{k}"])} for k in _ks(task, prefix)]
+
+
+def _strategies(task: TaskResult) -> list[dict[str, Any]]:
+    """Every strategy with its scorer as a curve over samples spent."""
+    found: dict[tuple[str, str | None], list[dict[str, Any]]] = {}
+    for one in task.strategies:
+        point = {"k": one.budget.samples, "tokens": one.budget.tokens, **_point(one.score)}
+        found.setdefault((one.strategy, one.scorer), []).append(point)
+    return [{"strategy": name, "scorer": scorer, "points": points} for (name, scorer), points in found.items()]
 
 
 def length_bins(records: Sequence[Record]) -> list[dict[str, Any]]:

@@ -15,9 +15,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from llmrl.eval.errors import EvalError
 from llmrl.eval.metrics import clustered_interval, maj_at_k, pass_at_k, pass_hat_k, wilson_interval
 from llmrl.eval.records import Record, Sample
-from llmrl.eval.strategies import best_of_k
+from llmrl.eval.strategies import Strategy, as_weights
 
 SCHEMA = "llmrl.eval.results/1"
 FULL_MARKS = 1.0
@@ -60,6 +61,23 @@ class Health(_Frozen):
     flags: dict[str, int] = Field(description="what verifiers noticed, such as many_boxes")
 
 
+class Budget(_Frozen):
+    """What a strategy spends on one question, on average."""
+
+    samples: int = Field(description="completions generated")
+    tokens: float = Field(description="tokens generated")
+    scored_tokens: float = Field(description="tokens that the scorer read, prompts included; 0 without one")
+
+
+class StrategyResult(_Frozen):
+    """Answering each question once, by choosing among k samples."""
+
+    strategy: str
+    scorer: str | None
+    score: Metric
+    budget: Budget
+
+
 class TaskResult(_Frozen):
     """One model on one task. `settings` is all that the numbers depend on."""
 
@@ -69,7 +87,8 @@ class TaskResult(_Frozen):
     samples: int = Field(description="per question")
     score: Metric
     interval: str = Field(description="wilson (one sample a question) or clustered by question")
-    metrics: dict[str, Metric] = Field(description="avg@n, pass@k, pass^k, maj@k, best-of-k by scorer")
+    metrics: dict[str, Metric] = Field(description="avg@n, pass@k, pass^k, maj@k")
+    strategies: list[StrategyResult] = Field(default_factory=list, description="by strategy, scorer and k")
     mean_reward: float | None = Field(description="mean verifier score where it is not just 0 or 1")
     tokens: Tokens
     health: Health
@@ -82,6 +101,8 @@ class Results(_Frozen):
 
     schema_version: str = SCHEMA
     model: str
+    series: str | None = Field(None, description="the run that the model is a checkpoint of")
+    step: int | None = Field(None, description="its training step")
     tasks: list[TaskResult]
     run: dict[str, Any] = Field(default_factory=dict)
 
@@ -91,16 +112,23 @@ def right(sample: Sample) -> bool:
     return sample.value is not None and sample.value >= FULL_MARKS
 
 
-def summarise(task: str, settings: Mapping[str, Any], records: Sequence[Record]) -> TaskResult:
-    """The result of one task. ValueError if there is no record or none with a scored sample."""
+def summarise(
+    task: str,
+    settings: Mapping[str, Any],
+    records: Sequence[Record],
+    strategies: Sequence[Strategy] = (),
+    ks: Sequence[int] = (),
+) -> TaskResult:
+    """The result of one task; `ks` are reported besides `budgets`. EvalError if no record has a scored sample."""
     if not records:
-        raise ValueError(f"task {task}: no question was finished")
+        raise EvalError(f"task {task}: no question was finished")
     scored = [[sample for sample in record.samples if sample.value is not None] for record in records]
     kept = [samples for samples in scored if samples]
     if not kept:
         first = records[0].samples[0]
-        raise ValueError(f"task {task}: no sample could be scored; the first: {first.error or first.reason}")
+        raise EvalError(f"task {task}: no sample could be scored; the first: {first.error or first.reason}")
     fewest = min(map(len, kept))
+    every_k = sorted({*budgets(fewest), *(k for k in ks if k <= fewest)})
     values = [sample.value for samples in kept for sample in samples if sample.value is not None]
     return TaskResult(
         task=task,
@@ -109,7 +137,8 @@ def summarise(task: str, settings: Mapping[str, Any], records: Sequence[Record])
         samples=max(len(record.samples) for record in records),
         score=_score(kept),
         interval="wilson" if max(map(len, kept)) == 1 else "clustered",
-        metrics=_metrics(kept, fewest),
+        metrics=_metrics(kept, every_k),
+        strategies=_strategies(records, kept, every_k, strategies),
         mean_reward=mean(values) if any(value not in (0.0, FULL_MARKS) for value in values) else None,
         tokens=_tokens(records),
         health=_health(records, unscored=len(records) - len(kept)),
@@ -153,35 +182,58 @@ def budgets(samples: int) -> list[int]:
     return sorted({2**i for i in range(samples.bit_length())} | {samples})
 
 
-def _metrics(kept: Sequence[Sequence[Sample]], fewest: int) -> dict[str, Metric]:
+def _metrics(kept: Sequence[Sequence[Sample]], every_k: Sequence[int]) -> dict[str, Metric]:
     """Every k counts only if each question has k scored samples."""
     found = {f"avg@{max(map(len, kept))}": _score(kept)}
     counts = [(len(samples), sum(map(right, samples))) for samples in kept]
     named: list[tuple[str, Callable[[int, int, int], float]]] = [("pass@", pass_at_k), ("pass^", pass_hat_k)]
-    for k in budgets(fewest):
+    for k in every_k:
         for name, metric in named:
             found[f"{name}{k}"] = _metric([metric(n, c, k) for n, c in counts]) if k > 1 else _score(kept)
         if k > 1 and any(sample.answer is not None for samples in kept for sample in samples):
             found[f"maj@{k}"] = _metric([_voted(samples, k) for samples in kept])
-        for name in _scorers(kept) if k > 1 else ():
-            found[f"best_of_{k}:{name}"] = _metric([_best(samples, name, k) for samples in kept])
     return found
 
 
 def _voted(samples: Sequence[Sample], k: int) -> float:
+    return maj_at_k(_classes(samples), [right(sample) for sample in samples], k)
+
+
+def _classes(samples: Sequence[Sample]) -> list[str | None]:
     """A sample judged right although no answer was found in it votes for a class of its own."""
-    answers = [sample.answer if sample.answer is not None or not right(sample) else "(right)" for sample in samples]
-    return maj_at_k(answers, [right(sample) for sample in samples], k)
+    return [sample.answer if sample.answer is not None or not right(sample) else "(right)" for sample in samples]
+
+
+def _strategies(
+    records: Sequence[Record], kept: Sequence[Sequence[Sample]], every_k: Sequence[int], strategies: Sequence[Strategy]
+) -> list[StrategyResult]:
+    """Every strategy with every scorer that scored all samples, at every k."""
+    voted = any(sample.answer is not None for samples in kept for sample in samples)
+    length = mean(sample.tokens for samples in kept for sample in samples)
+    read = length + mean(record.prompt_tokens for record in records)
+    found = []
+    for strategy in strategies:
+        for scorer in _scorers(kept) if strategy.scored else (None,) if voted or not strategy.voted else ():
+            if strategy.voted and not voted:
+                continue
+            scores = [[sample.scores[scorer] if scorer else 0.0 for sample in samples] for samples in kept]
+            scores = as_weights(scores) if strategy.voted else scores
+            for k in every_k:
+                values = [
+                    strategy.choose(_classes(samples), chosen, [right(sample) for sample in samples], k)
+                    for samples, chosen in zip(kept, scores)
+                ]
+                budget = Budget(samples=k, tokens=k * length, scored_tokens=k * read if scorer and k > 1 else 0.0)
+                found.append(
+                    StrategyResult(strategy=strategy.name, scorer=scorer, score=_metric(values), budget=budget)
+                )
+    return found
 
 
 def _scorers(kept: Sequence[Sequence[Sample]]) -> list[str]:
     """Scorers that scored every sample."""
     named = [set(sample.scores) for samples in kept for sample in samples]
     return sorted(set.intersection(*named))
-
-
-def _best(samples: Sequence[Sample], scorer: str, k: int) -> float:
-    return best_of_k([sample.scores[scorer] for sample in samples], [right(sample) for sample in samples], k)
 
 
 def _tokens(records: Sequence[Record]) -> Tokens:

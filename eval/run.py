@@ -132,6 +132,11 @@ def run_task(
     return sorted(records, key=lambda record: record.index)
 
 
+def windows(questions: int, samples: int) -> int:
+    """How many times an engine is called for that many questions."""
+    return -(-questions // max(1, WINDOW // samples))
+
+
 def _records(
     todo: Sequence[tuple[int, Prompt]], engine: RolloutEngine, judge: Judge, sampling: Sampling, samples: int, seed: int
 ) -> Iterator[Record]:
@@ -167,7 +172,7 @@ def _finished(
 ) -> Iterator[tuple[int, list[Completion]]]:
     """(question's place, its completions) once it has all; (0, []) now and then as a sign of life."""
     parts: dict[int, dict[int, Completion]] = {}
-    for item in _stream(engine, requests):
+    for item in stream(engine, requests):
         if item is None:
             yield 0, []
             continue
@@ -191,10 +196,11 @@ def _seeded(sampling: Sampling, seed: int, task: str, question: str, sample: int
     )
 
 
-def _stream(engine: RolloutEngine, requests: Sequence[Request]) -> Iterable[tuple[int, Completion] | None]:
-    stream = getattr(engine, "stream", None)
-    if stream is not None:
-        return stream(requests)  # type: ignore[no-any-return]
+def stream(engine: RolloutEngine, requests: Sequence[Request]) -> Iterable[tuple[int, Completion] | None]:
+    """The engine's own stream; of one that has none, batch after batch."""
+    own = getattr(engine, "stream", None)
+    if own is not None:
+        return own(requests)  # type: ignore[no-any-return]
     return _batches(engine, requests)
 
 

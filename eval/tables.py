@@ -68,9 +68,39 @@ def breakdown_tables(task: TaskResult) -> str:
     )
 
 
+def strategies_table(task: TaskResult) -> str:
+    """What choosing among samples gives for what it costs; empty if no strategy was run."""
+    rows = [
+        [
+            one.strategy,
+            one.scorer or "–",
+            str(one.budget.samples),
+            with_interval(one.score),
+            f"{one.budget.tokens:.0f}",
+            f"{one.budget.scored_tokens:.0f}",
+        ]
+        for one in task.strategies
+    ]
+    head = ["strategy", "scorer", "samples", "score [95 %]", "tokens generated a question", "tokens scored"]
+    return table(head, rows) if rows else ""
+
+
+def learning_table(many: Sequence[Results]) -> str:
+    """Score by training step, a row per checkpoint and a column per task; empty unless a run has several checkpoints."""
+    steps = [results for results in many if results.series is not None and results.step is not None]
+    if len({(results.series, results.step) for results in steps}) < 2:
+        return ""
+    names = list(dict.fromkeys(task.task for results in steps for task in results.tasks))
+    rows = []
+    for results in sorted(steps, key=lambda results: (results.series or "", results.step or 0)):
+        scores = {task.task: with_interval(task.score) for task in results.tasks}
+        rows.append([str(results.series), str(results.step), *(scores.get(name, "–") for name in names)])
+    return table(["run", "step", *names], rows)
+
+
 def markdown(many: Sequence[Results]) -> str:
     """The whole report in Markdown: the summary, then per task its settings, warnings, metrics and breakdown."""
-    parts = ["# Evaluation", summary_table(many)]
+    parts = ["# Evaluation", summary_table(many), learning_table(many)]
     for results in many:
         for task in results.tasks:
             sampling, prompt = task.settings["sampling"], task.settings["prompt"]
@@ -82,6 +112,7 @@ def markdown(many: Sequence[Results]) -> str:
                 f"Template: `{prompt['template']!r}`",
                 *(f"* {warning}" for warning in warnings(task)),
                 table(["metric", "value [95 %]"], [[name, with_interval(m)] for name, m in task.metrics.items()]),
+                strategies_table(task),
                 breakdown_tables(task),
             ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -100,6 +131,9 @@ def warnings(task: TaskResult) -> list[str]:
         found.append(f"the verifier failed on {health.verifier_errors} samples, which are left out")
     if health.failed:
         found.append(f"the engine failed on {health.failed} samples, which are left out")
+    for flag, count in health.flags.items():
+        if flag.startswith("scorer_failed:"):
+            found.append(f"scorer {flag.partition(':')[2]} failed on {count} samples; its strategies are left out")
     if health.answered is not None and health.answered < 0.8:
         found.append(f"an answer was found in only {percent(health.answered)} % of the samples: does the prompt fit?")
     return found

@@ -11,6 +11,7 @@ import inspect
 import os
 import shlex
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.config import Recipe, RewardConfig
+    from llmrl.train.evaluate import Benchmarks
     from llmrl.train.models import Sources
     from llmrl.train.start import Parts
 
@@ -126,8 +128,11 @@ def train(
         _show_end(loaded, outcome.summary)
     if outcome.exit_code:
         if outcome.summary:
+            place = f"after step {outcome.summary['completed_steps']}"
+            if outcome.stopped_in:
+                place = f"in stage {outcome.stopped_in.stage} after step {outcome.stopped_in.step}"
             console.print(
-                f"stopped by {outcome.interrupted_by} after step {outcome.summary['completed_steps']}; continue with\n"
+                f"stopped by {outcome.interrupted_by} {place}; continue with\n"
                 f"  llmrl train {shlex.join([str(recipe), *(overrides or [])])} --resume"
             )
         raise typer.Exit(outcome.exit_code)
@@ -152,11 +157,14 @@ def resolve(recipe: Recipe) -> Parts:
 
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
+    check_benchmarks(recipe)
+    sources = sources_of(recipe)
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
         interval=wilson_interval,
-        sources=sources_of(recipe),
+        sources=sources,
+        benchmarks=benchmarks_of(recipe, sources.policy),
     )
 
 
@@ -166,6 +174,33 @@ def sources_of(recipe: Recipe) -> Sources:
 
     own = recipe.critic.path if recipe.critic is not None else None
     return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
+
+
+def check_benchmarks(recipe: Recipe) -> None:
+    """Raise ConfigError for a name in `eval.tasks` that is no benchmark."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.tasks import find_task
+
+    for task in recipe.eval.tasks:
+        try:
+            find_task(task.name)
+        except EvalError as error:
+            raise ConfigError(f"eval.tasks: {error}") from error
+
+
+def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
+    """The benchmarks that the recipe's `eval.tasks` names, their questions loaded. Raises ConfigError or DataError."""
+    from llmrl.config import ConfigError
+    from llmrl.eval.errors import EvalError
+    from llmrl.eval.hooks import training_benchmarks
+
+    if not recipe.eval.tasks:
+        return None
+    try:
+        return training_benchmarks(recipe, source, say=lambda text: console.print(text, highlight=False))
+    except EvalError as error:
+        raise ConfigError(f"eval.tasks: {error}") from error
 
 
 def model_folder(path: str) -> str:
@@ -192,9 +227,11 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
     from llmrl.rewards.trl_adapter import TRLReward
+    from llmrl.stages.folder import with_models
 
     parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
+        section = section.model_copy(update={"args": with_models(recipe, section.args)})
         try:
             part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
         except ValueError as error:
@@ -260,12 +297,15 @@ def replay(
 
     keep_freed_memory()
     quiet_transformers()
+    from llmrl.stages.folder import policy_source
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
 
     recipe = stored_recipe(run)
+    sources = sources_of(recipe)
+    sources = replace(sources, policy=policy_source(recipe, sources.policy))
     algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
-    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources_of(recipe))
+    found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources)
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]
     for name in shown:

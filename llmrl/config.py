@@ -19,9 +19,10 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.explain import explain
+from llmrl.explain import explain, nearest
 from llmrl.policy.config import CriticConfig, ModelConfig, ReferenceConfig, Section
 from llmrl.policy.config import LoraConfig as LoraConfig
+from llmrl.stages.config import Stage, Supervised, check_stages, supervised
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -63,7 +64,9 @@ class RayConfig(Section):
 class RolloutConfig(Section):
     """How completions are sampled."""
 
-    engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or the slow reference engine hf")
+    engine: Literal["vllm", "native", "hf"] = Field(
+        "vllm", description="vllm; native, which samples with the trained model itself; or the slow reference hf"
+    )
     placement: Literal["colocated", "server", "ray"] = Field(
         "colocated", description="an engine beside every trainer process, vLLM servers, or vLLM actors on Ray"
     )
@@ -76,7 +79,9 @@ class RolloutConfig(Section):
     )
     servers: ServersConfig = Field(default_factory=ServersConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
-    isolated: bool = Field(True, description="run the engine in a child process that is replaced if it dies or hangs")
+    isolated: bool = Field(
+        True, description="run the engine in a child process that is replaced if it dies or hangs; native never is"
+    )
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
     max_tokens: PositiveInt = Field(256, description="completion length limit, in tokens")
@@ -90,6 +95,9 @@ class RolloutConfig(Section):
     max_sequences: PositiveInt = Field(128, description="requests the engine runs at once")
     kv_cache_gib: PositiveFloat = Field(2.0, description="KV cache on a CPU")
     gpu_memory: float = Field(0.4, gt=0, lt=1, description="share of a GPU's memory for vLLM")
+    verify_weights: Literal["off", "sampled", "full"] = Field(
+        "sampled", description="compare checksums of the engine's weights after each sync: of a few columns, or all"
+    )
     eager: bool = Field(True, description="no compilation: the engine starts in seconds")
     stall_timeout_s: PositiveFloat = Field(120.0, description="a silent engine is replaced after this long")
     start_timeout_s: PositiveFloat = 600.0
@@ -127,6 +135,9 @@ class TrainConfig(Section):
     stop_kl: PositiveFloat | None = Field(
         None, description="end a rollout's updates when the policy is this far from its start, nats per token"
     )
+    backend: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
+        "auto", description="how processes share the policy; auto: as accelerate launch was configured, else ddp"
+    )
     save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")
     keep_best: bool = Field(True, description="also keep the checkpoint with the best held-out accuracy")
@@ -134,14 +145,48 @@ class TrainConfig(Section):
     threads: NonNegativeInt = Field(0, description="CPU threads of the trainer; 0 takes every core it may use")
 
 
+class BenchmarkConfig(Section):
+    """A benchmark of `llmrl eval tasks` (or a task file) with sampling settings of its own; null is the task's default."""
+
+    name: str
+    limit: PositiveInt | None = Field(None, description="ask this many of its questions, the same ones every time")
+    samples: PositiveInt = Field(1, description="completions per question; 1 without a temperature is greedy")
+    temperature: float | None = Field(None, ge=0)
+    top_p: float | None = Field(None, gt=0, le=1)
+    max_tokens: PositiveInt | None = None
+    mode: Literal["chat", "plain"] | None = None
+    shots: NonNegativeInt | None = Field(None, description="worked examples before the question")
+    seed: NonNegativeInt = 0
+    every: NonNegativeInt | None = Field(None, description="a multiple of eval.every, which is the default")
+
+
 class EvalConfig(Section):
-    """Held-out evaluation during training: one completion per problem, scored by the recipe's own reward."""
+    """Held-out evaluation during training: one completion per problem, scored by the recipe's own reward.
+
+    Benchmarks named by `tasks` run at the same steps, with their own prompts and verifiers.
+    """
 
     every: NonNegativeInt = Field(0, description="steps between evaluations; 0: only before and after")
     data: EvalDataConfig = Field(default_factory=EvalDataConfig)
     temperature: float = Field(0.0, ge=0)
     max_tokens: PositiveInt | None = Field(None, description="default: that of the rollouts")
     threshold: float = Field(1.0, description="a problem counts as solved from this score on")
+    tasks: list[BenchmarkConfig] = Field(default_factory=list, description="benchmarks: names, or names with settings")
+    data_dir: str | None = Field(None, description="local copies of the benchmarks; null reads them from the hub")
+
+    @rule(mode="before")
+    @classmethod
+    def _names_are_tasks(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("tasks"), list):
+            return {**data, "tasks": [{"name": task} if isinstance(task, str) else task for task in data["tasks"]]}
+        return data
+
+    @rule(mode="after")
+    def _tasks_run_at_evaluations(self) -> EvalConfig:
+        for task in self.tasks:
+            if task.every and (not self.every or task.every % self.every):
+                raise ValueError(f"task {task.name}: every={task.every} is no multiple of eval.every={self.every}")
+        return self
 
 
 class LimitsConfig(Section):
@@ -181,6 +226,9 @@ class Recipe(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    stages: list[Stage] = Field(
+        default_factory=list, description="what is trained before, in order: sft, reward_model, dpo; rl comes last"
+    )
 
     @property
     def run_dir(self) -> Path:
@@ -190,6 +238,17 @@ class Recipe(Section):
     @property
     def updates_per_step(self) -> int:
         return self.train.epochs * self.train.minibatches
+
+    @property
+    def supervised(self) -> list[Supervised]:
+        """The stages before the reinforcement learning, in order."""
+        return supervised(self.stages)
+
+    @rule(mode="after")
+    def _stages_are_used(self) -> Recipe:
+        """Every `stage:name` of a reward is a reward model of this recipe, and every reward model is named."""
+        check_stages(self.stages, {part: section.args for part, section in self.reward.items()})
+        return self
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
@@ -214,6 +273,8 @@ class Recipe(Section):
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} cannot be divided into "
                 f"train.minibatches={self.train.minibatches} equal parts; make it a multiple"
             )
+        if self.rollout.engine == "native":
+            self._native_shares_the_model()
         if self.rollout.placement == "server" and self.rollout.engine != "vllm":
             raise ValueError(
                 f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
@@ -229,6 +290,19 @@ class Recipe(Section):
                 "rate would never be reached"
             )
         return self
+
+    def _native_shares_the_model(self) -> None:
+        taken = {
+            "rollout.placement": (self.rollout.placement, "colocated"),
+            "rollout.max_staleness": (self.rollout.max_staleness, 0),
+            "train.backend": (self.train.backend, "ddp"),
+        }
+        for key, (value, only) in taken.items():
+            if value not in (only, "auto"):
+                raise ValueError(
+                    f"{key}={value}: rollout.engine=native samples with the very model that trains, whole and in turns; "
+                    f"set {key}={only}, or rollout.engine=vllm"
+                )
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
@@ -260,8 +334,9 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
-MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "train.steps", "train.save_every",
-              "train.keep_", "train.threads", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
+MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "eval.tasks", "eval.data_dir",
+              "train.steps", "train.save_every", "train.keep_", "train.backend", "train.threads",
+              "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
               "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
               "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip
 
@@ -284,6 +359,8 @@ def check_same_run(recipe: Recipe) -> None:
 
 def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in data.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            value = {str(place): item for place, item in enumerate(value)}
         if isinstance(value, dict) and value:
             yield from _flat(value, f"{prefix}{key}.")
         else:
@@ -319,6 +396,8 @@ def _override(data: dict[str, Any], text: str) -> None:
     if not separator or not all(parts):
         raise ConfigError(f"override {text!r} is not of the form section.key=value")
     node = data
+    if parts[0] == "stages" and len(parts) > 2:
+        node, parts = _stage(data.get("stages"), parts[1], text), parts[2:]
     for part in parts[:-1]:
         child = node.get(part)
         if child is None:
@@ -331,6 +410,17 @@ def _override(data: dict[str, Any], text: str) -> None:
     except yaml.YAMLError as error:
         reason = getattr(error, "problem", None) or error
         raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
+
+
+def _stage(stages: Any, which: str, text: str) -> dict[str, Any]:
+    """The stage that an override names, by its place or by its name."""
+    found = {}
+    for place, stage in enumerate(stages if isinstance(stages, list) else []):
+        if isinstance(stage, dict):
+            found[str(place)] = found[str(stage.get("name") or stage.get("kind"))] = stage
+    if which not in found:
+        raise ConfigError(f"override {text!r}: the recipe has no stage {which!r}; {nearest(which, list(found))}")
+    return found[which]
 
 
 def _with_spaces(value: Any, text: str) -> Any:

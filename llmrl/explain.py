@@ -32,6 +32,11 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{place}: unknown key; {hint}")
         elif item["type"] == "missing":
             lines.append(f"{place}: missing; add it")
+        elif item["type"] == "union_tag_invalid":
+            kinds = [kind.strip(" '") for kind in item["ctx"]["expected_tags"].split(",")]
+            lines.append(f"{place}: {item['ctx']['tag']!r} is no kind of stage; {nearest(item['ctx']['tag'], kinds)}")
+        elif item["type"] == "union_tag_not_found":
+            lines.append(f"{place}.kind: missing; add it")
         else:
             message = plain_message(item)
             lines.append(f"{place}: {message}" if place else message)
@@ -51,9 +56,27 @@ def plain_message(item: Mapping[str, Any]) -> str:
 
 def _fields_at(model: Any, location: tuple[int | str, ...]) -> list[str]:
     for part in location:
-        if isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
-            model = _section_of(model.model_fields[str(part)].annotation)
+        if (tagged := _by_tag(model)) and part in tagged:
+            model = tagged[str(part)]
+        elif isinstance(model, type) and issubclass(model, BaseModel) and part in model.model_fields:
+            annotation = model.model_fields[str(part)].annotation
+            model = annotation if _by_tag(annotation) else _section_of(annotation)
     return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def _by_tag(annotation: Any) -> dict[str, Any]:
+    """Tag -> model of a discriminated union (`kind: sft`), alone or in a list; pydantic names the tag in the place."""
+    parts = [annotation, *getattr(annotation, "__args__", ())]
+    union = next((part for part in parts if any(getattr(m, "discriminator", None) for m in _metadata(part))), None)
+    if union is None:
+        return {}
+    key = next(m.discriminator for m in _metadata(union) if getattr(m, "discriminator", None))
+    kinds = union.__origin__.__args__
+    return {tag: kind for kind in kinds for tag in kind.model_fields[key].annotation.__args__}
+
+
+def _metadata(annotation: Any) -> tuple[Any, ...]:
+    return getattr(annotation, "__metadata__", ())
 
 
 def _section_of(annotation: Any) -> Any:

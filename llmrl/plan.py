@@ -8,12 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llmrl.algos.build import remarks
 from llmrl.batch import Algorithm
-from llmrl.config import Recipe
+from llmrl.config import LoraConfig, Recipe
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
 from llmrl.data.source import load_train_eval
+from llmrl.policy.config import CriticConfig
 from llmrl.seeding import key
+from llmrl.stages.pairs import stage_data
 
 BYTES = {"bfloat16": 2, "float32": 4}
 GIB = 2**30
@@ -61,8 +64,11 @@ def size_of(config: Mapping[str, Any]) -> ModelSize | None:
     )
 
 
-def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
-    """(what, how much) rows about a run of `recipe`. Raises DataError for data that training would refuse."""
+def plan(recipe: Recipe, algo: Algorithm, source: str, critic_source: str = "") -> list[tuple[str, str]]:
+    """(what, how much) rows about a run of `recipe`; `critic_source` is the folder of a value model that is another one.
+
+    Raises DataError for data that training would refuse.
+    """
     rollout, train = recipe.rollout, recipe.train
     samples = rollout.prompts_per_step * rollout.group_size
     updates = recipe.updates_per_step
@@ -74,9 +80,12 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{source}, {recipe.model.dtype}" + (f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else "")),
+        *stage_rows(recipe),
         ("data", _data(recipe)),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
+        *([("value model", _critic(recipe))] if "values" in algo.needs else []),
+        *([("reference", _reference(recipe))] if "ref_logprobs" in algo.needs else []),
         ("steps", f"{train.steps}"),
         ("prompts per step", f"{rollout.prompts_per_step}"),
         ("samples per step", f"{samples} ({rollout.group_size} for each prompt)"),
@@ -92,10 +101,42 @@ def plan(recipe: Recipe, algo: Algorithm, source: str) -> list[tuple[str, str]]:
     if rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0:
         bias = "top_p, top_k and min_p bias the sampler against the trainer's full softmax; watch the mismatch"
         rows.append(("note", bias))
+    rows += [("note", remark) for remark in remarks(recipe, algo)]
     size = model_size(source)
     if size is None:
         return [*rows, ("memory", "unknown: the model is not here yet, or its config.json has no familiar sizes")]
-    return rows + _memory(recipe, algo, size)
+    return rows + _memory(recipe, algo, size, model_size(critic_source) if critic_source else size)
+
+
+def _critic(recipe: Recipe) -> str:
+    critic = recipe.critic or CriticConfig()
+    warmup = f", alone for {critic.warmup_steps} steps" if critic.warmup_steps else ""
+    told = f", told {critic.privileged!r}" if critic.privileged else ""
+    if critic.kind == "shared":
+        stopped = ", the gradient stops there" if critic.stop_gradient else ""
+        return f"a head on the policy{stopped}, lr {critic.lr:g}{warmup}"
+    adapter = f", LoRA r={critic.lora.r}" if critic.lora else ""
+    return f"{critic.path or recipe.model.path}{adapter}, lr {critic.lr:g}{warmup}{told}"
+
+
+def _reference(recipe: Recipe) -> str:
+    reference = recipe.reference
+    if reference.kind == "reset_every":
+        fresh = ", with fresh Adam averages" if reference.reset_optimizer else ""
+        return f"the policy of every {reference.every} steps{fresh}"
+    return "the first policy" if reference.kind == "fixed" else f"average of the policies, decay {reference.decay:g}"
+
+
+def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """A row for each supervised stage. Raises DataError for data whose rows say nothing to learn."""
+    rows = []
+    for place, stage in enumerate(recipe.supervised, start=1):
+        train = stage.train
+        unit = "examples" if stage.kind == "sft" else "pairs"
+        adapter = ", LoRA" if recipe.model.lora and stage.lora else ""
+        said = f"{train.steps:,} steps of {train.batch_size} {unit}, lr {train.lr:g}{adapter}"
+        rows.append((f"stage {place}: {stage.title}", f"{said}, from {stage_data(stage, recipe)}"))
+    return rows
 
 
 def _data(recipe: Recipe) -> str:
@@ -120,28 +161,46 @@ def _evaluation(recipe: Recipe) -> str:
     return f"{often}before and after, on {count} held-out problems"
 
 
-def _memory(recipe: Recipe, algo: Algorithm, size: ModelSize) -> list[tuple[str, str]]:
+def _memory(recipe: Recipe, algo: Algorithm, size: ModelSize, critic_size: ModelSize | None) -> list[tuple[str, str]]:
     """Estimates of the large parts; activations are for the packed forward without recomputation."""
     width = BYTES[recipe.model.dtype]
     model = size.parameters * width
     lora = recipe.model.lora
-    trained = size.parameters if lora is None else _adapter_parameters(size, lora.r)
-    masters = 16 * trained if (recipe.model.dtype == "bfloat16" or lora) else 12 * trained
     tokens = recipe.train.tokens_per_microbatch
-    hidden = max(1, size.parameters // (12 * size.layers)) ** 0.5
-    activations = int(tokens * size.layers * hidden * 34 * width / 2) + 4 * 2**25 * 2
-    cache = int(recipe.rollout.kv_cache_gib * GIB)
-    reference = model if "ref_logprobs" in algo.needs and lora is None else 0
+    # A reference is a copy of what trains, in the model's precision; an average is kept in float32 too.
+    copies = model if lora is None else 4 * _adapter_parameters(size, lora.r)
+    average = copies * 4 // width if recipe.reference.kind == "ema" else 0
     parts = {
         "policy": model,
-        "float32 weights, gradients, Adam": masters,
-        f"activations of {tokens:,} tokens": activations,
-        "reference model": reference,
-        "engine: model and KV cache": model + cache,
+        "float32 weights, gradients, Adam": _optimizer(recipe, size, lora),
+        f"activations of {tokens:,} tokens": _activations(recipe, size),
+        "reference model": copies + average if "ref_logprobs" in algo.needs else 0,
+        "engine: model and KV cache": model + int(recipe.rollout.kv_cache_gib * GIB),
     }
+    critic = recipe.critic
+    unknown = []
+    if "values" in algo.needs and critic is not None and critic.kind == "separate":
+        if critic_size is None:
+            unknown = [("memory: value model", "unknown: it is not here yet, or its config.json has no familiar sizes")]
+        else:
+            weights = critic_size.parameters * width + _optimizer(recipe, critic_size, critic.lora)
+            parts["value model: weights, gradients, Adam"] = weights
+            parts["value model: activations"] = _activations(recipe, critic_size)
     rows = [(f"memory: {name}", f"{amount / GIB:.2f} GiB") for name, amount in parts.items() if amount]
     total = ("memory: together, about", f"{sum(parts.values()) / GIB:.1f} GiB")
-    return [("parameters", f"{size.parameters:,}"), *rows, total]
+    return [("parameters", f"{size.parameters:,}"), *rows, *unknown, total]
+
+
+def _optimizer(recipe: Recipe, size: ModelSize, lora: LoraConfig | None) -> int:
+    """Bytes of master weights, gradients and Adam's averages."""
+    trained = size.parameters if lora is None else _adapter_parameters(size, lora.r)
+    return (16 if recipe.model.dtype == "bfloat16" or lora else 12) * trained
+
+
+def _activations(recipe: Recipe, size: ModelSize) -> int:
+    hidden = max(1, size.parameters // (12 * size.layers)) ** 0.5
+    tokens = recipe.train.tokens_per_microbatch
+    return int(tokens * size.layers * hidden * 34 * BYTES[recipe.model.dtype] / 2) + 4 * 2**25 * 2
 
 
 def _adapter_parameters(size: ModelSize, rank: int) -> int:

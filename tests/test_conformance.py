@@ -8,6 +8,7 @@ from rich.console import Console
 import llmrl.conformance as conformance
 from llmrl import credit, losses
 from llmrl.algos.grpo import GRPO
+from llmrl.algos.ppo import PPO
 from llmrl.conformance.algorithms import check_algorithm
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.measure import difference_quotient, gap
@@ -104,6 +105,14 @@ class RowsMustBeAdjacent(GRPO):
         return GRPO.credit(self, replace(batch, group=rows))
 
 
+class WhitensAlone(PPO):
+    """Every rank whitens its own rows."""
+
+    @property
+    def needs(self):
+        return PPO().needs - {"whole_batch"}
+
+
 class WrongSign(GRPO):
     def loss(self, out, batch):
         loss = GRPO.loss(self, out, batch)
@@ -120,6 +129,8 @@ class MasksByMultiplying(GRPO):
     ("wrong", "caught_by"),
     [
         (MeanOverTheMicroBatch, "micro-batches"),
+        (MeanOverTheMicroBatch, "ranks"),
+        (WhitensAlone, "ranks"),
         (RowsMustBeAdjacent, "row order"),
         (WrongSign, "direction"),
         (MasksByMultiplying, "garbage"),
@@ -159,4 +170,7 @@ def test_the_table_shows_every_result_and_counts_failures():
 def test_run_covers_functions_and_algorithms():
     results = conformance.run(seeds=[3])
     assert all(result.passed for result in results)
-    assert {"gae advantages", "pacs_loss", "grpo", "pacs", "ppo"} <= {result.name for result in results}
+    checks = {result.check for result in results if result.name == "ppo"}
+    assert {"ranks", "micro-batches", "padding", "row order", "garbage", "finite difference"} <= checks
+    names = {result.name for result in results}
+    assert {"gae advantages", "clipped_value", "pacs_loss", "grpo", "pacs", "ppo", "forward: values"} <= names

@@ -2,6 +2,7 @@
 
 garbage            NaN and infinities outside the mask change neither the loss, nor a metric, nor a gradient
 micro-batches      losses, metrics and gradients of micro-batches (whole groups, if it says so) sum to the whole
+ranks              credit and loss of two ranks, each with its own groups, sum to those of one
 row order          rows in another order, groups under other numbers: same loss and gradients
 padding            columns of padding change nothing
 finite difference  the gradient is the loss's derivative
@@ -25,6 +26,7 @@ from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Batch, Loss, Output
 from llmrl.conformance.cases import PER_TOKEN, garbage_batch, garbage_output, random_batch, random_output
 from llmrl.conformance.measure import Finding, difference_quotient, gap
+from llmrl.train.collate import joined
 
 # Fields without which a method or preset does not run, or does not show what it can do.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -38,14 +40,32 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "cispo, every term": ("cispo", {"kl_coef": 0.1, "entropy_coef": 0.01, "importance_cap": 2.0}),
     "reinforce_pp, KL": ("reinforce_pp", {"kl_coef": 0.01, "gamma": 0.99}),
     "reinforce_pp_baseline, KL": ("reinforce_pp_baseline", {"kl_coef": 0.01}),
+    "ppo, every term": (
+        "ppo",
+        {"kl_coef": 0.1, "entropy_coef": 0.01, "lam_critic": 1.0, "lam_alpha": 0.5, "dual_clip": 3.0, "gamma": 0.99},
+    ),
+    "ppo, KL in the loss": (
+        "ppo",
+        {
+            "kl_coef": 0.1,
+            "kl_in": "loss",
+            "kl_estimator": "k3",
+            "kl_target": 0.1,
+            "value_clip": None,
+            "whiten_advantages": False,
+        },
+    ),
     "pacs, reference model": ("pacs", {"reference": "model", "weight": "none"}),
+    "pacs, naive score": ("pacs", {"score": "naive", "weight": "only_positive", "reference": "model"}),
+    "pacs, mean log-prob": ("pacs", {"proxy": "mean_logprob", "weight": "only_negative"}),
     "pacs, grpo score": ("pacs", {"score": "grpo", "beta": 0.5}),
     "pacs, score function": ("pacs", {"score_function": True, "score": "drgrpo"}),
 }
 # The weight of CISPO and of PACS's extra term has no gradient by design, so the loss's derivative is another.
 STOPPED = {"cispo", "cispo, every term", "pacs, score function"}
 # A constant advantage is not what these judge by: a critic, a batch baseline or an all-down term can outweigh it.
-OTHER_DIRECTION = {"ppo", "ppo, every term", "reinforce_pp", "reinforce_pp, KL", "pacs, score function"}
+OTHER_DIRECTION = {"ppo", "ppo, every term", "ppo, KL in the loss", "reinforce_pp", "reinforce_pp, KL"}
+OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log-prob"}
 
 
 def build(name: str, **changes: Any) -> Algorithm:
@@ -57,13 +77,9 @@ def build(name: str, **changes: Any) -> Algorithm:
 
 
 def algorithms() -> dict[str, Algorithm]:
-    """Every registered method and preset, some with more of their terms switched on, and PPO."""
-    from llmrl.algos.ppo import PPO
-
+    """Every registered method and preset, some with more of their terms switched on."""
     plain = {name: build(name) for name in [*ALGORITHMS, *PRESETS] if name not in VARIANTS}
-    varied = {name: build(base, **changes) for name, (base, changes) in VARIANTS.items()}
-    every_term = PPO(kl_coef=0.1, entropy_coef=0.01, lam_critic=1.0, lam_alpha=0.5, dual_clip=3.0, gamma=0.99)
-    return {**plain, **varied, "ppo": PPO(), "ppo, every term": every_term}
+    return plain | {name: build(base, **changes) for name, (base, changes) in VARIANTS.items()}
 
 
 def check_algorithm(name: str, algo: Algorithm, seed: int) -> Iterator[Finding]:
@@ -71,6 +87,7 @@ def check_algorithm(name: str, algo: Algorithm, seed: int) -> Iterator[Finding]:
     checks: dict[str, Callable[[Algorithm, int], float]] = {
         "garbage": garbage,
         "micro-batches": micro_batches,
+        "ranks": ranks,
         "row order": row_order,
         "padding": padding,
         "extreme": extreme,
@@ -114,6 +131,32 @@ def micro_batches(algo: Algorithm, seed: int) -> float:
             total[rows, : part.shape[1]] += part
     whole = Loss(value=value, metrics={key: torch.tensor(x, dtype=torch.float64) for key, x in metrics.items()})
     return max(_loss_gap(whole, loss), *_gaps(summed, gradients))
+
+
+def ranks(algo: Algorithm, seed: int) -> float:
+    batch = random_batch(seed)
+    out = random_output(batch, seed)
+    loss, gradients = _run(algo, out, algo.credit(batch))
+    numbers = batch.group.unique()
+    halves = [torch.isin(batch.group, numbers[rank::2]).nonzero()[:, 0] for rank in (0, 1)]
+    parts = [batch.select(rows) for rows in halves]
+    if "whole_batch" in algo.needs:
+        together = algo.credit(joined(parts))
+        places = torch.arange(batch.rows).split([len(rows) for rows in halves])
+        credited = [together.select(at) for at in places]
+        parts = [
+            replace(part, advantages=own.advantages, returns=own.returns)
+            for part, own in zip(parts, credited, strict=True)
+        ]
+    else:
+        parts = [algo.credit(part) for part in parts]
+    value, summed = 0.0, [torch.zeros_like(g) for g in gradients]
+    for rows, part in zip(halves, parts, strict=True):
+        share, own_gradients = _run(algo, _select(out, rows, part.mask.shape[1]), part)
+        value += share.value.item()
+        for total, gradient in zip(summed, own_gradients, strict=True):
+            total[rows, : gradient.shape[1]] += gradient
+    return max(gap(torch.tensor(value, dtype=torch.float64), loss.value.detach()), *_gaps(summed, gradients))
 
 
 def row_order(algo: Algorithm, seed: int) -> float:

@@ -19,13 +19,15 @@ from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.seeding import generator
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
+Shape = Callable[[Any, str], Any]  # (record, its place) -> record
 MISSES = 50  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
 
 
-def load_rows(config: DataConfig, *, seed: int) -> list[Row]:
+def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> list[Row]:
     """All rows that `config` asks for. The same config and seed give the same list.
 
-    Rows are shuffled (if `config.shuffle`) before the limit is applied. Raises DataError: unknown source, missing file,
+    Rows are shuffled (if `config.shuffle`) before the limit is applied. `shape` changes a stored record, which comes
+    with its place, before its columns are read. Raises DataError: unknown source, missing file,
     malformed row (file, line, reason), no rows at all, or fewer than `limit` problems in a generator.
     """
     if is_generator(config.source):
@@ -34,14 +36,16 @@ def load_rows(config: DataConfig, *, seed: int) -> list[Row]:
         raise DataError(
             f"data.args={config.args} are knobs of a generator, and {config.source!r} is none; set data.args={{}}"
         )
-    rows = list(_stored(config))
+    rows = list(_stored(config, shape))
     if not rows:
         raise DataError(f"{config.source} holds no rows")
     _check_ids(rows)
     return _drawn(rows, config, seed)
 
 
-def load_train_eval(train: DataConfig, held_out: EvalDataConfig, *, seed: int) -> tuple[list[Row], list[Row]]:
+def load_train_eval(
+    train: DataConfig, held_out: EvalDataConfig, *, seed: int, shape: Shape | None = None
+) -> tuple[list[Row], list[Row]]:
     """(training rows, held-out rows), disjoint by problem identity.
 
     If both come from one file or hub split, a tenth of its problems, chosen by a hash of the problem and of nothing
@@ -50,14 +54,15 @@ def load_train_eval(train: DataConfig, held_out: EvalDataConfig, *, seed: int) -
     evaluation = held_out.over(train)
     stored = not is_generator(train.source)
     if stored and (evaluation.source, evaluation.subset, evaluation.split) == (train.source, train.subset, train.split):
-        rows = load_rows(train.model_copy(update={"limit": None, "shuffle": False}), seed=seed)
+        rows = load_rows(train.model_copy(update={"limit": None, "shuffle": False}), seed=seed, shape=shape)
         train_rows = _drawn([row for row in rows if not is_held_out(row.identity)], train, seed)
         eval_rows = _drawn([row for row in rows if is_held_out(row.identity)], evaluation, held_out.seed)
         for part, name in ((train_rows, "training"), (eval_rows, "held-out")):
             if not part:
                 raise DataError(f"splitting the {len(rows)} rows of {train.source} left no {name} rows")
     else:
-        train_rows, eval_rows = load_rows(train, seed=seed), load_rows(evaluation, seed=held_out.seed)
+        train_rows = load_rows(train, seed=seed, shape=shape)
+        eval_rows = load_rows(evaluation, seed=held_out.seed, shape=shape)
     check_disjoint(train_rows, eval_rows)
     return train_rows, eval_rows
 
@@ -132,7 +137,7 @@ def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -
             raise DataError(f"knob {knob} of generator {name} must be a whole number, not {value!r}")
 
 
-def _stored(config: DataConfig) -> Iterator[Row]:
+def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
     if is_file_source(config.source):
         records = read_files(config.source)
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
@@ -147,6 +152,7 @@ def _stored(config: DataConfig) -> Iterator[Row]:
             "a .jsonl, .json or .parquet file, or a hub id such as org/name"
         )
     for place, default_id, record in records:
+        record = shape(record, place) if shape else record
         yield make_row(record, columns=config.columns, origin=place, default_id=default_id, template=config.template)
 
 

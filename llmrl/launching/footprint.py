@@ -25,7 +25,7 @@ SHARED = {
 }
 PROCESS_GIB = {"gpu": 1.5, "cpu": 0.8}  # CUDA context and NCCL's buffers; Python with torch
 ENGINE_GIB = {"gpu": 2.0, "cpu": 1.5}  # vLLM beyond weights and KV cache
-BUCKET_GIB = 1.0  # gathered weights on their way to an engine
+BUCKET_GIB = 0.125  # gathered weights on their way to an engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,8 @@ class Footprint:
     @property
     def fits(self) -> bool:
         """Whether it fits, and the cache holds at least one request of full length. True if the capacity is unknown."""
-        return self.capacity is None or (self.total <= self.capacity and self.kv_tokens >= self.longest)
+        enough = not self.engine or self.kv_tokens >= self.longest
+        return self.capacity is None or (self.total <= self.capacity and enough)
 
 
 def footprint(
@@ -56,10 +57,11 @@ def footprint(
     width = BYTES[recipe.model.dtype]
     kind = "cpu" if chosen.on_cpu else "gpu"
     engine, kv_tokens = _engine(recipe, size, kind=kind, width=width, capacity=capacity)
+    beside = recipe.rollout.placement == "colocated"
     wanted = recipe.rollout.prompts_per_step * recipe.rollout.group_size // chosen.world
     return Footprint(
         trainer=_trainer(recipe, size, chosen, needs, width=width) | {"process": int(PROCESS_GIB[kind] * GIB)},
-        engine=engine,
+        engine=engine if beside else {},
         capacity=capacity,
         kv_tokens=kv_tokens,
         kv_wanted=min(wanted, recipe.rollout.max_sequences) * recipe.model.max_length,
@@ -78,8 +80,12 @@ def _trainer(recipe: Recipe, size: ModelSize, chosen: Topology, needs: frozenset
     parts |= _activations(recipe, size, width=width)
     if "ref_logprobs" in needs and recipe.model.lora is None:
         parts["reference model"] = width * size.parameters
-    if "values" in needs:  # assumed to be a second model as large as the policy
-        parts["value model and its states"] = sum(states[name] // (world if name in shared else 1) for name in states)
+    critic = recipe.critic
+    if "values" in needs and critic is not None and critic.kind == "separate":  # taken to be as large as the policy
+        own = size.parameters if critic.lora is None else adapter_parameters(size, critic.lora.r)
+        states = {"weights": width * size.parameters, "gradients": 4 * own, "masters and Adam": masters * own}
+        cut = 1 if chosen.backend == "ddp" else world  # by FSDP2, whatever shares the policy
+        parts["value model"] = sum(-(-n // cut) for n in states.values())
     return parts
 
 
@@ -106,7 +112,7 @@ def _activations(recipe: Recipe, size: ModelSize, *, width: int) -> dict[str, in
 def _engine(
     recipe: Recipe, size: ModelSize, *, kind: str, width: int, capacity: int | None
 ) -> tuple[dict[str, int], int]:
-    """Parts of one engine, and how many tokens its KV cache holds."""
+    """Parts of one engine, and how many tokens its KV cache holds. Servers and Ray's actors live elsewhere."""
     weights, own = width * size.parameters, int(ENGINE_GIB[kind] * GIB)
     per_token = size.layers * size.kv_width * width
     if kind == "gpu" and capacity is not None:
@@ -138,7 +144,7 @@ def advice(recipe: Recipe, chosen: Topology, estimate: Callable[[Recipe, Topolog
     """
     now = estimate(recipe, chosen)
     found: list[Change] = []
-    for propose in (_smaller_cache, _sharded, _recomputed, _smaller_microbatch, _adapter, _more_devices):
+    for propose in (_smaller_cache, _sharded, _recomputed, _smaller_microbatch, _adapter, _elsewhere, _more_devices):
         if now.fits:
             break
         proposal = propose(recipe, chosen, now)
@@ -156,7 +162,7 @@ Proposal = tuple[str, Recipe, Topology] | None
 
 
 def _smaller_cache(recipe: Recipe, chosen: Topology, now: Footprint) -> Proposal:
-    if chosen.on_cpu or now.capacity is None or now.kv_tokens <= now.kv_wanted:
+    if chosen.on_cpu or now.capacity is None or not now.engine or now.kv_tokens <= now.kv_wanted:
         return None
     cache = now.engine["engine: KV cache"]
     needed = sum(now.engine.values()) - cache + cache * now.kv_wanted / now.kv_tokens
@@ -187,6 +193,13 @@ def _adapter(recipe: Recipe, chosen: Topology, now: Footprint) -> Proposal:
     if recipe.model.lora is not None:
         return None
     return "model.lora={r: 16}", _with(recipe, "model", lora=LoraConfig(r=16)), chosen
+
+
+def _elsewhere(recipe: Recipe, chosen: Topology, now: Footprint) -> Proposal:
+    if not now.engine:
+        return None
+    what = "rollout.placement=server rollout.servers.urls=[...], with engines on machines of their own"
+    return what, _with(recipe, "rollout", placement="server"), chosen
 
 
 def _more_devices(recipe: Recipe, chosen: Topology, now: Footprint) -> Proposal:

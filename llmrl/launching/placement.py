@@ -23,7 +23,13 @@ def placement(recipe: Recipe, chosen: Topology) -> list[tuple[str, str]]:
         first, last = node * chosen.ranks_per_node, (node + 1) * chosen.ranks_per_node - 1
         ranks = f"rank {first}" if first == last else f"ranks {first} to {last}"
         writes = ", rank 0 writes the run folder" if node == 0 and world > 1 else ""
-        rows.append((f"node {node}", f"{ranks}, each trains and has a {rollout.engine} engine of its own{writes}"))
+        engine = f" and has a {rollout.engine} engine of its own" if rollout.placement == "colocated" else ""
+        rows.append((f"node {node}", f"{ranks}, each trains{engine}{writes}"))
+    if rollout.placement == "server":
+        where = f"at {', '.join(rollout.servers.urls)}" if rollout.servers.urls else "beside rank 0, started by it"
+        rows.append(("engines", f"{_count(len(rollout.servers.urls) or rollout.servers.start, 'vLLM server')} {where}"))
+    if rollout.placement == "ray":
+        rows.append(("engines", f"{_count(rollout.ray.actors, 'vLLM actor')} on Ray, {rollout.ray.gpus:g} GPUs each"))
     samples = prompts * rollout.group_size
     waves = -(-samples // rollout.max_sequences)
     at_once = "" if waves == 1 else f", {rollout.max_sequences} at once in {waves} waves"

@@ -51,12 +51,12 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: frozenset[str], *, dev
 
 def _verdict(found: Footprint, recipe: Recipe, chosen: Topology, estimate: partial[Footprint]) -> list[str]:
     cache = f"the engine's cache holds {found.kv_tokens:,} tokens; its requests can need {found.kv_wanted:,}"
-    lines = [cache + (": some will wait" if found.kv_tokens < found.kv_wanted else "")]
+    lines = [cache + (": some will wait" if found.kv_tokens < found.kv_wanted else "")] if found.engine else []
     if found.capacity is None:
         return lines
     if found.fits:
         return [*lines, "[green]it fits[/]"]
-    if found.kv_tokens < found.longest:
+    if found.engine and found.kv_tokens < found.longest:
         lines.append(f"[red]not even one request of {found.longest:,} tokens fits the engine's cache[/]")
     lines.append("[red]it does not fit[/]; what would help, one on top of the other:")
     changes = advice(recipe, chosen, estimate)

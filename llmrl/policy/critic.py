@@ -9,6 +9,7 @@ arXiv:1710.06542): the policy's forward never opens those tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class Critic:
     head: ValueHead
     model: Policy | None = None  # None: the policy's own hidden states
     mode: ForwardMode = "packed"  # of its own model
+    sharded: Callable[[Batch], Tensor] | None = None  # its own model's values, if ranks share its weights
 
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """What the value model's optimizer moves; a shared backbone is the policy's."""
@@ -72,11 +74,19 @@ class Critic:
         if self.model is None:
             raise ValueError("a shared head has no model of its own; its values come with the policy's forward")
         seen, shift = with_privileged(batch)
-        found = forward_values(self.model.causal_lm, seen, mode=self.mode, value_head=self.head)
+        if self.sharded is not None:
+            found = self.sharded(seen)
+        else:
+            found = forward_values(self.model.causal_lm, seen, mode=self.mode, value_head=self.head)
         if shift is None:
             return found
         at = torch.arange(batch.tokens.shape[1], device=found.device)[None] + shift[:, None]
         return found.gather(1, at)
+
+    def lend(self) -> None:
+        """Take part in the gathering of a rank that saves."""
+        if self.model is not None:
+            self.model.lend()
 
     def save(self, folder: Path) -> None:
         """Write value_head.safetensors, and its own model as a plain Hugging Face folder around it."""

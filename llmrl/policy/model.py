@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -13,20 +13,26 @@ from torch import Tensor, nn
 
 from llmrl.config import ConfigError
 from llmrl.explain import nearest
+from llmrl.policy.attention import same_attention_again
 from llmrl.policy.config import LoraConfig, ModelConfig
-from llmrl.policy.forward import same_attention_again
 
+Named = Iterable[tuple[str, Tensor]]
 ADAPTER_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The trained model and its tokenizer. `source` is the folder or hub id it was loaded from."""
+    """The trained model and its tokenizer. `source` is the folder or hub id it was loaded from.
+
+    `whole` makes whole tensors of named parameters that are sharded over ranks; None: they are whole as they are. Then
+    `weights` and `save` are collective: a rank that does not write calls `lend`.
+    """
 
     model: nn.Module
     tokenizer: Any
     source: str
     lora: bool
+    whole: Callable[[Named], Iterator[tuple[str, Tensor]]] | None = None
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -40,9 +46,25 @@ class Policy:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its Hugging Face name, the adapter merged into it, in the model's dtype."""
         if not self.lora:
-            yield from ((name, p.detach()) for name, p in self.model.named_parameters())
+            yield from self._whole(self.model.named_parameters())
             return
-        yield from _merged_weights(self.model)
+        adapter = self._adapter()
+        base = self._whole((name, p) for name, p in self.model.named_parameters() if ".lora_" not in name)
+        yield from _merged_weights(self.model, base, adapter)
+
+    def _whole(self, named: Named) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p.detach()) for name, p in named) if self.whole is None else self.whole(named)
+
+    def lend(self) -> None:
+        """Take part in the gathering of a rank that saves."""
+        if self.whole is not None:
+            for _ in self.weights():
+                pass
+            if self.lora:
+                self._adapter()
+
+    def _adapter(self) -> dict[str, Tensor]:
+        return dict(self._whole((name, p) for name, p in self.model.named_parameters() if ".lora_" in name))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder (safetensors) that transformers and vLLM open as it is.
@@ -50,11 +72,11 @@ class Policy:
         With LoRA the adapter is merged into it, and lies beside it in `adapter/` by itself as well.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: tensor.contiguous() for name, tensor in self.weights()}
+        state = {name: tensor.cpu().contiguous() for name, tensor in self.weights()}
         self.causal_lm.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
         self.tokenizer.save_pretrained(folder)
         if self.lora:
-            self.model.save_pretrained(folder / "adapter")  # type: ignore[operator]
+            self.model.save_pretrained(folder / "adapter", state_dict=self._adapter())  # type: ignore[operator]
             (folder / "adapter" / "README.md").unlink(missing_ok=True)
 
 
@@ -128,18 +150,17 @@ def _with_adapter(model: Any, config: LoraConfig, seed: int) -> Any:
         return peft.get_peft_model(model, settings)
 
 
-def _merged_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+def _merged_weights(model: Any, base: Named, adapter: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
     from peft.tuners.lora import LoraLayer
+    from peft.utils.other import transpose
 
     layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    for name, parameter in model.named_parameters():
-        if ".lora_" in name:
-            continue
+    for name, weight in base:
         owner, _, leaf = name.rpartition(".base_layer.")
-        weight = parameter.detach()
         if owner in layers and leaf == "weight":
-            delta = layers[owner].get_delta_weight("default").detach()
-            weight = (weight.float() + delta.float()).to(weight.dtype)
+            down, up = (adapter[f"{owner}.lora_{side}.default.weight"].float() for side in "AB")
+            delta = transpose(up @ down, layers[owner].fan_in_fan_out) * layers[owner].scaling["default"]
+            weight = (weight.float() + delta).to(weight.dtype)
         yield name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", "."), weight
 
 

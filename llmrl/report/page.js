@@ -16,6 +16,13 @@ function evalCharts() {
     found.push(chart({ title: 'Held-out accuracy', hint: 'on held-out problems, with its interval', x: evals.step, span, min: 0, format: percent,
       series: [{ name: 'accuracy', color: 'c1', y: get('eval/accuracy'), low: get('eval/low'), high: get('eval/high'), dots: true }] }));
   }
+  const names = Object.keys(evals.columns).flatMap((key) => /^eval\/(.+)\/score$/.exec(key)?.[1] ?? []);
+  for (const name of names) {
+    const voted = Object.keys(evals.columns).filter((key) => key.startsWith(`eval/${name}/`) && /\/(pass|maj)@\d+$/.test(key));
+    found.push(chart({ title: `Benchmark ${name}`, hint: 'score with its 95 % interval', x: evals.step, span, min: 0, format: percent,
+      series: [{ name: 'score', color: 'c1', y: get(`eval/${name}/score`), low: get(`eval/${name}/low`), high: get(`eval/${name}/high`), dots: true },
+        ...voted.map((key, i) => ({ name: key.split('/').pop(), color: ['c3', 'c2'][i % 2], y: get(key), dots: true }))] }));
+  }
   return found;
 }
 
@@ -87,6 +94,19 @@ function distributionCharts() {
   return found;
 }
 
+// The supervised stages before: the loss of each, and how often the better one of a pair is put first.
+const STAGE_CURVES = [['loss', 'eval/loss', 'Loss', {}], ['pairs/accuracy', 'eval/pairs/accuracy', 'Pairs right', { min: 0, max: 1, format: percent }]];
+
+function stageCharts() {
+  return data.stages.flatMap((stage) => STAGE_CURVES.flatMap(([key, held, title, extra]) => {
+    const { train: t, evals: e } = stage, axis = [...t.step, ...e.step], found = [];
+    const name = stage.name.replace(/^\d+-/, '');
+    if (t.columns[key]) found.push(chart({ title: `${name}: ${title.toLowerCase()}`, hint: 'in training', x: t.step, span: axis, series: noisy([{ name: title.toLowerCase(), color: 'c2', y: t.columns[key] }], 100), ...extra }));
+    if (e.columns[held]) found.push(chart({ title: `${name}: held-out ${title.toLowerCase()}`, hint: 'on examples that were not trained on', x: e.step, span: axis, series: [{ name: 'held out', color: 'c1', y: e.columns[held], dots: true }], ...extra }));
+    return found;
+  }));
+}
+
 const HEALTH = [
   ['rollout/errored', 'rollouts that failed', true], ['rollout/truncated', 'truncated completions', false],
   ['reward/errored', 'rewards that failed', true], ['reward/timed_out', 'rewards that timed out', true],
@@ -148,6 +168,7 @@ function fill(id, charts, missing) {
 }
 
 outcome();
+if (data.stages.length) fill('stage-charts', stageCharts(), 'No step of a stage recorded yet.');
 fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart(), ...flagChart()], 'No evaluation and no step recorded yet.');
 fill('optimisation-charts', singleCharts(), 'No training step recorded yet.');
 fill('time-charts', timeCharts(), 'No times recorded yet.');

@@ -25,7 +25,9 @@ from llmrl.report.summary import count_text, duration_text, interval_of, phase_s
 
 GOOD = frozenset({"finished", "done", "complete", "completed"})
 SCRIPTS = ("charts.js", "page.js", "browser.js")
+STAGES = '<section id="stages"><h2>Stages before</h2><div class="charts" id="stage-charts"></div></section>'
 SECTIONS = (
+    ("stages", "Stages"),
     ("learning", "Learning"),
     ("optimisation", "Optimisation"),
     ("time", "Time"),
@@ -57,6 +59,10 @@ def page(run: Run) -> str:
         "distributions": distributions(run.path, notes),
         "samples": embedded_samples(run.path, notes),
         "outcome": outcome(summary),
+        "stages": [
+            {"name": stage.name, "train": metric_columns(stage.train), "evals": metric_columns(stage.evals)}
+            for stage in run.stages
+        ],
     }
     style = _asset("page.css")
     script = "\n".join(_asset(name) for name in SCRIPTS)
@@ -73,7 +79,8 @@ def page(run: Run) -> str:
         status=escape(status),
         tone="good" if status in GOOD else "",
         about=escape(" · ".join(f"{key} {value}" for key, value in facts(run).items())),
-        links="".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS),
+        links="".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS if key != "stages" or run.stages),
+        stages=STAGES if run.stages else "",
         numbers=_numbers(summary),
         tiles=_tiles(summary),
         notes=_notes(notes),

@@ -32,7 +32,9 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """All of a run folder but its rollouts. `notes` say in words what was missing or unreadable."""
+    """All of a run folder but its rollouts. `notes` say in words what was missing or unreadable; `stages` are the
+    supervised stages before the reinforcement learning.
+    """
 
     path: Path
     summary: Mapping[str, Any]
@@ -42,6 +44,7 @@ class Run:
     train: tuple[Point, ...]
     evals: tuple[Point, ...]
     notes: tuple[str, ...]
+    stages: tuple[Run, ...] = ()
 
     @property
     def name(self) -> str:
@@ -60,6 +63,7 @@ def read_run(path: Path) -> Run:
     notes: list[str] = []
     train, evals = _read_metrics(path / "metrics.jsonl", notes)
     recipe_text = _read_text(path / "recipe.yaml", notes)
+    stages = tuple(_read_stage(folder, notes) for folder in sorted((path / "stages").glob("*/")))
     return Run(
         path=path,
         summary=_read_object(path / "summary.json", json.loads, notes),
@@ -69,6 +73,18 @@ def read_run(path: Path) -> Run:
         train=train,
         evals=evals,
         notes=tuple(notes),
+        stages=stages,
+    )
+
+
+def _read_stage(path: Path, notes: list[str]) -> Run:
+    """A supervised stage's folder: metrics, and a summary once it ended."""
+    problems: list[str] = []
+    train, evals = _read_metrics(path / "metrics.jsonl", problems)
+    summary = _read_object(path / "summary.json", json.loads, problems)
+    notes.extend(f"stage {path.name}: {problem}" for problem in problems)
+    return Run(
+        path=path, summary=summary, environment={}, recipe_text="", recipe={}, train=train, evals=evals, notes=()
     )
 
 

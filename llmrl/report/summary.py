@@ -28,6 +28,8 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     before, after = finite(summary.get("accuracy_before")), finite(summary.get("accuracy_after"))
+    for stage in summary.get("stages") or []:
+        table.add_row(Text(f"stage {stage.get('name', '–')}"), Text(stage_text(stage)))
     table.add_row("held-out accuracy before", accuracy_text(before, summary.get("accuracy_before_interval")))
     after_text = Text(accuracy_text(after, summary.get("accuracy_after_interval")))
     if before is not None and after is not None:
@@ -48,6 +50,23 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
         if (plot := run / "curves.png").is_file():
             table.add_row("plot", Text(str(plot)))
     return table
+
+
+def stage_text(stage: Mapping[str, Any]) -> str:
+    """A supervised stage in one line: steps, held-out loss before and after, share of pairs put right in the end.
+
+    >>> stage_text({"steps": 5, "completed_steps": 5, "eval_loss_before": 2.0, "eval_loss_after": 0.5})
+    '5 steps, held-out loss 2.000 → 0.500'
+    """
+    parts = [f"{steps_text(stage)} steps"]
+    before, after = (finite(stage.get(f"eval_loss_{when}")) for when in ("before", "after"))
+    if before is not None and after is not None:
+        parts.append(f"held-out loss {before:.3f} → {after:.3f}")
+    if (pairs := finite(stage.get("eval_pairs_accuracy_after"))) is not None:
+        parts.append(f"{pairs:.1%} of pairs right")
+    if (wall := finite(stage.get("train_wall_s"))) is not None:
+        parts.append(duration_text(wall))
+    return ", ".join(parts)
 
 
 def accuracy_text(value: float | None, interval: Any) -> str:

@@ -1,13 +1,14 @@
 """The engine protocol: token ids in, token ids out; and the settings every engine is built from.
 
 Engines hold no state across calls but their weights: the same weights and the same requests in the same order give the
-same completions, also in another process. `VLLMEngine` (vllm.py) and `HFEngine` (hf.py) run in this process;
-`ProcessEngine` (process.py) runs either in a child that can be killed and replaced.
+same completions, also in another process. `VLLMEngine` (vllm.py), `NativeEngine` (native.py, the trained model itself)
+and `HFEngine` (hf.py, the reference) run in this process; `ProcessEngine` (process.py) runs any of them in a child that
+can be killed and replaced.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
@@ -19,6 +20,28 @@ if TYPE_CHECKING:
 
 class EngineError(RuntimeError):
     """An engine could not start, died more often than allowed, or was given weights that do not fit."""
+
+
+SAMPLED_COLUMNS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
+
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]  # such as bfloat16
+    version: int
+    full: bool
+
+    def columns(self, width: int) -> list[int]:
+        """The columns to look at in a matrix of `width` columns.
+
+        >>> Look(shapes={}, dtypes={}, version=3, full=False).columns(10)
+        [3, 8]
+        """
+        count = width if self.full else min(width, SAMPLED_COLUMNS)
+        return sorted({(self.version + number * width // count) % width for number in range(count)})
 
 
 class RolloutEngine(Protocol):
@@ -35,10 +58,22 @@ class RolloutEngine(Protocol):
         ...
 
 
+class TrainedEngine(RolloutEngine, Protocol):
+    """An engine that training loads new weights into, and can look at afterwards."""
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        """Checksums (llmrl.rollout.verify) of the engine's own weights under the names in `look`, of those it can show."""
+        ...
+
+
 class StreamingEngine(RolloutEngine, Protocol):
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         """Completions with their request's index as they finish; None now and then as a sign of life."""
         ...
+
+
+class LocalEngine(TrainedEngine, StreamingEngine, Protocol):
+    """What runs in this process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +86,7 @@ class EngineSettings:
     process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
-    kind: Literal["vllm", "hf"] = "vllm"
+    kind: Literal["vllm", "hf", "native"] = "vllm"
     model: str
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = 1024
@@ -72,12 +107,16 @@ def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Comple
     return [found[index] for index in range(len(requests))]
 
 
-def build_engine(settings: EngineSettings) -> StreamingEngine:
+def build_engine(settings: EngineSettings) -> LocalEngine:
     """The in-process engine that `settings.kind` names."""
     if settings.kind == "vllm":
         from llmrl.rollout.vllm import VLLMEngine
 
         return VLLMEngine(settings)
+    if settings.kind == "native":
+        from llmrl.rollout.native import NativeEngine
+
+        return NativeEngine(settings)
     from llmrl.rollout.hf import HFEngine
 
     return HFEngine(settings)

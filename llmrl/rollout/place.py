@@ -10,12 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llmrl.config import ConfigError, Recipe
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, build_engine
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.verify import Checked
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from llmrl.policy.forward import ForwardMode
+    from llmrl.policy.model import Policy
 
 T = TypeVar("T")
 TakeFaults = Callable[[], EngineFaults]
@@ -75,15 +79,19 @@ def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngi
         return _colocated(recipe, settings, ranks)
     open_pool = _servers if placement == "server" else _ray
     if ranks.size == 1:
-        return open_pool(recipe, settings)
+        return _checked(recipe, *open_pool(recipe, settings))
     if recipe.rollout.dynamic_sampling is not None:
         raise ConfigError(
             f"rollout.dynamic_sampling asks for prompts rank by rank, which rollout.placement={placement} with "
             f"{ranks.size} trainer processes cannot serve; use placement colocated, or one process"
         )
-    opened = open_pool(recipe, settings) if ranks.main else None
+    opened = _checked(recipe, *open_pool(recipe, settings)) if ranks.main else None
     ranks.on_main(lambda: True)  # the others wait, and learn if it failed
     return Central(ranks, opened[0] if opened else None), opened[1] if opened else EngineFaults
+
+
+def _checked(recipe: Recipe, engine: TrainedEngine, take_faults: TakeFaults) -> tuple[RolloutEngine, TakeFaults]:
+    return Checked(engine, recipe.rollout.verify_weights), take_faults
 
 
 def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
@@ -105,18 +113,30 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
 def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
     rollout = recipe.rollout
     if not rollout.isolated:
-        return build_engine(settings), EngineFaults
+        return _checked(recipe, build_engine(settings), EngineFaults)
     engine = ProcessEngine(
         settings,
         log=recipe.run_dir / ("engine.log" if ranks.size == 1 else f"engine-{ranks.rank}.log"),
         start_timeout_s=rollout.start_timeout_s,
         stall_timeout_s=rollout.stall_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
+        environment=_own_gpu(ranks),
     )
-    return engine, engine.take_faults
+    return _checked(recipe, engine, engine.take_faults)
 
 
-def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeFaults]:
+def _own_gpu(ranks: Ranks) -> dict[str, str]:
+    """The engine takes the GPU of its trainer process; left alone, all engines of a machine would take the first."""
+    import torch
+
+    if ranks.size == 1 or not torch.cuda.is_available():
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": names[int(os.environ.get("LOCAL_RANK", ranks.rank)) % len(names)]}
+
+
+def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
     from llmrl.rollout.serve import ServerProcess, share_of_cores
     from llmrl.rollout.servers import Patience, Server, ServerPool
 
@@ -158,7 +178,7 @@ def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, T
     return pool, pool.take_faults
 
 
-def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeFaults]:
+def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
     from llmrl.rollout.ray_pool import RayPool
 
     config = recipe.rollout.ray
@@ -173,3 +193,17 @@ def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[RolloutEngine, TakeF
         max_restarts=recipe.limits.max_engine_restarts,
     )
     return pool, pool.take_faults
+
+
+def native_engine(recipe: Recipe, policy: Policy, mode: ForwardMode) -> tuple[RolloutEngine, TakeFaults]:
+    """An engine that samples with the trained `policy` itself. Raises ConfigError where that cannot be."""
+    from llmrl.rollout.native import NativeEngine
+
+    if mode != "packed":
+        raise ConfigError(
+            f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {mode}; "
+            "set rollout.engine=vllm"
+        )
+    return NativeEngine(
+        engine_settings(recipe, policy.source), model=policy.causal_lm, tokenizer=policy.tokenizer
+    ), EngineFaults

@@ -16,14 +16,14 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrl.memory import keep_freed_memory
-from llmrl.rollout.engine import EngineError, EngineSettings, StreamingEngine, build_engine, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, build_engine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -56,7 +56,8 @@ class ProcessEngine:
     """Runs `settings` in a child. `stall_timeout_s` is how long the child may be silent before it is replaced.
 
     After `max_restarts` replacements in one call EngineError is raised with the end of the child's log, and at once if
-    the very first child does not start. `log` is the file that receives the children's output.
+    the very first child does not start. `log` is the file that receives the children's output, `environment` what is set
+    for them besides `child_environment` (which device, say).
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class ProcessEngine:
         start_timeout_s: float = 600.0,
         stall_timeout_s: float = 120.0,
         max_restarts: int = 3,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._settings = settings
+        self._environment = dict(environment or {})
         self._log = log
         self._start_timeout_s = start_timeout_s
         self._stall_timeout_s = stall_timeout_s
@@ -128,6 +131,17 @@ class ProcessEngine:
             except _ChildLost as lost:
                 self._replace(lost, failures)
 
+    def checksums(self, look: Look) -> dict[str, int]:
+        for failures in range(1, self._max_restarts + 2):
+            try:
+                self._wait_until_ready()
+                self._send(("checksums", look))
+                found: dict[str, int] = self._receive(self._stall_timeout_s)[1]
+                return found
+            except _ChildLost as lost:
+                self._replace(lost, failures)
+        raise AssertionError("the last failure raises")
+
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
@@ -157,7 +171,7 @@ class ProcessEngine:
                 stdout=log,
                 stderr=log,
                 pass_fds=(theirs.fileno(), self._shared),
-                env=child_environment(self._settings.threads),
+                env=child_environment(self._settings.threads) | self._environment,
                 start_new_session=True,  # Ctrl-C is the trainer's to handle
             )
         theirs.close()
@@ -247,25 +261,30 @@ def _tail(log: Path, lines: int = 25) -> str:
 
 
 def _write_shared(descriptor: int, weights: Iterable[tuple[str, Tensor]]) -> tuple[Slot, ...]:
-    import torch
-
-    tensors = [(name, tensor.detach()) for name, tensor in weights]
+    """Write weights as they come, so that a sender who gathers them need hold only a few at a time."""
     slots: list[Slot] = []
     end = 0
-    for name, tensor in tensors:
+    for name, tensor in weights:
         nbytes = tensor.numel() * tensor.element_size()
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots.append(Slot(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=end, nbytes=nbytes))
         end = (end + nbytes + ALIGN - 1) // ALIGN * ALIGN
-    if os.fstat(descriptor).st_size < end:
-        os.ftruncate(descriptor, end)
-    with mmap.mmap(descriptor, end) as shared:
-        whole = torch.frombuffer(shared, dtype=torch.uint8)
-        for slot, (_, tensor) in zip(slots, tensors, strict=True):
-            view = whole[slot.offset : slot.offset + slot.nbytes].view(tensor.dtype).view(tensor.shape)
-            view.copy_(tensor)
-        del whole, view  # a mapping in use cannot be closed
+        if (size := os.fstat(descriptor).st_size) < end:
+            os.ftruncate(descriptor, max(end, 2 * size))  # what is not written takes no memory
+        _copy_in(descriptor, slots[-1], tensor)
     return tuple(slots)
+
+
+def _copy_in(descriptor: int, slot: Slot, tensor: Tensor) -> None:
+    import torch
+
+    if not slot.nbytes:
+        return
+    start = slot.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
+    with mmap.mmap(descriptor, slot.offset + slot.nbytes - start, offset=start) as shared:
+        view = torch.frombuffer(shared, dtype=tensor.dtype, count=tensor.numel(), offset=slot.offset - start)
+        view.view(slot.shape).copy_(tensor.detach())
+        del view  # a mapping in use cannot be closed
 
 
 def _read_shared(descriptor: int, slots: Sequence[Slot]) -> Iterator[tuple[str, Tensor]]:
@@ -282,13 +301,15 @@ def _serve(connection: Connection, shared: int) -> None:
     settings: EngineSettings = connection.recv()[1]
     if settings.threads:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[-settings.threads :])
-    engine: StreamingEngine = build_engine(settings)
+    engine: LocalEngine = build_engine(settings)
     connection.send(("ready",))
     while True:
         message = connection.recv()
         if message[0] == "load":
             engine.load(_read_shared(shared, message[1]), version=message[2])
             connection.send(("loaded", message[2]))
+        elif message[0] == "checksums":
+            connection.send(("checksums", engine.checksums(message[1])))
         else:
             for item in engine.stream(message[1]):
                 connection.send(("alive",) if item is None else ("completion", *item))

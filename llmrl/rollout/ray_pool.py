@@ -13,8 +13,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, EngineSettings, StreamingEngine, build_engine, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, build_engine, collect
 from llmrl.rollout.process import EngineFaults, child_environment
+from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request, Sampling, Status, StatusKind
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class EngineWorker:
     """What runs in an actor: an in-process engine behind JSON and bytes."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._engine: StreamingEngine = build_engine(EngineSettings(**settings))
+        self._engine: LocalEngine = build_engine(EngineSettings(**settings))
         self._version: int | None = None
 
     def generate(self, requests: str, version: int | None) -> str:
@@ -42,6 +43,9 @@ class EngineWorker:
         self._engine.load(load(weights).items(), version=version)
         self._version = version
         return version
+
+    def checksums(self, look: str) -> dict[str, int]:
+        return self._engine.checksums(from_json(look))
 
     def pid(self) -> int:
         return os.getpid()
@@ -134,6 +138,16 @@ class RayPool:
                 return
             for number, error in lost:
                 self._replace(number, error, failures)
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        """Of all actors, which must agree."""
+        calls = [actor.checksums.remote(to_json(look)) for actor in self._actors]
+        self._wait_for(calls, "show their weights", self._stall_timeout_s)
+        first, *others = self._ray.get(calls)
+        if any(other != first for other in others):
+            raise EngineError(f"Ray actors hold different weights after version {self._version}")
+        found: dict[str, int] = first
+        return found
 
     def close(self) -> None:
         if not self._ray.is_initialized():

@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx
 
-from llmrl.rollout.engine import EngineError, collect
+from llmrl.rollout.engine import EngineError, Look, collect
 from llmrl.rollout.process import EngineFaults
-from llmrl.rollout.weight_check import SharedDigests, shared_digests
+from llmrl.rollout.weight_check import METHOD, to_json
 from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class ServerPool:
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._folder = Path(tempfile.mkdtemp(prefix="llmrl-weights-", dir=weights_dir))
         self._weights: Path | None = None
-        self._expected: SharedDigests = {}
+        self._shown: tuple[Look, dict[str, int]] | None = None  # what the servers showed of the newest weights
         self._version = 0
         self._restarts = self._regenerated = 0
         self._loop = asyncio.new_event_loop()
@@ -127,8 +127,7 @@ class ServerPool:
         before, self._weights = self._weights, self._folder / f"version-{version}"
         self._weights.mkdir(exist_ok=True)
         save_file(tensors, self._weights / "model.safetensors", metadata={"version": str(version)})
-        self._expected = shared_digests(tensors.items())
-        self._version = version
+        self._version, self._shown = version, None
         try:
             self._run(asyncio.wait_for(self._load_all(), self._patience.update_s))
         except TimeoutError as error:
@@ -137,6 +136,16 @@ class ServerPool:
             ) from error
         if before is not None and before != self._weights:
             shutil.rmtree(before, ignore_errors=True)
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        """Of the servers that are up, which must agree."""
+        shown = self._run(self._all_checksums(look))
+        first = next(iter(shown))
+        for url, found in shown.items():
+            if found != shown[first]:
+                raise EngineError(f"{url} and {first} hold different weights after version {self._version}")
+        self._shown = (look, shown[first])
+        return shown[first]
 
     def close(self) -> None:
         if self._loop.is_closed():
@@ -316,22 +325,24 @@ class ServerPool:
             self._lose(server, _said(error))
 
     async def _load_one(self, server: Server) -> None:
-        """Pause, reload, forget cached prefixes, compare digests, resume."""
+        """Pause, reload, forget cached prefixes, resume; a server that comes back must show what the others showed."""
         if self._weights is None:
             return
-        version = self._version
         await self._post(server, "/pause?mode=keep")
         await self._rpc(server, "reload_weights", weights_path=str(self._weights))
         await self._post(server, "/reset_prefix_cache")
-        if server.process is not None:  # a server of another's has not our worker extension
-            digests: dict[str, str] = (await self._rpc(server, "shared_weight_digests"))["results"][0]
-            wrong = sorted(name for name, digest in digests.items() if self._expected.get(name, digest) != digest)
-            if wrong or not digests:
-                raise EngineError(
-                    f"{server.url} does not hold the weights of version {version}: "
-                    + (f"{len(wrong)} of {len(digests)} differ, such as {wrong[0]}" if wrong else "none to compare")
-                )
+        if self._shown is not None and await self._checksums(server, self._shown[0]) != self._shown[1]:
+            raise EngineError(f"{server.url} does not hold the weights of version {self._version} after its restart")
         await self._post(server, "/resume")
+
+    async def _all_checksums(self, look: Look) -> dict[str, dict[str, int]]:
+        up = [server for server in self._servers if server.up]
+        found = await asyncio.gather(*(self._checksums(server, look) for server in up))
+        return {server.url: shown for server, shown in zip(up, found, strict=True)}
+
+    async def _checksums(self, server: Server, look: Look) -> dict[str, int]:
+        found: dict[str, int] = (await self._rpc(server, METHOD, look=to_json(look)))["results"][0]
+        return found
 
     async def _rpc(self, server: Server, method: str, **kwargs: str) -> dict[str, Any]:
         body = {"method": method, "kwargs": kwargs, "timeout": self._patience.update_s}
@@ -358,7 +369,14 @@ def _said(error: BaseException) -> str:
 
 def _checked(server: Server, path: str, reply: httpx.Response) -> dict[str, Any]:
     if reply.status_code >= 400:
-        hint = " (start it with VLLM_SERVER_DEV_MODE=1)" if reply.status_code == 404 else ""
+        hint = ""
+        if reply.status_code == 404:
+            hint = " (start it with VLLM_SERVER_DEV_MODE=1)"
+        elif path == "/collective_rpc":
+            hint = (
+                " (start it with --worker-extension-cls llmrl.rollout.weight_check.WeightCheck, or set "
+                "rollout.verify_weights=off)"
+            )
         raise EngineError(f"{server.url}{path} failed: {reply.status_code} {reply.text[:SHOWN]}{hint}")
     try:
         found = json.loads(reply.text) if reply.text else {}

@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, EngineSettings, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 
 if TYPE_CHECKING:
@@ -86,6 +87,10 @@ class VLLMEngine:
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
         self._llm.reset_prefix_cache()
 
+    def checksums(self, look: Look) -> dict[str, int]:
+        (found,) = self._llm.apply_model(lambda model: checksums(model, look))
+        return found
+
     def close(self) -> None:
         with contextlib.suppress(AttributeError):
             del self._llm
@@ -96,6 +101,7 @@ def _sampling_params(sampling: Sampling) -> Any:
 
     return SamplingParams(
         max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k if sampling.top_k > 0 else 0,

@@ -97,15 +97,17 @@ def _predict(recipe: Recipe, runs: Sequence[Measured], costs: Costs, question: Q
             for count in able
             for staleness in sorted({0, 1, question.max_staleness})
         ]
-    return sweep(found, costs, load, _groups(recipe, runs), **_exchange(recipe, question))
+    parameters, speed = _exchange(recipe, question)
+    return sweep(found, costs, load, _groups(recipe, runs), parameters=parameters, bytes_per_s=speed)
 
 
-def _exchange(recipe: Recipe, question: Question) -> dict[str, float | int | None]:
+def _exchange(recipe: Recipe, question: Question) -> tuple[int, float | None]:
+    """(parameters whose gradients are exchanged, bytes a second of each link)."""
     from llmrl.launching.sizes import find_size
 
     size = find_size(recipe.model.path)
     speed = question.network_gb_s
-    return {"parameters": size.parameters if size else 0, "bytes_per_s": speed * 1e9 if speed else None}
+    return size.parameters if size else 0, speed * 1e9 if speed else None
 
 
 def _cost_table(costs: Costs) -> Table:
@@ -153,7 +155,8 @@ def simulated(run: Measured, costs: Costs, question: Question) -> Predicted:
         engine_cores=run.engine_threads,
         trainer_cores=run.trainer_threads,
     )
-    return sweep([layout], costs, load, run.groups, steps=40, **_exchange(run.recipe, question))[0]
+    parameters, speed = _exchange(run.recipe, question)
+    return sweep([layout], costs, load, run.groups, steps=40, parameters=parameters, bytes_per_s=speed)[0]
 
 
 def _result_table(results: Sequence[Predicted]) -> Table:

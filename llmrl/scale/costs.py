@@ -182,7 +182,7 @@ def fit(runs: Sequence[Measured]) -> tuple[Costs, list[str]]:
         update_serial=update_serial,
         reward_s=float(np.sum([row.reward_s for row in rows]) / np.sum([row.samples for row in rows])),
         sync_s=float(np.mean([row.sync_s for row in rows])),
-        other_s=float(max(0.0, np.mean([row.step_s - part for row, part in zip(rows, known, strict=True)]))),
+        other_s=max(0.0, float(np.mean([row.step_s - part for row, part in zip(rows, known, strict=True)]))),
         cores=cores,
     ), notes
 

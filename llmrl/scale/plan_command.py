@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from llmrl.batch import Algorithm
+    from llmrl.config import Recipe
 
 SCALE = "With --scale"
 
@@ -69,16 +73,19 @@ def plan(
     _show(loaded, algo, console)
 
 
-def _show(loaded: object, algo: object, console: Console) -> None:
+def _show(loaded: Recipe, algo: Algorithm, console: Console) -> None:
     from rich.table import Table
 
     from llmrl.plan import plan as rows_of
     from llmrl.policy.catalog import MODELS, cache_root
     from llmrl.policy.catalog import resolve as resolve_model
 
-    name = loaded.model.path  # type: ignore[attr-defined]
-    source = cache_root() / "models" / name if name in MODELS else resolve_model(name)
+    own = loaded.critic.path if loaded.critic is not None else None
+    sources = [
+        str(cache_root() / "models" / name if name in MODELS else resolve_model(name))
+        for name in (loaded.model.path, own or loaded.model.path)
+    ]
     table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, str(source)):  # type: ignore[arg-type]
+    for what, how_much in rows_of(loaded, algo, *sources):
         table.add_row(what, how_much)
     console.print(table)

@@ -179,11 +179,14 @@ class _Run:
             yield self._env.all_of([self._env.process(self._update(share)) for share in shares])
             if count > 1:
                 yield self._env.timeout(load.allreduce_s * load.updates)
-            if not self._layout.staleness:
-                yield self._env.timeout(costs.sync_s)
-            self._version = step + 1
-            self._release()
-            yield self._env.timeout(costs.other_s)
+            if self._layout.staleness:  # the engines' own affair, and nobody waits for the trainer's bookkeeping
+                self._version = step + 1
+                self._release()
+                yield self._env.timeout(costs.other_s)
+            else:
+                yield self._env.timeout(costs.sync_s + costs.other_s)
+                self._version = step + 1
+                self._release()
             self._ended.append(self._env.now)
 
     def _update(self, groups: Sequence[Group]) -> Generator[Any, Any, None]:

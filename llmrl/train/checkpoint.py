@@ -13,15 +13,15 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from llmrl.policy.critic import Critic
@@ -124,7 +124,7 @@ class Writer:
             for name, named in tensors.items():
                 save_file(named, temporary / f"{name}.safetensors")
             (temporary / "state.json").write_text(json.dumps(asdict(state)))
-            _seal(temporary)
+            seal(temporary)
             final = folder_of(self._run, state.step)
             temporary.rename(final)
             _sync(final.parent)
@@ -150,7 +150,7 @@ def _failed(run: Path, step: int, error: Exception) -> CheckpointError:
     )
 
 
-def _seal(folder: Path) -> None:
+def seal(folder: Path) -> None:
     """Flush every file to disk, then write the manifest that makes the folder a checkpoint."""
     sums = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
@@ -222,9 +222,31 @@ def read_state(folder: Path) -> TrainState:
     return TrainState(**json.loads((folder / "state.json").read_text()))
 
 
-def read_tensors(folder: Path, name: str) -> dict[str, Tensor]:
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, each read when it is asked for: a rank that keeps a part never holds them all."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = safe_open(file, framework="pt")
+        self._names = dict.fromkeys(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self:
+            raise KeyError(name)
+        return self._file.get_tensor(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def read_tensors(folder: Path, name: str) -> StoredTensors:
     """The tensors of `name`.safetensors: optimizer, critic or reference."""
-    return load_file(folder / f"{name}.safetensors")
+    return StoredTensors(folder / f"{name}.safetensors")
 
 
 def read_pending(folder: Path) -> dict[int, list[Trajectory]]:

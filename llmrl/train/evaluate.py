@@ -11,6 +11,7 @@ from llmrl.train.world import World
 from llmrl.types import Prompt, Score, StatusKind, Trajectory
 
 Interval = Callable[[int, int], tuple[float, float]]
+Benchmarks = Callable[[RolloutEngine, World, int], dict[str, float]]  # at a policy version
 
 
 def held_out(
@@ -20,11 +21,12 @@ def held_out(
     recipe: Recipe,
     world: World,
     interval: Interval,
+    benchmarks: Benchmarks | None = None,
 ) -> Callable[[int], dict[str, float]]:
     """A function from the policy version to the metrics of `prompts`, which are shared out over ranks.
 
     A problem counts as solved from `eval.threshold` on; one whose reward failed counts as unsolved and in eval/errored.
-    `interval` gives the confidence interval of (solved, problems).
+    `interval` gives the confidence interval of (solved, problems). The metrics of `benchmarks` come along.
     """
 
     def evaluate(version: int) -> dict[str, float]:
@@ -46,7 +48,8 @@ def held_out(
         )
         solved, count = sum(row[0] for row in rows), len(rows)
         low, high = interval(solved, count)
-        return {
+        found = benchmarks(engine, world, version) if benchmarks else {}
+        return found | {
             "eval/accuracy": solved / count,
             "eval/low": low,
             "eval/high": high,

@@ -124,7 +124,7 @@ def _has_begun(folder: Path) -> bool:
     """Whether there is anything to lose. A run that failed on its data or its model has not begun: its name is free."""
     metrics = folder / "metrics.jsonl"
     written = metrics.exists() and metrics.stat().st_size > 0
-    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints"))
+    return written or any(any((folder / name).glob("*")) for name in ("rollouts", "checkpoints", "stages"))
 
 
 def _check_same_model(folder: Path, recipe: Recipe) -> None:
@@ -243,6 +243,8 @@ def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float
         "model": recipe.model.path,
         "algorithm": recipe.algo["name"],
     }
+    if stages := [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]:
+        summary["stages"] = stages
     _write_atomically(run / "summary.json", json.dumps(summary, indent=1))
     return summary
 

@@ -101,7 +101,10 @@ def save(job: Job, state: TrainState, algo: Algorithm) -> TrainState:
         changed = {name: getattr(algo, name) for name in names if getattr(algo, name) != getattr(job.algo, name)}
         state = replace(state, metrics_bytes=job.log.bytes, algo=changed)
         pending = all_ranks(job.ahead.pending(), job.world)
+        tensors = job.models.tensors()
         if job.writer is not None:
-            job.writer.save(job.models.policy, job.models.tensors(), state, critic=job.models.critic, pending=pending)
+            job.writer.save(job.models.policy, tensors, state, critic=job.models.critic, pending=pending)
+        else:
+            job.models.lend()
     job.log.saved(clock.seconds()["time/checkpoint"])
     return state

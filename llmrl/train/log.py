@@ -18,6 +18,19 @@ from llmrl.train.world import World
 WIDE = 120  # columns from which the bar has room for every number
 
 
+def progress_bar(console: Console, *, shown: bool) -> Progress:
+    """A bar whose tasks have `numbers` beside the count; nothing outside a terminal."""
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=20 if console.width >= WIDE else 8),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[numbers]}"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not shown or not console.is_terminal,
+    )
+
+
 class Log:
     """Writes on rank 0 only. `tracker` is accelerate's Accelerator if the recipe names trackers, else None."""
 
@@ -31,15 +44,7 @@ class Log:
         self._saving_s = 0.0
         self._accuracy = ""
         self._wide = console.width >= WIDE
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=20 if self._wide else 8),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[numbers]}"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not world.main or not console.is_terminal,
-        )
+        self._progress = progress_bar(console, shown=world.main)
         self._task = self._progress.add_task(
             recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
         )
@@ -91,6 +96,9 @@ class Log:
                 f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
                 highlight=False,
             )
+            for name in (key.split("/")[1] for key in metrics if key.endswith("/score")):
+                score, n = (metrics[f"eval/{name}/{what}"] for what in ("score", "n"))
+                self._console.print(f"step {state.step}: {name} {score:.3f} on {n:.0f} questions", highlight=False)
         return replace(state, accuracy=accuracy)
 
     def say(self, text: str) -> None:

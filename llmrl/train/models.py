@@ -19,10 +19,11 @@ from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
+from llmrl.train.backends.build import choose, share, share_critic
+from llmrl.train.backends.seam import Moves
 from llmrl.train.collate import collate
 from llmrl.train.reference import Reference
 from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
 from llmrl.train.values import Valuer
 from llmrl.train.world import World
 from llmrl.types import Completion, Prompt, Score, Status
@@ -44,26 +45,32 @@ class Models:
 
     policy: Policy
     scorer: Scorer
-    updater: Updater
+    updater: Moves
     valuer: Valuer | None
     reference: Reference | None
     privileged: Callable[[Prompt], tuple[int, ...]] | None  # tokens that only the value model reads
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """What a checkpoint needs beside the policy's folder, by file."""
+        """What a checkpoint needs beside the policy's folder, by file, on rank 0. Every rank must call it."""
         found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.updater.state()}
         if self.valuer is not None:
             found["critic"] = self.valuer.state()
-        if self.reference is not None and (kept := self.reference.state()):
-            found["reference"] = kept
+        if self.reference is not None and self.reference.stored:
+            found["reference"] = self.reference.state()
         return found
+
+    def lend(self) -> None:
+        """Take part in the gathering of a rank that writes a checkpoint."""
+        self.policy.lend()
+        if self.critic is not None:
+            self.critic.lend()
 
     def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
         self.updater.load(read("optimizer"))
         if self.valuer is not None:
             self.valuer.load(read("critic"))
-        if self.reference is not None and self.reference.state():
+        if self.reference is not None and self.reference.stored:
             self.reference.load(read("reference"))
 
     def follow(self, step: int) -> None:
@@ -87,21 +94,26 @@ def build_models(
     """Everything as it was before the first step. `prompts` are for self-checks; `notes` gets what a user should know."""
     policy = load_policy(recipe.model, source=sources.policy, device=world.device, seed=key(recipe.seed, "adapter"))
     scorer = make_scorer(recipe, policy, prompts, notes)
-    updater = make_updater(recipe, policy.trainable(), world)
-    reference = None
-    if "ref_logprobs" in algo.needs:
-        reference = Reference(recipe.reference, policy.trainable(), scorer, updater)
     config = recipe.critic or CriticConfig()
     privileged = None
     if config.privileged is not None:
         tokenizer = load_tokenizer(sources.policy)
         privileged = privileged_tokens(tokenizer, config.privileged, prompts, limit=config.max_privileged_tokens)
-    valuer = None
-    if "values" in algo.needs:
-        valuer = make_valuer(recipe, config, policy, sources, prompts, notes, world)
+    critic = make_critic(recipe, config, policy, sources, prompts, notes, world) if "values" in algo.needs else None
+    backend = choose(recipe.train, world)
+    if world.size > 1:
+        notes.append(f"{world.size} processes share the policy: {backend}")
+    shared = share(backend, recipe.train, policy, scorer, world)
+    valuer = reference = None
+    if critic is not None:
+        critic, updater = share_critic(backend, recipe.train, critic, world)
+        valuer = Valuer(critic=critic, updater=updater, config=config)
+    if "ref_logprobs" in algo.needs:
+        reference = Reference(recipe.reference, shared.scorer, shared.updater)
     return Models(
-        policy=policy, scorer=scorer, updater=updater, valuer=valuer, reference=reference, privileged=privileged
-    )
+        policy=shared.policy, scorer=shared.scorer, updater=shared.updater, valuer=valuer, reference=reference,
+        privileged=privileged,
+    )  # fmt: skip
 
 
 def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
@@ -145,19 +157,7 @@ def _probe(prompts: list[Prompt]) -> Batch:
     return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
 
 
-def make_updater(recipe: Recipe, named: list[tuple[str, nn.Parameter]], world: World) -> Updater:
-    """The recipe's optimizer over named weights."""
-    return Updater(
-        named,
-        betas=recipe.train.betas,
-        eps=recipe.train.eps,
-        weight_decay=recipe.train.weight_decay,
-        max_grad_norm=recipe.train.max_grad_norm,
-        reduce=world.sum_ if world.size > 1 else None,
-    )
-
-
-def make_valuer(
+def make_critic(
     recipe: Recipe,
     config: CriticConfig,
     policy: Policy,
@@ -165,8 +165,8 @@ def make_valuer(
     prompts: list[Prompt],
     notes: list[str],
     world: World,
-) -> Valuer:
-    """The recipe's value model and its optimizer. Raises ConfigError for one that cannot read what the policy writes."""
+) -> Critic:
+    """The recipe's value model. Raises ConfigError for one that cannot read what the policy writes."""
     source = sources.critic or sources.policy
     critic = load_critic(
         config, recipe.model, policy, source=source, device=world.device, seed=key(recipe.seed, "value adapter")
@@ -181,4 +181,4 @@ def make_valuer(
             )
         own = critic.model.causal_lm
         critic = replace(critic, mode=forward_mode(recipe, own, _probe(prompts), notes, name=source))
-    return Valuer(critic=critic, updater=make_updater(recipe, critic.trainable(), world), config=config)
+    return critic

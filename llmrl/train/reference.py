@@ -11,28 +11,25 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.policy.config import ReferenceConfig
+from llmrl.train.backends.seam import Moves
 from llmrl.train.update import Scorer
-from llmrl.train.updater import Updater
 
 
 class Reference:
     """Log-probabilities of a policy of before. It is made before a checkpoint is restored: it holds the first policy.
 
-    `trained` are the policy's trainable parameters by name.
+    With sharded weights every rank keeps its part.
     """
 
-    def __init__(
-        self, config: ReferenceConfig, trained: list[tuple[str, nn.Parameter]], scorer: Scorer, updater: Updater
-    ) -> None:
+    def __init__(self, config: ReferenceConfig, scorer: Scorer, updater: Moves) -> None:
         self._config = config
-        self._trained = trained
         self._scorer = scorer
         self._updater = updater
-        self._kept = {name: parameter.detach().clone() for name, parameter in trained}
+        self._kept = {name: held.clone() for name, held in updater.held().items()}
         # An average of bfloat16 numbers would not move.
         self._average = {name: x.float() for name, x in self._kept.items()} if config.kind == "ema" else {}
 
@@ -43,41 +40,43 @@ class Reference:
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:
-        """The policy with the reference's weights: storages change hands, nothing is copied."""
-        self._swap()
+        """The policy with the reference's weights."""
+        self._updater.exchange(self._kept)
         try:
             yield
         finally:
-            self._swap()
-
-    def _swap(self) -> None:
-        for name, parameter in self._trained:
-            parameter.data, self._kept[name] = self._kept[name], parameter.data
+            self._updater.exchange(self._kept)
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
         """After `step` steps are done: reset to the policy, or average it in, as the recipe says."""
         if self._config.kind == "reset_every" and step % self._config.every == 0:
-            for name, parameter in self._trained:
-                self._kept[name].copy_(parameter)
+            for name, held in self._updater.held().items():
+                self._kept[name].copy_(held)
             if self._config.reset_optimizer:
                 self._updater.reset()
         elif self._config.kind == "ema":
-            for name, parameter in self._trained:
-                self._average[name].lerp_(parameter.float(), 1 - self._config.decay)
+            for name, held in self._updater.held().items():
+                self._average[name].lerp_(held.float(), 1 - self._config.decay)
                 self._kept[name].copy_(self._average[name])
 
+    @property
+    def stored(self) -> bool:
+        """Whether a checkpoint holds it; not a fixed one, which the model's own folder gives."""
+        return self._config.kind != "fixed"
+
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs: nothing of a fixed reference, which the model's own folder gives."""
-        return {} if self._config.kind == "fixed" else dict(self._average or self._kept)
+        """What a checkpoint needs, whole tensors, on rank 0 at least. With several ranks all must call it."""
+        return self._updater.whole(self._average or self._kept) if self.stored else {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of another model."""
-        if self._config.kind == "fixed":
+        if not self.stored:
             return
         if state.keys() != self._kept.keys():
             raise ValueError("the stored reference is of another model")
         for name, kept in self._kept.items():
-            kept.copy_(state[name])
+            part = self._updater.part(name, state[name])
+            kept.copy_(part)
             if self._average:
-                self._average[name].copy_(state[name])
+                self._average[name].copy_(part)

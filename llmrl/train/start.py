@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -22,8 +22,10 @@ from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import load_tokenizer, model_length
-from llmrl.rollout.place import place_engine
+from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
+from llmrl.stages.folder import policy_source
+from llmrl.stages.run import Stopped, run_stages
 from llmrl.train.ahead import Ahead
 from llmrl.train.checkpoint import (
     CheckpointError,
@@ -34,7 +36,7 @@ from llmrl.train.checkpoint import (
     read_tensors,
     set_aside,
 )
-from llmrl.train.evaluate import Interval, held_out
+from llmrl.train.evaluate import Benchmarks, Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Job
@@ -54,6 +56,7 @@ class Parts:
     score: ScoreAll
     interval: Interval
     sources: Sources
+    benchmarks: Benchmarks | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +66,7 @@ class Outcome:
     summary: dict[str, Any]
     exit_code: int = 0
     interrupted_by: str = ""
+    stopped_in: Stopped | None = None  # the supervised stage, if it was one
 
 
 def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False, fresh: bool = False) -> Outcome:
@@ -82,6 +86,13 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
+            if recipe.supervised:
+                base = parts.sources.policy
+                _check_length(recipe, base)
+                stopped = run_stages(recipe, base, world=world, console=console, interrupts=interrupts)
+                if stopped is not None:
+                    return _stopped_early(recipe, world, interrupts, stopped)
+                parts = replace(parts, sources=replace(parts.sources, policy=policy_source(recipe, base)))
             job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
             state = _train_to_end(job, state)
             status = "finished" if state.step == recipe.train.steps else "interrupted"
@@ -91,6 +102,12 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
             code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
         return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
+
+
+def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped: Stopped) -> Outcome:
+    summary = write_summary(recipe.run_dir, recipe=recipe, status="interrupted") if world.main else {}
+    code = max(world.gather([interrupts.exit_code]))
+    return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
 
 
 def _hold_folder(recipe: Recipe, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
@@ -115,6 +132,8 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    # Every process loads the whole model and its back-end cuts it; otherwise transformers would leave some weights empty.
+    os.environ |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.limits.rank_timeout_s))],
@@ -132,6 +151,8 @@ def _make_repeatable(recipe: Recipe, world: World) -> None:
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # A debugging aid that costs 2 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _local_ranks(world: World) -> int:
@@ -155,9 +176,11 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = place_engine(recipe, parts.sources.policy, world)
-    stack.callback(engine.close)
+    started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
+    if started is not None:
+        stack.callback(started[0].close)  # it starts while the model loads
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    engine, faults = started or native_engine(recipe, models.policy, models.scorer.mode)
     state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
@@ -171,7 +194,7 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval)
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
     sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
     ahead = Ahead(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,

@@ -17,14 +17,15 @@ from llmrl.config import TrainConfig
 from llmrl.policy.critic import Critic
 from llmrl.policy.forward import ForwardMode, ValueHead, forward
 from llmrl.seeding import generator
+from llmrl.train.backends.seam import Forward, Moves
 from llmrl.train.collate import joined, with_totals
-from llmrl.train.updater import Updater, learning_rate
+from llmrl.train.updater import learning_rate
 from llmrl.train.values import Valuer
 from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
 COUNTS = frozenset({"update/skipped", "tokens/trained", "tokens/packed", "rows/skipped"})
-Movers = dict[str, tuple[Updater, float]]  # metric of its gradient norm -> optimizer, learning rate
+Movers = dict[str, tuple[Moves, float]]  # metric of its gradient norm -> optimizer, learning rate
 NO_SKIP = frozenset(
     {"values", "ref_logprobs", "entropy", "whole_groups"}
 )  # terms that a zero advantage does not switch off
@@ -32,18 +33,33 @@ NO_SKIP = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scorer:
-    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions."""
+    """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions.
+
+    With a sharded model every forward pass is a collective: `forward` is then the wrapped model's, and `together` gives
+    the number of passes that all ranks make, at least this rank's own.
+    """
 
     model: nn.Module
     mode: ForwardMode
     temperature: float
     tokens_per_microbatch: int
+    forward: Forward = forward
+    together: Callable[[int], int] = int
+
+    def __call__(self, batch: Batch, *, entropy: bool = False, value_head: ValueHead | None = None) -> Output:
+        return self.forward(
+            self.model, batch, mode=self.mode, temperature=self.temperature, entropy=entropy, value_head=value_head
+        )
+
+    def missing(self, passes: int) -> int:
+        """How many idle passes this rank adds to its own `passes`, so that all ranks make as many. Ask before the first."""
+        return self.together(passes) - passes
 
     def logprobs(self, batch: Batch) -> Tensor:
         """[B, T] float32 without gradient, 0 outside the mask."""
 
         def only(part: Batch) -> list[Tensor]:
-            return [forward(self.model, part, mode=self.mode, temperature=self.temperature).logprobs]
+            return [self(part).logprobs]
 
         return self.without_gradient(batch, only)[0]
 
@@ -51,7 +67,7 @@ class Scorer:
         """Both [B, T] float32 without gradient, 0 outside the mask, from one forward pass."""
 
         def both(part: Batch) -> list[Tensor]:
-            out = forward(self.model, part, mode=self.mode, temperature=self.temperature, value_head=head)
+            out = self(part, value_head=head)
             assert out.values is not None
             return [out.logprobs, out.values]
 
@@ -62,12 +78,16 @@ class Scorer:
         """What `compute` gives of every micro-batch, put together: each [B, T] float32."""
         found: list[Tensor] = []
         with torch.no_grad():
-            for rows in microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False):
+            portions = microbatches(batch, budget=self.tokens_per_microbatch, whole_groups=False)
+            missing = self.missing(len(portions))
+            for rows in portions:
                 parts = compute(batch.select(rows))
                 blank = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
                 found = found or [blank.clone() for _ in parts]
                 for whole, part in zip(found, parts, strict=True):
                     whole[rows, : part.shape[1]] = part.float()
+            for _ in range(missing):
+                compute(idle(batch))
         return found
 
 
@@ -115,7 +135,7 @@ def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
 
 
 def update(
-    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Updater, config: TrainConfig, *, step: int, seed: int,
+    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Moves, config: TrainConfig, *, step: int, seed: int,
     world: World, valuer: Valuer | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """All optimizer steps of one rollout. Returns their metrics: means over the steps, and sums for counts.
@@ -137,7 +157,7 @@ def update(
     for part in _parts(batch, config, order=(seed, step, "minibatches")):
         part = with_totals(part, reduce=world.sum_)
         with updater.frozen() if warming else nullcontext():
-            metrics = _accumulate(part, algo, scorer, valuer, config, world)
+            metrics = _accumulate(part, algo, scorer, updater, valuer, config, world)
         stopped = bool(found) and _too_far(metrics, config.stop_kl)
         if stopped:
             _discard(movers)
@@ -185,19 +205,19 @@ def _discard(movers: Movers) -> None:
 def _output(micro: Batch, needs: frozenset[str], scorer: Scorer, valuer: Valuer | None) -> Output:
     """What policy and value model say of a micro-batch, with gradient."""
     critic = valuer.critic if valuer is not None else None
-    out = forward(
-        scorer.model,
-        micro,
-        mode=scorer.mode,
-        temperature=scorer.temperature,
-        entropy="entropy" in needs,
-        value_head=critic.head if critic is not None and critic.model is None else None,
-    )
+    head = critic.head if critic is not None and critic.model is None else None
+    out = scorer(micro, entropy="entropy" in needs, value_head=head)
     return replace(out, values=critic.values(micro)) if critic is not None and critic.model is not None else out
 
 
 def _accumulate(
-    part: Batch, algo: Algorithm, scorer: Scorer, valuer: Valuer | None, config: TrainConfig, world: World
+    part: Batch,
+    algo: Algorithm,
+    scorer: Scorer,
+    updater: Moves,
+    valuer: Valuer | None,
+    config: TrainConfig,
+    world: World,
 ) -> dict[str, float]:
     """Backward passes of one optimizer step, micro-batch by micro-batch; its loss and metrics over all ranks."""
     running = rows_that_learn(part, algo.needs)
@@ -205,16 +225,22 @@ def _accumulate(
     counts = Counter({"rows/skipped": part.rows - len(running)})
     chosen = part.select(running) if len(running) else None
     budget, whole = config.tokens_per_microbatch, "whole_groups" in algo.needs
-    for rows in microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else ():
+    portions = microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else []
+    missing = scorer.missing(len(portions))
+    for rows in portions:
         micro = chosen.select(rows) if chosen is not None else part
         out = _output(micro, algo.needs, scorer, valuer)
         result = algo.loss(out, micro)
-        result.value.backward()
+        updater.backward(result.value)
         gap = ((out.logprobs.detach() - micro.logprobs).abs() * micro.mask).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
         counts["tokens/packed"] += packed_tokens(micro)
+    for _ in range(missing):
+        out = _output(idle(part), algo.needs, scorer, valuer)
+        nothing = out.logprobs.sum() if out.values is None else out.logprobs.sum() + out.values.sum()
+        updater.backward(nothing * 0.0)
     names = list(sums)
     values = torch.stack([sums[name] for name in names]).tolist() if names else []
     metrics = world.sum_metrics({"loss": 0.0, "tokens/trained": 0.0, MISMATCH: 0.0} | dict(zip(names, values)) | counts)
@@ -224,6 +250,11 @@ def _accumulate(
     scale = float(part.tokens_total) / ran
     kept = {"loss", MISMATCH, *COUNTS}
     return {name: value if name in kept else value * scale for name, value in metrics.items()}
+
+
+def idle(batch: Batch) -> Batch:
+    """The shortest row alone: a cheap pass of a rank that has nothing to do while others still work."""
+    return batch.select(batch.length.argmin()[None])
 
 
 def rows_that_learn(batch: Batch, needs: frozenset[str]) -> Tensor:

@@ -49,8 +49,12 @@ class Updater:
     ) -> None:
         self._named = list(named)
         self._masters = [(name, _master(parameter)) for name, parameter in self._named]
+        self._copies = {
+            master for (_, p), (_, master) in zip(self._named, self._masters, strict=True) if master is not p
+        }
+        self._touched: set[Tensor] = set()  # masters whose gradient is of this step; that of others is stale
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+            parameter.register_post_accumulate_grad_hook(_accumulate_into(master, self._touched))
             for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True)
             if master is not parameter
         ]
@@ -60,13 +64,17 @@ class Updater:
             [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of `loss` to those that `step` will apply."""
+        loss.backward()
+
     def step(self, lr: float) -> tuple[float, bool]:
         """Clip and apply what backward passes left. Returns (gradient norm before clipping, whether it was applied).
 
         A gradient that is not finite is dropped: nothing moves, not even Adam's averages.
         """
         masters = [master for _, master in self._masters]
-        grads = [_grad(master) for master in masters]
+        grads = [self._grad(master) for master in masters]
         if self._reduce is not None:
             for grad in grads:
                 self._reduce(grad)
@@ -83,8 +91,35 @@ class Updater:
         return size, math.isfinite(size)
 
     def discard(self) -> None:
-        """Forget accumulated gradients; their memory is kept for the next ones."""
-        self._adam.zero_grad(set_to_none=False)
+        """Forget accumulated gradients; the memory of float32 copies is kept for the next ones."""
+        self._touched.clear()
+        for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True):
+            if master is parameter:
+                master.grad = None
+
+    def _grad(self, master: Tensor) -> Tensor:
+        if master.grad is None:
+            master.grad = torch.zeros_like(master)
+        elif master in self._copies and master not in self._touched:
+            master.grad.zero_()
+        return master.grad
+
+    def held(self) -> dict[str, Tensor]:
+        """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
+        return {name: parameter.detach() for name, parameter in self._named}
+
+    def exchange(self, kept: dict[str, Tensor]) -> None:
+        """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
+        for name, parameter in self._named:
+            parameter.data, kept[name] = kept[name], parameter.data
+
+    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
+        return dict(parts)
+
+    def part(self, name: str, tensor: Tensor) -> Tensor:
+        """This rank's part of a whole `tensor`, shaped as in `held`."""
+        return tensor
 
     def reset(self) -> None:
         """Forget Adam's averages, as if no step had been made; weights stay."""
@@ -118,11 +153,7 @@ class Updater:
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of other parameters."""
-        expected = {name for name, _ in self._masters}
-        found = {key.partition("/")[2] for key in state if key.startswith("master/")}
-        if expected != found:
-            odd = sorted(expected ^ found)
-            raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+        check_names([name for name, _ in self._masters], state)
         with torch.no_grad():
             for name, master in self._masters:
                 master.copy_(state[f"master/{name}"])
@@ -134,26 +165,30 @@ class Updater:
         self._round_back()
 
 
+def check_names(names: Sequence[str], state: Mapping[str, Tensor]) -> None:
+    """Raise ValueError unless `state` holds exactly the weights `names`."""
+    odd = sorted(set(names) ^ {key.partition("/")[2] for key in state if key.startswith("master/")})
+    if odd:
+        raise ValueError(f"the checkpoint is of another model: {len(odd)} weights differ, such as {odd[0]}")
+
+
 def _master(parameter: nn.Parameter) -> Tensor:
     if parameter.dtype == torch.float32:
         return parameter
     return parameter.detach().clone().float().requires_grad_(True)
 
 
-def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
+def _accumulate_into(master: Tensor, touched: set[Tensor]) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         if parameter.grad is None:
             return
         if master.grad is None:
             master.grad = parameter.grad.float()
-        else:
+        elif master in touched:
             master.grad += parameter.grad
+        else:
+            master.grad.copy_(parameter.grad)
+        touched.add(master)
         parameter.grad = None
 
     return hook
-
-
-def _grad(master: Tensor) -> Tensor:
-    if master.grad is None:
-        master.grad = torch.zeros_like(master)
-    return master.grad

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic
-from llmrl.train.updater import Updater
+from llmrl.train.backends.seam import Moves
 from llmrl.train.world import World
 
 
@@ -20,7 +20,7 @@ class Valuer:
     """The value model with its own optimizer. `moments` are decayed sums of the targets' 1, value and square."""
 
     critic: Critic
-    updater: Updater
+    updater: Moves
     config: CriticConfig
     moments: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,6 +32,18 @@ def _together() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def collective() -> Iterator[None]:
+    """Turn the backend's errors into RankLost, in code that may fail for reasons of its own too."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, torch.distributed.DistError) and not re.search("gloo|nccl", str(error), re.IGNORECASE):
+            raise
+        with _together():
+            raise
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """Rank and size of this process's group, and its device."""
@@ -49,6 +62,19 @@ class World:
             with _together():
                 torch.distributed.all_reduce(tensor)
         return tensor
+
+    def max(self, number: int) -> int:
+        """The largest `number` of any rank."""
+        return max(self.gather([number]))
+
+    def gather_tensor(self, tensor: Tensor) -> Tensor:
+        """Every rank's `tensor` [N], one after another: [size * N]. All must have the same length."""
+        if self.size == 1:
+            return tensor
+        everything = tensor.new_empty(self.size * tensor.numel())
+        with _together():
+            torch.distributed.all_gather_into_tensor(everything, tensor)
+        return everything
 
     def gather(self, items: list[T]) -> list[T]:
         """Every rank's items, in rank order, on every rank."""

@@ -59,7 +59,7 @@ def test_an_algorithm_reads_only_what_it_needs(name, algo):
     assert torch.isfinite(loss.value)
     full = algo.loss(out, algo.credit(random_batch(3)))
     torch.testing.assert_close(loss.value, full.value, rtol=0, atol=0)
-    assert algo.needs <= optional | {"entropy", "siblings", "whole_groups", "whole_batch"}
+    assert algo.needs <= optional | {"entropy", "siblings", "whole_groups", "whole_batch", "feedback"}
 
 
 @every_algorithm

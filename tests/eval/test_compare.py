@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,10 @@ def test_only_questions_that_both_scored_are_paired(tmp_path: Path) -> None:
     assert found.warnings == ()
     (back,) = compare(b, a)
     assert back.verdict.startswith("B is better")
+    said = found.sentence("big", "small")
+    assert said.startswith("toy: A (big) is really better than B (small): A - B = +50.0 points, 95 % [+30.0, +70.0]")
+    assert said.endswith("p = 0.00195 (mcnemar exact, 20 questions)")
+    assert "toy: B (big) is really better than A (small): A - B = -50.0" in back.sentence("small", "big")
     shown = comparison_table([found], "a", "b")
     assert "| toy | 20 | 60.0 | 10.0 | +50.0 [+30.0, +70.0] | 10 / 0 | A is better" in shown
 
@@ -98,3 +103,16 @@ def test_a_task_file_is_checked_against_a_training_file(tmp_path: Path) -> None:
     assert "| bench | bad | 100 % |" in shown
     with pytest.raises(EvalError, match="no task"):
         check_tasks([], "x")
+
+
+DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no benchmark files in {DATA}; set LLMRL_DATA")
+def test_real_training_data_is_told_from_attempts_at_the_test_questions() -> None:
+    (clean,) = check_tasks(["gsm8k"], str(DATA / "gsm8k" / "train.jsonl"), data_dir=DATA)
+    assert [overlap.question for overlap in clean.overlaps] == ["gsm8k/test/602"]  # reworded in the training split
+    attempts = str(DATA / "gsm8k_model_solutions" / "test.jsonl")
+    (leaked,) = check_tasks(["gsm8k"], attempts, data_dir=DATA)
+    assert (leaked.questions, len(leaked.overlaps)) == (1319, 1319)
+    assert all(overlap.share == 1 for overlap in leaked.overlaps)

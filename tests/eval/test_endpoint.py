@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -24,6 +26,7 @@ class _Server(ThreadingHTTPServer):
         self.failures = 0  # how many requests to answer with 503 first
         self.models = ["served"]
         self.reply: dict[str, Any] = {}
+        self.delay_s = 0.0
         self.lock = threading.Lock()
 
 
@@ -42,6 +45,7 @@ class _Handler(BaseHTTPRequestHandler):
             failing = self.server.failures > 0
             self.server.failures -= failing
             self.server.bodies.append(body)
+        time.sleep(self.server.delay_s)
         if failing:
             self._send(503, {"error": "busy"})
         elif body["max_tokens"] == 0:
@@ -144,14 +148,44 @@ def test_the_served_model_is_found_or_its_names_are_told(server: _Server) -> Non
         _engine(server, model="c")
 
 
-def test_requests_are_dealt_out_over_servers(server: _Server) -> None:
+@contextmanager
+def another() -> Iterator[_Server]:
     second = _Server()
     thread = threading.Thread(target=second.serve_forever)
     thread.start()
     try:
-        assert [one.text for one in _engine(server, second).generate(_requests(6))] == [f"said {i}" for i in range(6)]
+        yield second
     finally:
         second.shutdown()
         second.server_close()
         thread.join()
-    assert (len(server.bodies), len(second.bodies)) == (3, 3)
+
+
+def test_every_request_goes_to_the_least_busy_server(server: _Server) -> None:
+    with another() as second:
+        server.delay_s = 0.15
+        found = _engine(server, second).generate(_requests(40))
+        assert [one.text for one in found] == [f"said {i}" for i in range(40)]
+    assert len(server.bodies) + len(second.bodies) == 40
+    assert 1 <= len(server.bodies) <= 10 < len(second.bodies)
+
+
+def test_a_server_that_dies_is_left_out_and_its_requests_are_asked_elsewhere(server: _Server) -> None:
+    notes: list[str] = []
+    with another() as second:
+        engine = _engine(server, second, say=notes.append)
+        second.failures = 1000  # alive when asked for its models, then no more
+        found = engine.generate(_requests(30))
+        assert [one.text for one in found] == [f"said {i}" for i in range(30)]
+        assert len(notes) == 1 and "the other servers go on" in notes[0]
+        asked = len(second.bodies)
+        engine.generate(_requests(10))
+        assert len(second.bodies) == asked  # not asked again
+        server.failures = 1000
+        with pytest.raises(EngineError, match="did not answer in 4 tries"):
+            engine.generate(_requests(3))
+
+
+def test_what_is_no_url_is_refused(server: _Server) -> None:
+    with pytest.raises(EngineError, match=r"'localhost:8000' is no URL; write it like http://"):
+        EndpointEngine(["localhost:8000"], tokenizer=None)

@@ -62,12 +62,14 @@ def test_a_real_model_is_evaluated_reproducibly_and_resumes_for_free(tmp_path: P
     assert task.settings["data"]["available"] == 200
     assert "Answer with the number only." in task.example_prompt
     assert read_results(tmp_path / "a") == ran[0]
-    engine = FakeEngine(lambda number, seed: pytest.fail("asked again"))
-    again = evaluate(str(model), ["addition"], out=tmp_path / "a", options=HF, engine=lambda settings: engine)
+
+    def never(settings: EngineSettings) -> Any:
+        raise AssertionError("an engine was started for nothing")
+
+    again = evaluate(str(model), ["addition"], out=tmp_path / "a", options=HF, engine=never)
     assert again.tasks == ran[0].tasks
-    assert engine.closed
     with pytest.raises(EvalError, match="other settings"):
-        evaluate(str(model), ["addition"], out=tmp_path / "a", options=replace(HF, seed=1), engine=lambda s: engine)
+        evaluate(str(model), ["addition"], out=tmp_path / "a", options=replace(HF, seed=1), engine=never)
     fresh = replace(HF, seed=1, restart=True)
     assert evaluate(str(model), ["addition"], out=tmp_path / "a", options=fresh, engine=_in_process).tasks
 
@@ -92,11 +94,11 @@ def test_all_checkpoints_of_a_run_are_evaluated_in_order(tmp_path: Path) -> None
         tiny_model(run / "checkpoints" / f"step-{step:06d}" / "policy")
     (run / "checkpoints" / "step-000200").mkdir()  # being written
     assert [model.step for model in find_models(str(run))] == [100]
-    found = find_models(str(run), every_checkpoint=True)
+    found = find_models(str(run), checkpoints="all")
     assert [(model.name, model.step) for model in found] == [(f"run/step-{step}", step) for step in (9, 10, 100)]
     assert find_models(str(run / "checkpoints" / "step-000010"))[0].step == 10
     out = tmp_path / "out"
-    done = evaluate_all([str(run)], ["addition"], out=out, options=HF, every_checkpoint=True, engine=_in_process)
+    done = evaluate_all([str(run)], ["addition"], out=out, options=HF, checkpoints="all", engine=_in_process)
     assert [folder.name for folder, _ in done] == ["run-step-9", "run-step-10", "run-step-100"]
     text = (tmp_path / "out" / "report.md").read_text()
     assert text.index("| run/step-9 |") < text.index("| run/step-100 |")
@@ -115,6 +117,9 @@ def test_a_base_model_runs_in_plain_mode_with_a_note(tmp_path: Path) -> None:
     [
         (Options(samples=0), ["addition"], "samples=0"),
         (Options(samples=4, temperature=0.0), ["addition"], "would all be the same"),
+        (Options(samples=4, ks=(8,)), ["addition"], "k=8 with samples=4: pass@k and maj@k need at least k samples"),
+        (Options(ks=(0,)), ["addition"], "k=0 with samples=1"),
+        (Options(samples=2, strategies=("best_of_n",)), ["addition"], "chooses by a score; give --scorer"),
         (Options(temperature=-1.0), ["addition"], "temperature=-1"),
         (Options(max_tokens=-5), ["addition"], "max_tokens=-5"),
         (Options(max_length=10), ["addition"], "the longest prompt has"),
@@ -143,7 +148,7 @@ def test_models_that_are_none_say_so(tmp_path: Path) -> None:
     with pytest.raises(EvalError, match="there is no folder"):
         find_models(str(tmp_path / "nowhere"))
     with pytest.raises(EvalError, match="is no run folder"):
-        find_models("smollm2-135m", every_checkpoint=True)
+        find_models("smollm2-135m", checkpoints="all")
     with pytest.raises(EvalError, match=r"is .* the --out folder of an evaluation"):
         read_results(tmp_path / "run")
 
@@ -167,13 +172,81 @@ def test_the_command_evaluates_with_an_engine_in_its_own_process(tmp_path: Path)
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"addition.jsonl", "results.json", "report.html"}
 
 
+def test_a_k_of_ones_own_is_reported_too(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    options = replace(HF, samples=6, ks=(3, 5))
+    engine = FakeEngine(lambda number, seed: str((seed or 0) % 20))
+    (task,) = evaluate(model, ["addition"], out=tmp_path / "out", options=options, engine=lambda s: engine).tasks
+    assert [name for name in task.metrics if name.startswith("pass@")] == [f"pass@{k}" for k in (1, 2, 3, 4, 5, 6)]
+
+
+def test_a_verifier_that_cannot_be_built_is_one_message(tmp_path: Path) -> None:
+    model = str(tiny_model(tmp_path / "model"))
+    (tmp_path / "rows.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
+    for number, (verifier, options, reason) in enumerate(
+        [
+            ("llmrl.rewards.nothing:Here", {}, "cannot import llmrl.rewards.nothing"),
+            ("llmrl.rewards.exact_number:Exakt", {}, "has no 'Exakt'"),
+            ("llmrl.rewards.exact_number:ExactNumber", {"tolerence": 1}, "tolerence"),
+        ]
+    ):
+        task = {"name": f"own{number}", "data": "rows.jsonl", "verifier": verifier, "options": options}
+        (tmp_path / "own.yaml").write_text(json.dumps(task))
+        arguments = ["--model", model, "--tasks", str(tmp_path / "own.yaml"), "--out", str(tmp_path / "out")]
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 2, result.output
+        assert f"own{number}: its verifier cannot be built" in result.output and reason in result.output
+
+
+def test_a_server_that_is_not_there_and_a_full_disk_are_failures_of_the_run(tmp_path: Path) -> None:
+    start = ["--model", str(tiny_model(tmp_path / "model")), "--tasks", "addition", "--limit", "2"]
+    result = CliRunner().invoke(app, [*start, "--endpoint", "ftp://x", "--out", str(tmp_path / "a")])
+    assert result.exit_code == 1 and "is no URL" in result.output
+    (tmp_path / "file").write_text("")
+    result = CliRunner().invoke(app, [*start, "--out", str(tmp_path / "file" / "below")])
+    assert result.exit_code == 1 and "NotADirectoryError" in result.output and "Traceback" not in result.output
+
+
+def test_chosen_checkpoints_and_their_learning_curve(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for step in (5, 10, 20):
+        tiny_model(run / "checkpoints" / f"step-{step:06d}" / "policy")
+    assert [model.step for model in find_models(str(run), checkpoints="20, 5")] == [5, 20]
+    with pytest.raises(EvalError, match="has no checkpoint of step 7; it has 5, 10, 20"):
+        find_models(str(run), checkpoints="5,7")
+    arguments = ["--model", str(run), "--checkpoints", "5,20", "--tasks", "addition", "--limit", "3"]
+    out = tmp_path / "out"
+    evaluate_all(
+        [str(run)], ["addition"], out=out, options=HF, checkpoints="5,20", engine=_in_process, say=lambda text: None
+    )
+    found = read_results(out / "run-step-20")
+    assert (found.series, found.step) == ("run", 20)
+    assert "| run | step | addition |" in (out / "report.md").read_text()
+    assert '"series":"run"' in (out / "report.html").read_text().replace(" ", "")
+    result = CliRunner().invoke(app, [*arguments, "--checkpoints", "6", "--out", str(out)])
+    assert result.exit_code == 2 and "has no checkpoint of step 6" in result.output
+
+
+def test_the_schema_of_results_is_printed_and_holds(tmp_path: Path) -> None:
+    import jsonschema
+
+    result = CliRunner().invoke(app, ["schema"])
+    assert result.exit_code == 0
+    model = str(tiny_model(tmp_path / "model"))
+    evaluate(model, ["addition"], out=tmp_path / "out", options=HF, engine=_in_process)
+    content = json.loads((tmp_path / "out" / "results.json").read_text())
+    jsonschema.validate(content, json.loads(result.output))
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**content, "surprise": 1}, json.loads(result.output))
+
+
 def test_commands_compare_and_report_what_was_evaluated(tmp_path: Path) -> None:
     model = str(tiny_model(tmp_path / "model"))
     for name, seed in (("a", 0), ("b", 1)):
         evaluate(model, ["addition"], out=tmp_path / name, options=replace(HF, seed=seed), engine=_in_process)
     result = CliRunner().invoke(app, ["compare", str(tmp_path / "a"), str(tmp_path / "b")])
     assert result.exit_code == 0, result.output
-    assert "no significant difference" in result.output
+    assert "addition: no real difference is shown between A (a) and B (b): A - B = " in result.output
     assert "sampling.seed differs" in result.output
     result = CliRunner().invoke(app, ["report", str(tmp_path / "b"), str(tmp_path / "a")])
     assert result.exit_code == 0, result.output

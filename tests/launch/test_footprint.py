@@ -2,12 +2,13 @@
 
 import pytest
 
-from llmrl.config import LoraConfig, load_recipe, recipes_folder
+from llmrl.config import load_recipe, recipes_folder
 from llmrl.launching.footprint import adapter_parameters, advice, footprint
 from llmrl.launching.show import capacity
 from llmrl.launching.sizes import config_of, find_size
 from llmrl.launching.topology import Topology
 from llmrl.plan import GIB, ModelSize
+from llmrl.policy.config import CriticConfig, LoraConfig
 
 TINY = ModelSize(
     parameters=1000, layers=2, kv_width=16, vocabulary=50, hidden=8, heads=2, intermediate=24
@@ -57,11 +58,18 @@ def test_each_back_end_shares_out_what_it_says(backend, weights, gradients, stat
     )
 
 
-def test_a_reference_and_a_value_model_are_counted_when_needed():
+def test_a_reference_and_a_value_model_of_its_own_are_counted_when_needed():
     needs = frozenset({"ref_logprobs", "values"})
-    found = footprint(RECIPE, TINY, Topology(), needs, capacity=None)
+    separate = RECIPE.model_copy(update={"critic": CriticConfig(kind="separate")})
+    found = footprint(separate, TINY, Topology(), needs, capacity=None)
     assert found.trainer["reference model"] == 2000
-    assert found.trainer["value model and its states"] == 18000
+    assert found.trainer["value model"] == 18000
+    assert "value model" not in footprint(RECIPE, TINY, Topology(), needs, capacity=None).trainer  # a head is small
+
+
+def test_engines_elsewhere_take_nothing_of_the_trainers_devices():
+    served = RECIPE.model_copy(update={"rollout": RECIPE.rollout.model_copy(update={"placement": "server"})})
+    assert footprint(served, TINY, Topology(gpus_per_node=8), CHEAP, capacity=80 * GIB).engine == {}
 
 
 def test_lora_trains_and_keeps_states_of_the_adapter_only():

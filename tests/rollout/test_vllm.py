@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.engine import EngineError, EngineSettings, Look
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
+from llmrl.rollout.verify import checksum, sync
 from llmrl.types import Request, Sampling, StatusKind
 from tests.tiny import random_model, tiny_tokenizer
 
@@ -113,3 +114,17 @@ def test_an_engine_that_cannot_start_says_why_with_its_log(tmp_path):
         made.generate(requests(1))
     made.close()
     assert time.monotonic() - start < 120
+
+
+def test_vllm_shows_every_weight_it_computes_with_and_those_that_are_not_the_ones_sent(engine):
+    changed = dict(weights(3))
+    assert sync(engine, changed.items(), version=3, verify="full") == 1.0
+    assert sync(engine, changed.items(), version=4, verify="sampled") == 1.0
+    shapes = {name: tuple(tensor.shape) for name, tensor in changed.items()}
+    look = Look(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=4, full=True)
+    found = engine.checksums(look)
+    for name in ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
+        changed[name] = changed[name] * 1.01
+    assert {name for name, tensor in changed.items() if found[name] != checksum(tensor)} == {
+        "model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"
+    }  # fmt: skip

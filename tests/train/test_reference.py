@@ -16,7 +16,7 @@ def setting(dtype=torch.float32, **config):
     named = list(model.named_parameters())
     updater = Updater(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1e9)
     scorer = Scorer(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
-    return Reference(ReferenceConfig(**config), named, scorer, updater), scorer, updater
+    return Reference(ReferenceConfig(**config), scorer, updater), scorer, updater
 
 
 def learn(scorer, updater):

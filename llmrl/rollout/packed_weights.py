@@ -1,0 +1,72 @@
+"""Reading back the weights that a vLLM model computes with, under their Hugging Face names.
+
+vLLM joins some matrices (`qkv_proj` is q, k and v, one below the other), and its CPU build packs them for its kernels and
+drops the original. A packed layer still tells its columns: the answer to a one-hot input is one, exactly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+from llmrl.rollout.engine import Look
+from llmrl.rollout.verify import checksum
+
+
+def checksums(model: Any, look: Look) -> dict[str, int]:
+    """Checksums of the weights in `look`, those that the model has."""
+    import torch
+
+    joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
+    found: dict[str, int] = {}
+    for name, shape in look.shapes.items():
+        owner, start = _place(name, joined, look.shapes)
+        layer, _, leaf = owner.rpartition(".")
+        values = _values(model, layer, leaf, look, width=prod(shape[1:]))
+        if values is None or len(rows := values[start : start + shape[0]]) < shape[0]:
+            continue  # the model has no such layer, or (with tensor parallelism) only a part of it
+        # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
+        found[name] = checksum(rows.to(getattr(torch, look.dtypes[name])))
+    return found
+
+
+def _joined(model: Any) -> Mapping[str, list[str]]:
+    return getattr(model, "packed_modules_mapping", None) or {}
+
+
+def _place(name: str, joined: Mapping[str, tuple[str, list[str]]], shapes: Mapping[str, Any]) -> tuple[str, int]:
+    """(the engine's name of the tensor that holds `name`, the row at which it begins)."""
+    layer, _, leaf = name.rpartition(".")
+    parent, _, part = layer.rpartition(".")
+    if part not in joined:
+        return name, 0
+    whole, parts = joined[part]
+    before = parts[: parts.index(part)]
+    return f"{parent}.{whole}.{leaf}", sum(shapes[f"{parent}.{other}.{leaf}"][0] for other in before)
+
+
+def _values(model: Any, layer: str, leaf: str, look: Look, *, width: int) -> Any:
+    """The chosen columns of a layer's weight of `width` columns, or a vector whole; None if the model has no such one."""
+    import torch
+
+    try:
+        module = model.get_submodule(layer)
+    except AttributeError:
+        return None
+    tensor = getattr(module, leaf, None)
+    if tensor is None:
+        return None
+    if tensor.numel():
+        if tensor.dim() < 2:
+            return tensor
+        matrix = tensor.reshape(tensor.shape[0], -1)
+        if matrix.shape[1] != width:
+            return None
+        return matrix if look.full else matrix[:, look.columns(width)]
+    if width != (getattr(module, "input_size_per_partition", None) or module.input_size):
+        return None
+    columns = range(width) if look.full else look.columns(width)
+    probe = torch.zeros(len(columns), width, dtype=tensor.dtype, device=tensor.device)
+    probe[torch.arange(len(columns)), torch.tensor(list(columns))] = 1
+    return module.cpu_linear(probe, tensor, None).T

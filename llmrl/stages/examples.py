@@ -1,0 +1,115 @@
+"""Rows -> token ids that TRL's trainers take as they are.
+
+The prompt's tokens are those the reinforcement learning will sample from, because the same function makes them; a
+completion ends as the chat template ends an assistant's turn, so that a model learns to stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmrl.config import Recipe
+from llmrl.data.config import DataConfig
+from llmrl.data.errors import DataError
+from llmrl.data.prompts import to_prompts
+from llmrl.data.rows import Row
+from llmrl.stages.config import Supervised
+from llmrl.stages.pairs import load_stage_rows, named, told
+from llmrl.types import Prompt
+
+IGNORED = -100  # the label of a token that is no part of the loss
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examples:
+    """Token ids of a stage's examples, by TRL's column names, and what a user should know about them."""
+
+    train: list[dict[str, list[int]]]
+    held_out: list[dict[str, list[int]]]
+    notes: tuple[str, ...]
+
+
+def load_examples(stage: Supervised, recipe: Recipe, tokenizer: Any) -> Examples:
+    """The stage's training and held-out examples. Raises DataError that names the stage."""
+    notes: list[str] = []
+    with named(stage):
+        train_rows, eval_rows, data, held_out = load_stage_rows(stage, recipe)
+        train = _tokenized(stage, recipe, train_rows, tokenizer, data, notes)
+        evals = _tokenized(stage, recipe, eval_rows, tokenizer, held_out, notes)
+    return Examples(train=train, held_out=evals, notes=tuple(notes))
+
+
+def _tokenized(
+    stage: Supervised, recipe: Recipe, rows: list[Row], tokenizer: Any, config: DataConfig, notes: list[str]
+) -> list[dict[str, list[int]]]:
+    longest = recipe.model.max_length
+    texts = told(stage, rows, recipe.seed)
+    if not texts:
+        raise DataError(f"{config.source} holds no turn of an assistant to learn")
+    of = {row.id: found for row, found in texts}
+    prompts, _ = to_prompts([row for row, _ in texts], tokenizer, config)
+    kept, dropped = [], len(texts) - len(prompts)
+    for prompt in prompts:
+        example = _example(stage.kind, prompt, of[prompt.id], tokenizer)
+        if _length(example) > longest:
+            dropped += 1
+        else:
+            kept.append(example)
+    if not kept:
+        raise DataError(
+            f"all {len(texts)} examples of {config.source} are longer than model.max_length={longest}; raise it"
+        )
+    if dropped:
+        notes.append(f"stage {stage.title}: {dropped} of {len(texts)} examples dropped as too long")
+    return kept
+
+
+def _example(kind: str, prompt: Prompt, texts: tuple[str, ...], tokenizer: Any) -> dict[str, list[int]]:
+    tokens = list(prompt.tokens)
+    if kind == "reward_model":
+        chosen, rejected = (_ids(tokenizer, scored_text(prompt, text, tokenizer)) for text in texts)
+        return {"chosen_ids": chosen, "rejected_ids": rejected}
+    completions = [completion_ids(prompt, text, tokenizer) for text in texts]
+    if kind == "dpo":
+        return {"prompt_ids": tokens, "chosen_ids": completions[0], "rejected_ids": completions[1]}
+    return {"input_ids": tokens + completions[0], "labels": [IGNORED] * len(tokens) + completions[0]}
+
+
+def _length(example: Mapping[str, list[int]]) -> int:
+    """Tokens of the longest sequence that the example becomes."""
+    completions = max(len(ids) for name, ids in example.items() if name != "prompt_ids")
+    return len(example.get("prompt_ids", ())) + completions
+
+
+def completion_ids(prompt: Prompt, text: str, tokenizer: Any) -> list[int]:
+    """Tokens of `text` as a policy would sample them after `prompt`, with the end of the turn.
+
+    The end is what the chat template writes after an assistant's message; without one, or if the template renders the
+    prompt another way in a whole conversation, it is the end-of-sequence token.
+    """
+    rest = text
+    if prompt.messages and prompt.messages[-1]["role"] != "assistant":
+        whole = tokenizer.apply_chat_template(_answered(prompt, text), tokenize=False)
+        if whole.startswith(prompt.text):
+            rest = whole[len(prompt.text) :].rstrip()
+    ids = _ids(tokenizer, rest)
+    if rest.strip() == text.strip() and tokenizer.eos_token_id is not None:
+        ids.append(tokenizer.eos_token_id)
+    return ids
+
+
+def scored_text(prompt: Prompt, text: str, tokenizer: Any) -> str:
+    """The conversation as the reward `RewardModel` reads it."""
+    if prompt.messages and tokenizer.chat_template:
+        return str(tokenizer.apply_chat_template(_answered(prompt, text), tokenize=False))
+    return prompt.text + text
+
+
+def _answered(prompt: Prompt, text: str) -> list[Mapping[str, str]]:
+    return [*(dict(message) for message in prompt.messages), {"role": "assistant", "content": text}]
+
+
+def _ids(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

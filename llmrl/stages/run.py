@@ -1,0 +1,185 @@
+"""Runs a recipe's supervised stages one after the other, each from the model of the last; what is finished is skipped."""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from llmrl.config import ConfigError, Recipe
+from llmrl.policy.model import load_tokenizer
+from llmrl.stages.config import Supervised
+from llmrl.stages.examples import Examples, load_examples
+from llmrl.stages.folder import model_folder, policy_source, stage_folder
+from llmrl.train.checkpoint import CheckpointError, damage, seal
+from llmrl.train.folder import read_metrics
+from llmrl.train.interrupts import Interrupts
+from llmrl.train.world import World
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A signal ended the stages early."""
+
+    stage: str
+    step: int
+
+
+def check_stages(recipe: Recipe, world: World) -> None:
+    """Raise ConfigError for stages that these processes cannot run."""
+    for name in ("FSDP", "DEEPSPEED"):
+        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+            raise ConfigError(
+                f"stages train with a copy of the model in each process, and this job is launched with {name}; run the "
+                "stages without it first, or remove `stages`"
+            )
+    for place, stage in enumerate(recipe.supervised):
+        share = world.size * (stage.train.microbatch_size or 1)
+        if stage.train.batch_size % share:
+            raise ConfigError(
+                f"stages.{place}.{stage.kind}.train.batch_size={stage.train.batch_size} cannot be shared equally by "
+                f"{world.size} processes; make it a multiple of {share}"
+            )
+
+
+def run_stages(
+    recipe: Recipe, source: str, *, world: World, console: Console, interrupts: Interrupts
+) -> Stopped | None:
+    """Run what is not finished; None once all are. The data of all of them is read first, so that mistakes show early.
+
+    `source` is the recipe's model. Raises ConfigError, DataError, CheckpointError, LimitExceeded or RankLost.
+    """
+    check_stages(recipe, world)
+    finished = world.on_main(lambda: [_finished(recipe, stage) for stage in recipe.supervised])
+    open_ = [stage for stage, done in zip(recipe.supervised, finished, strict=True) if not done]
+    for stage in recipe.supervised:
+        if stage not in open_ and world.main:
+            console.print(f"stage {stage.title}: finished before", highlight=False)
+    if not open_:
+        return None
+    tokenizer = load_tokenizer(source)
+    examples = [load_examples(stage, recipe, tokenizer) for stage in open_]
+    for stage, its in zip(open_, examples, strict=True):
+        if interrupts.requested:
+            return Stopped(stage=stage.title, step=0)
+        begin = policy_source(recipe, source, before=stage)
+        try:
+            steps = _run_stage(stage, recipe, its, begin, world=world, console=console, interrupts=interrupts)
+        except Exception as error:
+            error.add_note(f"in stage {stage.title} of {recipe.run_dir}")
+            raise
+        _forget()
+        if steps < stage.train.steps:
+            return Stopped(stage=stage.title, step=steps)
+    return None
+
+
+def _finished(recipe: Recipe, stage: Supervised) -> bool:
+    """Raises CheckpointError for a finished stage whose model was damaged since."""
+    folder = model_folder(recipe, stage)
+    if not folder.exists():
+        return False
+    problem = damage(folder)
+    if problem:
+        raise CheckpointError(
+            f"the model of stage {stage.title} is damaged: {folder}: {problem}; remove it, and resume"
+        )
+    return True
+
+
+def _run_stage(
+    stage: Supervised, recipe: Recipe, examples: Examples, source: str, *, world: World, console: Console,
+    interrupts: Interrupts,
+) -> int:  # fmt: skip
+    """Train to the end or until interrupted; returns the steps done. The model is there after all of them only."""
+    from llmrl.stages.follow import Follower, newest_whole
+    from llmrl.stages.trainers import export, make_trainer
+
+    folder = stage_folder(recipe, stage)
+    folder.mkdir(parents=True, exist_ok=True)
+    resumed, complaints = world.on_main(lambda: newest_whole(folder))
+    if world.main:
+        for note in (*examples.notes, *complaints):
+            console.print(note, highlight=False)
+        where = f", resuming from {resumed.name}" if resumed else ""
+        console.print(
+            f"stage {stage.title}: {len(examples.train):,} examples, {len(examples.held_out):,} held out, from "
+            f"{source}{where}",
+            highlight=False,
+        )
+    follower = Follower(
+        stage, folder, world=world, console=console, interrupts=interrupts, resumed=resumed,
+        tracker=_tracker(recipe, folder),
+    )  # fmt: skip
+    try:
+        trainer = make_trainer(stage, recipe, examples, follower, source=source, folder=folder, world=world)
+        trainer.args.eval_on_start = not resumed  # evaluate() before train() would leave processes out of step
+        trainer.train(resume_from_checkpoint=str(resumed) if resumed else None)
+    finally:
+        follower.close()
+    steps = int(trainer.state.global_step)
+    world.on_main(lambda: _end(stage, recipe, folder, source, steps, partial(export, trainer, stage)))
+    return steps
+
+
+def _tracker(recipe: Recipe, folder: Path) -> Any:
+    """A tracker of the stage's own: its steps count from 0, as those of the reinforcement learning do."""
+    if not recipe.tracking.to:
+        return None
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=recipe.tracking.to, project_dir=str(folder))
+    accelerator.init_trackers(recipe.tracking.project)
+    return accelerator
+
+
+def _end(
+    stage: Supervised, recipe: Recipe, folder: Path, source: str, steps: int, write_model: Callable[[Path], None]
+) -> None:
+    finished = steps == stage.train.steps
+    (folder / "summary.json").write_text(json.dumps(_summary(stage, recipe, folder, source, finished), indent=1))
+    if not finished:
+        return
+    temporary = folder / ".model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write_model(temporary)
+    seal(temporary)
+    temporary.rename(folder / "model")
+    for checkpoint in folder.glob("checkpoint-*"):
+        shutil.rmtree(checkpoint)
+
+
+def _summary(stage: Supervised, recipe: Recipe, folder: Path, source: str, finished: bool) -> dict[str, Any]:
+    rows = read_metrics(folder)
+    train, evals = ([row for row in rows if row["kind"] == kind] for kind in ("train", "eval"))
+    found: dict[str, Any] = {
+        "name": stage.title,
+        "kind": stage.kind,
+        "status": "finished" if finished else "interrupted",
+        "steps": stage.train.steps,
+        "completed_steps": len(train),
+        "started_from": source,
+        "train_wall_s": round(sum(row["time/step"] for row in train), 2),
+        "seed": recipe.seed,
+        "loss_first": train[0]["loss"],
+        "loss_last": train[-1]["loss"],
+    }
+    for when, row in (("before", evals[0]), ("after", evals[-1])):
+        found |= {f"{name.replace('/', '_')}_{when}": value for name, value in row.items() if name.startswith("eval/")}
+    return found
+
+
+def _forget() -> None:
+    """Give the memory of the trainer's model back."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

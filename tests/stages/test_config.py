@@ -1,0 +1,93 @@
+"""The `stages` section: what it says, and what it says when it is wrong."""
+
+import pytest
+import yaml
+
+from llmrl.config import ConfigError, check_same_run, dump_recipe, load_recipe, parse_recipe
+from llmrl.stages.folder import model_folder, policy_source, with_models
+
+PLAIN = {
+    "name": "x",
+    "model": {"path": "smollm2-135m"},
+    "data": {"source": "addition"},
+    "reward": {"exact": {"name": "llmrl.rewards.exact_number:ExactNumber"}},
+    "algo": {"name": "grpo"},
+    "train": {"steps": 10},
+}
+SFT = {"kind": "sft", "train": {"steps": 3}}
+MODEL = {"kind": "reward_model", "train": {"steps": 3}}
+SCORED = {"learned": {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}}
+
+WRONG = {
+    "unknown kind": ([{"kind": "stf"}], "stages.0: 'stf' is no kind of stage; did you mean 'sft'"),
+    "no kind": ([{"train": {}}], "stages.0.kind: missing; add it"),
+    "unknown key of a stage": ([{**SFT, "trian": {}}], "stages.0.sft.trian: unknown key; did you mean 'train'"),
+    "unknown key deeper": (
+        [{"kind": "dpo", "train": {"steps": 2, "stps": 3}}],
+        "stages.0.dpo.train.stps: unknown key; did you mean 'steps'",
+    ),
+    "unknown key of the data": (
+        [{**SFT, "data": {"source": "x", "colums": {}}}],
+        "stages.0.sft.data.colums: unknown key; did you mean 'columns'",
+    ),
+    "no steps": ([{"kind": "sft", "train": {}}], "stages.0.sft.train.steps: missing; add it"),
+    "a key of another kind": ([{**SFT, "beta": 0.1}], "stages.0.sft.beta: unknown key"),
+    "wrong type": ([{"kind": "sft", "train": {"steps": "many"}}], "stages.0.sft.train.steps: must be a whole number"),
+    "rl in the middle": ([{"kind": "rl"}, SFT], "stages.0: rl is the last stage; move it to the end"),
+    "twice the same name": ([SFT, SFT], "stages.1: a stage is called 'sft' already"),
+    "uneven batches": (
+        [{"kind": "sft", "train": {"steps": 3, "batch_size": 6, "microbatch_size": 4}}],
+        "batch_size=6 cannot be divided into parts of microbatch_size=4",
+    ),
+    "no list": ("sft", "stages: must be a list"),
+    "a reward model that scores nothing": ([MODEL], "stage 'reward_model' is trained and scores nothing"),
+}
+
+
+@pytest.mark.parametrize("why", WRONG)
+def test_a_wrong_stage_is_an_error_that_names_it_and_the_field(why):
+    stages, message = WRONG[why]
+    with pytest.raises(ConfigError) as caught:
+        parse_recipe({**PLAIN, "stages": stages})
+    assert message in str(caught.value)
+
+
+def test_a_reward_may_name_only_a_reward_model_of_the_recipe():
+    parse_recipe({**PLAIN, "stages": [MODEL], "reward": SCORED})
+    wrong = {"learned": {**SCORED["learned"], "args": {"model": "stage:reward_modle"}}}
+    for stages, hint in (([MODEL], "did you mean 'reward_model'"), ([SFT], "lists none")):
+        with pytest.raises(ConfigError, match=hint):
+            parse_recipe({**PLAIN, "stages": stages, "reward": wrong})
+    with pytest.raises(ConfigError, match="stage:sft is no reward_model stage"):
+        parse_recipe({**PLAIN, "stages": [SFT], "reward": {"l": {**SCORED["learned"], "args": {"model": "stage:sft"}}}})
+
+
+def test_every_stage_starts_from_the_last_policy_and_never_from_a_reward_model(tmp_path):
+    stages = [SFT, MODEL, {"kind": "dpo", "train": {"steps": 3}}, {"kind": "rl"}]
+    recipe = parse_recipe({**PLAIN, "stages": stages, "reward": SCORED, "runs_dir": str(tmp_path)})
+    sft, model, dpo = recipe.supervised
+    assert policy_source(recipe, "base", before=sft) == "base"
+    assert policy_source(recipe, "base", before=model) == policy_source(recipe, "base", before=dpo)
+    assert policy_source(recipe, "base", before=dpo) == str(tmp_path / "x/stages/01-sft/model")
+    assert policy_source(recipe, "base") == str(tmp_path / "x/stages/03-dpo/model")
+    args = with_models(recipe, {"model": "stage:reward_model", "scale": "logit"})
+    assert args == {"model": str(model_folder(recipe, model)), "scale": "logit"}
+
+
+def test_overrides_reach_a_stage_by_name_and_by_place(tmp_path):
+    file = tmp_path / "r.yaml"
+    file.write_text(yaml.safe_dump({**PLAIN, "stages": [SFT, {"kind": "rl"}]}))
+    assert load_recipe(file, ["stages.sft.train.lr=3e-6"]).supervised[0].train.lr == 3e-6
+    assert load_recipe(file, ["stages.0.eval.every=2"]).supervised[0].eval.every == 2
+    with pytest.raises(ConfigError, match="has no stage 'stf'; did you mean 'sft'"):
+        load_recipe(file, ["stages.stf.train.lr=1"])
+
+
+def test_a_resumed_run_may_not_change_its_stages_and_the_error_names_the_key(tmp_path):
+    recipe = parse_recipe({**PLAIN, "stages": [SFT], "runs_dir": str(tmp_path)})
+    recipe.run_dir.mkdir()
+    (recipe.run_dir / "recipe.yaml").write_text(dump_recipe(recipe))
+    check_same_run(recipe)
+    changed = parse_recipe({**PLAIN, "stages": [{**SFT, "train": {"steps": 4}}], "runs_dir": str(tmp_path)})
+    with pytest.raises(ConfigError, match=r"stages\.0\.train\.steps: was 3, is 4"):
+        check_same_run(changed)
