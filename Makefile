@@ -2,8 +2,9 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+MODEL ?= smollm2-135m
 
-.PHONY: help install quickstart compare test test-slow lint durability clean
+.PHONY: help install quickstart compare test test-slow bench lint durability clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -28,6 +29,12 @@ test-slow: $(INSTALLED)  ## the tests that take minutes
 
 durability: $(INSTALLED)  ## kill runs at many moments, resume them, compare; ends with {"kills": N, "equal": N}
 	$(BIN)/python -m tests.durability $(ARGS)
+
+bench: $(INSTALLED)  ## speed and memory against TRL, vLLM and the machine's limit
+	@for name in limits scaling generation memory vs_trl; do \
+	  echo "== $$name"; $(BIN)/python -m tests.bench.$$name --model $(MODEL) $(ARGS) || exit 1; \
+	done
+	$(BIN)/python -m tests.bench.vs_trl --model $(MODEL) --mode equal $(ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -139,7 +139,7 @@ def _benchmark(config: BenchmarkConfig, recipe: Recipe, tokenizer: object, model
         shots=config.shots,
         limit=config.limit,
         data_dir=None if recipe.eval.data_dir is None else Path(recipe.eval.data_dir),
-        engine=recipe.rollout.engine,
+        engine="hf" if recipe.rollout.engine == "hf" else "vllm",
         dtype=recipe.model.dtype,
         max_length=recipe.model.max_length,
     )

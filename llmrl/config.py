@@ -64,7 +64,9 @@ class RayConfig(Section):
 class RolloutConfig(Section):
     """How completions are sampled."""
 
-    engine: Literal["vllm", "hf"] = Field("vllm", description="vllm, or the slow reference engine hf")
+    engine: Literal["vllm", "native", "hf"] = Field(
+        "vllm", description="vllm; native, which samples with the trained model itself; or the slow reference hf"
+    )
     placement: Literal["colocated", "server", "ray"] = Field(
         "colocated", description="an engine beside every trainer process, vLLM servers, or vLLM actors on Ray"
     )
@@ -77,7 +79,9 @@ class RolloutConfig(Section):
     )
     servers: ServersConfig = Field(default_factory=ServersConfig)
     ray: RayConfig = Field(default_factory=RayConfig)
-    isolated: bool = Field(True, description="run the engine in a child process that is replaced if it dies or hangs")
+    isolated: bool = Field(
+        True, description="run the engine in a child process that is replaced if it dies or hangs; native never is"
+    )
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
     max_tokens: PositiveInt = Field(256, description="completion length limit, in tokens")
@@ -269,6 +273,8 @@ class Recipe(Section):
                 f"rollout.prompts_per_step={self.rollout.prompts_per_step} cannot be divided into "
                 f"train.minibatches={self.train.minibatches} equal parts; make it a multiple"
             )
+        if self.rollout.engine == "native":
+            self._native_shares_the_model()
         if self.rollout.placement == "server" and self.rollout.engine != "vllm":
             raise ValueError(
                 f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
@@ -284,6 +290,19 @@ class Recipe(Section):
                 "rate would never be reached"
             )
         return self
+
+    def _native_shares_the_model(self) -> None:
+        taken = {
+            "rollout.placement": (self.rollout.placement, "colocated"),
+            "rollout.max_staleness": (self.rollout.max_staleness, 0),
+            "train.backend": (self.train.backend, "ddp"),
+        }
+        for key, (value, only) in taken.items():
+            if value not in (only, "auto"):
+                raise ValueError(
+                    f"{key}={value}: rollout.engine=native samples with the very model that trains, whole and in turns; "
+                    f"set {key}={only}, or rollout.engine=vllm"
+                )
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:

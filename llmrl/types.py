@@ -102,9 +102,13 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How to sample one completion. `seed` keys every random draw of the request."""
+    """How to sample one completion. `seed` keys every random draw of the request.
+
+    Before `min_tokens` the end-of-sequence tokens have probability 0.
+    """
 
     max_tokens: int
+    min_tokens: int = 0
     temperature: float = 1.0
     top_p: float = 1.0
     top_k: int = -1

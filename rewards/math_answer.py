@@ -28,6 +28,8 @@ _FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
 _CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
 _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
+# Longest wait for a worker's start and imports, apart from the deadline of its work; under 1 s on an idle core.
+START_S = 20.0
 _POOL = WorkerPool(
     "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -50,8 +52,9 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker. strict: refuse arithmetic left undone (3 + 4 for 7), for tasks
-    where echoing the question would otherwise score. Raises nothing for any text.
+    timeout_s: deadline of one comparison in a worker. A call that has to start one (the first, one after a time-out, the
+    first with an integral or sum) takes as long as the start does more, at most `START_S`. strict: refuse arithmetic
+    left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -72,7 +75,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     before, after = response[max(0, start - 40) : start], response[end : end + 40]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
-    around = before + " " + after
+    around = f" {before} {after}"
     return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
 
 
@@ -103,7 +106,7 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
         imports = b'{"imports": true}' if _CALCULUS.search(gold + answer) else b""
-        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports))
+        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports, start_s=START_S))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:

@@ -25,7 +25,7 @@ _TEXT = re.compile(
 _PHRASES: dict[str, Node] = {
     "all real numbers": Name("bbR"), "all reals": Name("bbR"), "real numbers": Name("bbR"),
     "no solution": Group("{}", ()), "no solutions": Group("{}", ()), "no real solution": Group("{}", ()),
-    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Words("none"),
+    "no real solutions": Group("{}", ()), "empty set": Group("{}", ()), "none": Group("{}", ()),
     "does not exist": Words("dne"), "dne": Words("dne"), "true": Words("true"), "false": Words("false"),
     "yes": Words("yes"), "no": Words("no"),
 }  # fmt: skip
@@ -34,6 +34,10 @@ _LABELLED = re.compile(r"\(?([A-E])\)\s*[.:]?\s*(\S.*)", re.DOTALL)
 _CHOSEN = re.compile(r"(?:option|choice|answer)?\s*(?:\(([A-Z])\)|([A-Z])\s*[).:])\s*(.*)", re.IGNORECASE | re.DOTALL)
 _NAMED_CHOICE = re.compile(r"(?:option|choice|answer)\s+\(?([A-Z])\)?|([a-e])", re.IGNORECASE)
 _ALL_REALS = re.compile(r"(?:x is )?(?:all|any|every) reals?(?: numbers?| values?)?(?: of)?(?: [a-z])?")
+_REALS_BUT = re.compile(
+    r"\s*(?:all|any|every)\s+real(?:\s+numbers?|s)?\s+(?:except|but|other than)(?:\s+for)?\s+(-?[\w\s.,/=\\{}-]{1,60})",
+    re.IGNORECASE,
+)
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
 _CONSTANT = re.compile(r"\+\s*[cC]\s*$")
 
@@ -52,6 +56,10 @@ def readings(text: str) -> list[Node]:
         plain = said.group(1).lower()
     if _ALL_REALS.fullmatch(plain):
         return [Name("bbR")]
+    if but := _REALS_BUT.fullmatch(_TEXT.sub(r" \1 ", cleaned).strip()):
+        return readings(
+            f"\\mathbb{{R}}\\setminus\\{{{re.sub(r'[a-z] *=| and ', lambda m: ',' if 'and' in m[0] else '', but[1])}\\}}"
+        )
     plain = re.sub(r"^(?:on|in|at) (?=[a-z]+$)", "", plain)
     if plain in _PHRASES:
         return [_PHRASES[plain]]
@@ -65,9 +73,21 @@ def readings(text: str) -> list[Node]:
             found.append(Parser(tokenize(variant)).node())
         except (Unreadable, Undefined):
             continue
+    if found and (chosen := _binomial(found[0])):
+        found.append(chosen)
     if not found and _is_prose(cleaned):
         found.append(Words(plain))
     return found
+
+
+def _binomial(node: Node) -> Node | None:
+    """C(10, 3), which may be a point, as the number of choices."""
+    if not isinstance(node, Call) or node.op != "*":
+        return None
+    name, group = node.args
+    if name == Name("C") and isinstance(group, Group) and len(group.items) == 2:
+        return Call("binom", group.items)
+    return None
 
 
 def _number_word(word: str) -> bool:

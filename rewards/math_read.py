@@ -10,6 +10,8 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
+from llmrl.rewards.math_units import ONE_WORD, numerals, spoken_value
+
 MOST_TOKENS = 600
 MOST_DIGITS = 3_000
 
@@ -103,6 +105,8 @@ def _one_character(char: str) -> str:
     if parts and parts[0] == "<fraction>":
         top, _, bottom = "".join(chr(int(code, 16)) for code in parts[1:]).partition("⁄")
         return f"\\frac{{{top}}}{{{bottom}}}" if bottom else char
+    if unicodedata.category(char) == "Cf":  # zero width, direction marks
+        return ""
     if unicodedata.category(char) == "Nd":
         return str(unicodedata.decimal(char))
     plain = unicodedata.normalize("NFKC", char)
@@ -127,10 +131,13 @@ _REMARK = re.compile(
 )
 
 
+_CHOSEN = re.compile(r"(?:\{\}\s*|(?<![\w)}\]]))[\^_]\{?(\d+)\}?\s*([CP])\s*_\{?(\d+)\}?")
+
+
 def _chosen(match: re.Match[str]) -> str:
-    """^5C_2 as a binomial."""
-    n, k = [group for group in match.groups() if group]
-    return f"\\binom{{{n}}}{{{k}}}"
+    """^5C_2 and _5C_2 as a binomial, ^5P_2 as the number of arrangements."""
+    n, kind, k = match.groups()
+    return f"\\binom{{{n}}}{{{k}}}" + (f"({k})!" if kind == "P" else "")
 
 
 _SPACING = re.compile(
@@ -145,6 +152,10 @@ _COMMA_THOUSANDS = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?!\d|,\d)")
 _SURE_GROUPS = re.compile(r"(?<![\d.,'])\d{1,3}(?:(?:'\d{3})+(?:[.,]\d+)?|(?:\.\d{3}){2,}(?:,\d+)?)(?![\d'])")
 _INDIAN = re.compile(r"(?<![\d.,])\d{1,2}(?:,\d{2})+,\d{3}(?![\d,])")
 _DECIMAL_COMMA = re.compile(r"(?<![\d.,])(?:\d{1,3}(?:\.\d{3})+|\d{4,}),\d{1,2}(?![\d,])")
+_MINUS_IN_WORDS = re.compile(
+    rf"^((?:\\text\s*\{{)?)\s*(?:negative|minus)\s+(?=\d|\\|infinity\b|{ONE_WORD}\b)", re.IGNORECASE
+)
+_ALIGNMENT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|cases)\}")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
 _DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*\\degree\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])")
 _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
@@ -185,9 +196,28 @@ def _repeating(match: re.Match[str]) -> str:
     return match.group()
 
 
+def _spoken(text: str) -> str:
+    """Numbers in words as numerals, and a number said twice, 18 (eighteen) or eighteen (18), once."""
+    text = _MINUS_IN_WORDS.sub(r"\1-", text)
+    if twice := re.match(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)(?=\s*[a-z]|$)", text):
+        values = [spoken_value(said) for said in twice.groups()]
+        digits = [said.lstrip("-").isdigit() for said in twice.groups()]
+        if values[0] is not None and values[0] == values[1] and digits[0] != digits[1]:
+            text = f"{values[0]}{text[twice.end() :]}"
+    return numerals(text)
+
+
+def _aligned(text: str) -> str:
+    """The lines of an alignment without its marks; a line that begins with = goes on with the one before."""
+    if not _ALIGNMENT.search(text):
+        return text
+    text = re.sub(r"&\s*(?=[=<>]|\\[lg]eq?|\\ne|\\approx)", " ", _ALIGNMENT.sub(" ", text))
+    return re.sub(r"\\\\(?:\[\w.]+\])?\s*(?==|$)", " ", text.strip())
+
+
 def clean(text: str) -> str:
     """One spelling for what LaTeX, markdown and unicode can write in many ways."""
-    text = ascii_math(text).strip()
+    text = _spoken(_aligned(ascii_math(text).strip()))
     text = text.replace("\\!", "").replace("\\/", "").replace("{,}", "{,}")
     text = re.sub(r"\\\((.*?)\\\)", r" \1 ", text, flags=re.DOTALL)
     text = re.sub(r"(?<!\\)\\\[(?!\d+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
@@ -211,7 +241,7 @@ def clean(text: str) -> str:
     text = _DEGREE.sub(r" \\degree ", text)
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
     text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
-    text = re.sub(r"\{\}\s*\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?|^\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?", _chosen, text)
+    text = _CHOSEN.sub(_chosen, text)
     text = _REMARK.sub("", text)
     text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)

@@ -68,7 +68,8 @@ _STOP_WORDS = """
     where while to from into with for in on of about approximately around roughly nearly almost maybe perhaps possibly
     either neither both only mod modulo base choose remainder remaining unknown variable infinity first second-last
     last second_to e.g i.e instead rather actually should would could might may can cannot one two three four five six
-    seven eight nine ten eleven twelve thirteen fifteen twenty thirty forty fifty
+    seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty
+    forty fifty sixty seventy eighty ninety
 """
 _STOP = frozenset(_STOP_WORDS.split())
 # Prepositions that are fine inside a compound unit ("miles per hour", "units of length").
@@ -81,6 +82,55 @@ _NUMBER_WORDS = """
     eighteen nineteen twenty
 """
 NUMBER_WORDS = {word: value for value, word in enumerate(_NUMBER_WORDS.split())}
+_TENS = {
+    word: 10 * place
+    for place, word in enumerate(["thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"], 3)
+}
+_COUNTING = NUMBER_WORDS | _TENS | {word: SCALES[word] for word in ("hundred", "thousand", "million", "billion")}
+ONE_WORD = rf"(?:{'|'.join(sorted(_COUNTING, key=len, reverse=True))})"
+_SPOKEN = re.compile(
+    rf"\b{ONE_WORD}(?:(?:[ -]|(?<=hundred) and (?={ONE_WORD}\b)|(?<=thousand) and (?={ONE_WORD}\b)){ONE_WORD})+\b"
+    rf"|\b(?:{'|'.join(_TENS)})\b",
+    re.IGNORECASE,
+)
+
+
+def spoken_value(said: str) -> int | None:
+    """The integer that digits or number words say, None if they say none.
+
+    >>> spoken_value("twenty-five"), spoken_value("two hundred and six"), spoken_value("two three"), spoken_value("-7")
+    (25, 206, None, -7)
+    """
+    if re.fullmatch(r"-?[0-9]{1,18}", said):
+        return int(said)
+    total = part = 0
+    last = 10**12
+    words = said.strip(" -").lower()
+    for word in re.split(r"[ -]+", words):
+        if word == "and":
+            continue
+        value = _COUNTING.get(word)
+        if value is None:
+            return None
+        if value == 100 and 0 < part < 10:
+            part, last = part * 100, 100
+        elif value >= 1_000 and part and (total == 0 or total % (value * 1_000) == 0):
+            total, part, last = total + part * value, 0, value
+        elif value < 100 and (last >= 100 or (20 <= last < 100 and 0 < value < 10)):
+            part, last = part + value, value
+        else:
+            return None
+    return -(total + part) if said.lstrip().startswith("-") else total + part
+
+
+def numerals(text: str) -> str:
+    """The text with numbers of several words (twenty-five, two hundred) as numerals."""
+
+    def numeral(match: re.Match[str]) -> str:
+        value = spoken_value(match.group())
+        return match.group() if value is None else str(value)
+
+    return _SPOKEN.sub(numeral, text)
 
 
 def canonical_unit(phrase: str) -> str | None:

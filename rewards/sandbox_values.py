@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 DEEPEST = 200
+MOST_OF_ONE_HASH = 64  # a set or dict of n values with one hash takes n^2 steps to build
+MOST_FRACTION_BITS = 20_000  # the greatest common divisor of n bits takes n^2 steps
 _BUILTIN_TYPES: dict[str, type] = {
     t.__name__: t for t in (int, float, str, bool, list, tuple, dict, set, frozenset, bytes, complex)
 }
@@ -25,7 +27,7 @@ _STANDARD: dict[str, Any] = {
     "datetime.timedelta": lambda v: [v.days, v.seconds, v.microseconds],
     "collections.deque": lambda v: [list(v)],
     "collections.Counter": lambda v: [dict(v)],
-    "collections.OrderedDict": lambda v: [list(v.items())],
+    "collections.OrderedDict": lambda v: [dict(v)],
 }
 
 
@@ -99,15 +101,20 @@ def decode(data: Any, opaque: Any = None) -> Any:
         return complex(*(float.fromhex(part) for part in content))
     if tag in ("list", "tuple", "set", "frozenset"):
         kind = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}[tag]
-        return kind(decode(item, opaque) for item in content)
+        items = [decode(item, opaque) for item in content]
+        return kind(_few_of_one_hash(items) if tag.endswith("set") else items)
     if tag == "dict":
-        return {decode(k, opaque): decode(v, opaque) for k, v in content}
+        keys = _few_of_one_hash([decode(key, opaque) for key, _ in content])
+        return dict(zip(keys, [decode(item, opaque) for _, item in content]))
     if tag == "standard":
         return _rebuilt(content[0], [decode(part, opaque) for part in content[1:]])
     if tag == "named":
+        items = [decode(item, opaque) for item in content[2]]
+        if opaque is None:  # then it is only compared, and equal to the plain tuple; making many classes is slow
+            return tuple(items)
         from collections import namedtuple
 
-        return namedtuple(content[0], content[1])(*(decode(item, opaque) for item in content[2]))  # type: ignore[misc]
+        return namedtuple(content[0], content[1])(*items)  # type: ignore[misc]
     if tag == "function" and content in _BUILTIN_FUNCTIONS:
         return _BUILTIN_FUNCTIONS[content]
     if tag == "range":
@@ -121,12 +128,28 @@ def decode(data: Any, opaque: Any = None) -> Any:
     raise ValueError(f"not a value: {tag}")
 
 
+def _few_of_one_hash(items: list[Any]) -> list[Any]:
+    """The items, or ValueError if a program chose them so that they are slow to put into a set or dict."""
+    counts: dict[int, int] = {}
+    for item in items if len(items) > MOST_OF_ONE_HASH else ():
+        key = hash(item)
+        counts[key] = counts.get(key, 0) + 1
+        if counts[key] > MOST_OF_ONE_HASH:
+            raise ValueError(f"more than {MOST_OF_ONE_HASH} values with one hash in a set or dict")
+    return items
+
+
 def _rebuilt(name: str, parts: list[Any]) -> Any:
     import importlib
 
     if name not in _STANDARD:
         raise ValueError(f"not a value: {name[:60]}")
     module, _, kind = name.partition(".")
+    wanted = {"Fraction": int, "Decimal": str, "deque": list, "Counter": dict, "OrderedDict": dict}.get(kind, object)
+    if not all(isinstance(part, wanted) for part in parts):
+        raise ValueError(f"not a value: {name}")
+    if kind == "Fraction" and any(part.bit_length() > MOST_FRACTION_BITS for part in parts):
+        raise ValueError(f"a fraction of more than {MOST_FRACTION_BITS} bits")
     try:
         return getattr(importlib.import_module(module), kind)(*parts)
     except ArithmeticError as error:

@@ -62,14 +62,17 @@ class _State:
         self.workers: set[Worker] = set()
 
     def start(self, worker: Worker) -> None:
-        """Start `worker` from the one starting thread, and wait until it answers."""
+        """Start `worker` from the one starting thread. Raises WorkerDied if the system does not let it."""
         with self.lock:
             if self.jobs is None:
                 self.jobs = queue.SimpleQueue()
                 threading.Thread(target=self._starter, args=(self.jobs,), daemon=True, name="llmrl-workers").start()
         done: Future[Worker] = Future()
         self.jobs.put((done, worker))
-        done.result(START_S)
+        try:
+            done.result(START_S)
+        except (OSError, TimeoutError) as error:
+            raise WorkerDied(f"it could not be started: {error!r}") from error
 
     @staticmethod
     def _starter(jobs: queue.SimpleQueue[tuple[Future[Worker], Worker]]) -> None:
@@ -111,14 +114,59 @@ def import_paths() -> list[str]:
 
 
 class Worker:
-    """One child process. Not for use by two threads at once; `request` kills it when the deadline passes."""
+    """One child process. Not for use by two threads at once; `request` kills it when the deadline passes.
 
-    def __init__(self, handler: str, *, memory_bytes: int = 0, quiet: bool = True) -> None:
+    wait: until its handler is imported; otherwise `ready` has to be called before the first request.
+    """
+
+    def __init__(self, handler: str, *, memory_bytes: int = 0, quiet: bool = True, wait: bool = True) -> None:
         self.handler, self.memory_bytes, self.quiet = handler, memory_bytes, quiet
         self.process: subprocess.Popen[bytes] | None = None
         self.state = _state
+        self._prepared: set[bytes] = set()
+        self._replies_due = 0
+        self._starts_until = 0.0
         _state.start(self)
-        self.request(b"", time.monotonic() + START_S)  # the handler is imported
+        self._prepare(b"")  # answered when the handler is imported
+        if wait:
+            self.ready(time.monotonic() + START_S)
+
+    def _prepare(self, payload: bytes) -> None:
+        """Send a request of the start; `ready` reads the reply."""
+        assert self.process
+        assert self.process.stdin
+        self._starts_until = time.monotonic() + START_S
+        self._prepared.add(payload)
+        try:
+            self._send(self.process.stdin.fileno(), struct.pack(">I", len(payload)) + payload, self._starts_until)
+        except OSError as error:
+            self.kill()
+            raise WorkerDied(f"exit status {self.process.returncode}: {error}") from error
+        self._replies_due += 1
+
+    def ready(self, deadline: float, prepare: bytes = b"") -> None:
+        """Wait until the worker has started and answered `prepare` (asked once a worker), at most until `deadline`.
+
+        Raises WorkerTimeout when the deadline passes; the worker goes on starting and is only killed after START_S.
+        Raises WorkerDied.
+        """
+        assert self.process
+        assert self.process.stdout
+        if prepare not in self._prepared:
+            self._prepare(prepare)
+        pipe = self.process.stdout.fileno()
+        try:
+            while self._replies_due:
+                self._wait(pipe, select.POLLIN, deadline)
+                self._receive(pipe, self._starts_until + 1.0)
+                self._replies_due -= 1
+        except WorkerTimeout:
+            if time.monotonic() > self._starts_until:
+                self.kill()
+            raise
+        except (OSError, EOFError) as error:
+            self.kill()
+            raise WorkerDied(f"exit status {self.process.returncode}: {error}") from error
 
     def _exec(self) -> None:
         command = [sys.executable, "-I", "-c", _BOOT, self.handler, str(self.memory_bytes), str(os.getpid())]
@@ -234,8 +282,8 @@ class WorkerPool:
         self._slots = threading.BoundedSemaphore(self.size)
 
     @contextlib.contextmanager
-    def worker(self) -> Iterator[Worker]:
-        """A worker for the caller alone; waits while all are taken. A dead one is not given back."""
+    def worker(self, *, wait: bool = True) -> Iterator[Worker]:
+        """A worker for the caller alone; waits while all are taken. A dead one is not given back. wait: see `Worker`."""
         if self._pid != os.getpid():
             self._reset()
         with self._slots:
@@ -244,7 +292,7 @@ class WorkerPool:
             if worker is None or not worker.alive:
                 if worker is not None:
                     worker.kill()
-                worker = Worker(self.handler, memory_bytes=self.memory_bytes, quiet=self.quiet)
+                worker = Worker(self.handler, memory_bytes=self.memory_bytes, quiet=self.quiet, wait=wait)
             self._busy.add(worker)
             try:
                 yield worker
@@ -254,16 +302,18 @@ class WorkerPool:
                     with self._lock:
                         self._idle.append(worker)
 
-    def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"") -> bytes:
-        """One request on its own deadline; waiting for a free worker, and `prepare` (sent before), do not count.
+    def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"", start_s: float = START_S) -> bytes:
+        """One request, killed after `timeout_s`. The start of a worker, where one is needed, takes at most `start_s` more.
 
-        Retries once on WorkerDied.
+        Waiting for a free worker does not count. prepare: a request that belongs to the start, asked once a worker. A
+        start that takes too long raises WorkerTimeout and goes on for the next request. Retries once on WorkerDied.
         """
+        started_by = 0.0
         for attempt in (1, 2):
-            with self.worker() as worker:
+            with self.worker(wait=False) as worker:
+                started_by = started_by or time.monotonic() + start_s
                 try:
-                    if prepare:
-                        worker.request(prepare, time.monotonic() + START_S)
+                    worker.ready(started_by, prepare)
                     return worker.request(payload, time.monotonic() + timeout_s)
                 except WorkerDied:
                     if attempt == 2:

@@ -78,7 +78,7 @@ def launch(
     if node_rank >= nodes:
         raise ConfigError(f"--node-rank {node_rank}: with --nodes {nodes} the last one is {nodes - 1}")
     changes = _with_backend(list(overrides or []), chosen)
-    changes = _with_threads(recipe, changes, chosen, slurm=slurm, cores=cores)
+    changes = _with_threads(recipe, changes, chosen, elsewhere=slurm or ray, cores=cores)
     loaded = load_recipe(recipe, changes)
     console = Console(soft_wrap=True)
     _show_plan(loaded, chosen, device_gib, console)
@@ -126,14 +126,16 @@ def _with_backend(overrides: list[str], chosen: Topology) -> list[str]:
     return overrides if chosen.backend == "ddp" else [*overrides, f"train.backend={chosen.backend}"]
 
 
-def _with_threads(recipe: Path, overrides: list[str], chosen: Topology, *, slurm: bool, cores: int | None) -> list[str]:
+def _with_threads(
+    recipe: Path, overrides: list[str], chosen: Topology, *, elsewhere: bool, cores: int | None
+) -> list[str]:
     """On CPUs the trainer is told how many cores are its own, unless the recipe says it."""
     from llmrl.config import load_recipe
     from llmrl.launching.command import cores_per_rank
 
     if not chosen.on_cpu or chosen.ranks_per_node == 1 or load_recipe(recipe, overrides).train.threads:
         return overrides
-    return [*overrides, f"train.threads={(cores or 8) if slurm else cores_per_rank(chosen)}"]
+    return [*overrides, f"train.threads={(cores or 8) if elsewhere else cores_per_rank(chosen)}"]
 
 
 def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, console: Console) -> None:

@@ -25,7 +25,7 @@ SHARED = {
 }
 PROCESS_GIB = {"gpu": 1.5, "cpu": 0.8}  # CUDA context and NCCL's buffers; Python with torch
 ENGINE_GIB = {"gpu": 2.0, "cpu": 1.5}  # vLLM beyond weights and KV cache
-BUCKET_GIB = 1.0  # gathered weights on their way to an engine
+BUCKET_GIB = 0.125  # gathered weights on their way to an engine
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +84,8 @@ def _trainer(recipe: Recipe, size: ModelSize, chosen: Topology, needs: frozenset
     if "values" in needs and critic is not None and critic.kind == "separate":  # taken to be as large as the policy
         own = size.parameters if critic.lora is None else adapter_parameters(size, critic.lora.r)
         states = {"weights": width * size.parameters, "gradients": 4 * own, "masters and Adam": masters * own}
-        parts["value model"] = sum(-(-n // world) if name in shared else n for name, n in states.items())
+        cut = 1 if chosen.backend == "ddp" else world  # by FSDP2, whatever shares the policy
+        parts["value model"] = sum(-(-n // cut) for n in states.values())
     return parts
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.config import ConfigError
-from llmrl.launching.command import PORT, Command, local_command
+from llmrl.launching.command import PORT, local_command
 from llmrl.launching.topology import Topology, topology
 
 PLACED_S = 600.0  # how long to wait for the nodes' resources
@@ -33,7 +33,8 @@ def job_command(
     }
     driver = ("python", "-m", "llmrl.launching.ray", json.dumps(shape), name, str(cores), str(Path.cwd()), *arguments)
     where = ("--address", address) if address else ()
-    return ("ray", "job", "submit", *where, "--submission-id", name, "--", *driver)
+    settings = json.dumps({"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}})  # on disks that all nodes share
+    return ("ray", "job", "submit", *where, "--submission-id", name, "--runtime-env-json", settings, "--", *driver)
 
 
 def submit(command: Sequence[str]) -> int:
@@ -74,18 +75,17 @@ def drive(chosen: Topology, arguments: Sequence[str], *, name: str, cores: int, 
         local_command(chosen, arguments, name=name, head=f"{head}:{PORT}", node_rank=node)
         for node in range(chosen.nodes)
     ]
-    codes: list[int] = ray.get(
-        [on_node(run_node, node).remote(command, folder) for node, command in enumerate(commands)]
-    )
+    plain = [(list(command.arguments), dict(command.environment)) for command in commands]
+    codes: list[int] = ray.get([on_node(run_node, node).remote(*parts, folder) for node, parts in enumerate(plain)])
     return max(codes)
 
 
-def run_node(command: Command, folder: str) -> int:
+def run_node(arguments: list[str], environment: dict[str, str], folder: str) -> int:
     """What Ray runs on each node: the command, in the folder that it was submitted from."""
     import os
+    import subprocess
 
-    environment = {**os.environ, **command.environment}
-    return subprocess.run(command.arguments, cwd=folder, env=environment, check=False).returncode
+    return subprocess.run(arguments, cwd=folder, env={**os.environ, **environment}, check=False).returncode
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -8,14 +8,14 @@ logits after the output layer, is noticed before training.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Batch, Output
+from llmrl.policy.attention import UnsupportedModel, registered_attention
 from llmrl.policy.head import token_logprobs
 from llmrl.policy.packing import Packing, block_attention, pack
 
@@ -43,7 +43,12 @@ def forward(
     row, column = scored.row, scored.column
     head = model.get_output_embeddings()  # type: ignore[operator]
     logprobs, entropies = token_logprobs(
-        scored.hidden, head.weight, getattr(head, "bias", None), scored.target, temperature=temperature
+        scored.hidden,
+        head.weight,
+        getattr(head, "bias", None),
+        scored.target,
+        temperature=temperature,
+        entropy=entropy,
     )
     return Output(
         logprobs=_spread(logprobs, row, column, batch),
@@ -92,42 +97,11 @@ def _present(batch: Batch) -> Tensor:
 
 
 def _packed_hidden(model: nn.Module, packing: Packing) -> Tensor:
-    with _attention(model.config, PACKED_ATTENTION):
+    with registered_attention(model.config, PACKED_ATTENTION, _packed_attention):
         out = model.base_model(  # type: ignore[operator]
             input_ids=packing.tokens[None], position_ids=packing.positions[None], use_cache=False, packing=packing
         )
     return out.last_hidden_state[0]
-
-
-@contextmanager
-def _attention(config: Any, name: str) -> Iterator[None]:
-    _register()
-    before = config._attn_implementation
-    config._attn_implementation = name
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
-
-
-def same_attention_again(
-    config: Any,
-) -> Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]:
-    """For `torch.utils.checkpoint`: a layer that the backward pass runs again uses the attention it ran with."""
-    return lambda: (nullcontext(), _attention(config, config._attn_implementation))
-
-
-def _register() -> None:
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    if PACKED_ATTENTION not in AttentionInterface().valid_keys():
-        AttentionInterface.register(PACKED_ATTENTION, _packed_attention)
-        AttentionMaskInterface.register(PACKED_ATTENTION, _no_mask)
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The packing itself says who sees whom."""
-    return
 
 
 def _packed_attention(
@@ -153,10 +127,6 @@ def _packed_attention(
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     out = block_attention(query[0], key[0], value[0], packing, scale=scale)
     return out.transpose(0, 1)[None], None
-
-
-class UnsupportedModel(RuntimeError):
-    """This architecture cannot run the packed forward."""
 
 
 def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, tolerance: float) -> str | None:

@@ -11,75 +11,103 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHUNK_ELEMENTS = 32 * 1024 * 1024  # logits held at once: 128 MiB in float32
+CHUNK_ELEMENTS = 32 * 1024 * 1024  # logits of one matrix product: 64 MiB in bfloat16
+SLICE_ELEMENTS = 1024 * 1024  # float32 logits handled at once on a CPU: they stay in its cache
 
 
 def token_logprobs(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *, temperature: float = 1.0
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    targets: Tensor,
+    *,
+    temperature: float = 1.0,
+    entropy: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Log-probability and entropy of softmax((hidden @ weight.T + bias) / temperature) at each position.
 
     hidden [N, D], weight [V, D], bias [V] or None, targets [N] int64 -> (logprobs [N], entropy [N]), float32 (float64
-    for float64 input), nats. Both carry gradients to hidden, weight and bias.
+    for float64 input), nats. Both carry gradients to hidden, weight and bias. Without `entropy` the second is all 0.
     """
-    return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature)  # type: ignore[no-any-return]
+    return _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, entropy)  # type: ignore[no-any-return]
 
 
-def _chunks(rows: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_ELEMENTS // vocabulary)
+def _chunks(rows: int, vocabulary: int, elements: int) -> list[slice]:
+    size = max(1, elements // vocabulary)
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
 
-def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, temperature: float) -> Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias)
-    logits = logits if logits.dtype == torch.float64 else logits.float()
-    return logits if temperature == 1.0 else logits / temperature
+def _slices(logits: Tensor) -> list[slice]:
+    """A GPU takes a chunk at once; a CPU in portions, because every pass over float32 logits would go to memory."""
+    return _chunks(logits.shape[0], logits.shape[1], SLICE_ELEMENTS if logits.is_cpu else logits.numel())
+
+
+def _wide(logits: Tensor, temperature: float) -> Tensor:
+    """A float32 (or float64) copy, divided by the temperature."""
+    wide = logits.to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
+    return wide if temperature == 1.0 else wide.div_(temperature)
 
 
 class _TokenLogprobs(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, temperature: float
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        targets: Tensor,
+        temperature: float,
+        with_entropy: bool,
     ) -> tuple[Tensor, Tensor]:
         dtype = torch.float64 if hidden.dtype == torch.float64 else torch.float32
         logprobs = torch.empty(len(targets), dtype=dtype, device=hidden.device)
-        entropy = torch.empty_like(logprobs)
         normaliser = torch.empty_like(logprobs)
-        for rows in _chunks(len(targets), weight.shape[0]):
-            logits = _logits(hidden[rows], weight, bias, temperature)
-            normaliser[rows] = logits.logsumexp(-1)
-            logprobs[rows] = logits.gather(1, targets[rows, None]).squeeze(1) - normaliser[rows]
-            probabilities = (logits - normaliser[rows, None]).exp_()
-            entropy[rows] = normaliser[rows] - (probabilities * logits).sum(-1)
+        entropy = torch.zeros_like(logprobs)
+        for rows in _chunks(len(targets), weight.shape[0], CHUNK_ELEMENTS):
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
+            for part in _slices(logits):
+                here = slice(rows.start + part.start, rows.start + part.stop)
+                wide = _wide(logits[part], temperature)
+                total = wide.logsumexp(-1)
+                normaliser[here] = total
+                logprobs[here] = wide.gather(1, targets[here, None]).squeeze(1) - total
+                if with_entropy:
+                    entropy[here] = total - (wide.softmax(-1) * wide).sum(-1)
         ctx.save_for_backward(hidden, weight, bias, targets, normaliser, entropy)
-        ctx.temperature = temperature
+        ctx.temperature, ctx.with_entropy = temperature, with_entropy
         return logprobs, entropy
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_logprobs, grad_entropy = grads
-        hidden, weight, bias, targets, normaliser, entropy = ctx.saved_tensors
+        hidden, weight, bias, _, normaliser, _ = ctx.saved_tensors
         grad_hidden = torch.empty_like(hidden)
         grad_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=normaliser.dtype) if bias is not None else None
-        through_entropy = bool(grad_entropy.any())
-        for rows in _chunks(len(targets), weight.shape[0]):
-            shifted = _logits(hidden[rows], weight, bias, ctx.temperature).sub_(normaliser[rows, None])
-            probabilities = shifted.exp()
-            if through_entropy:  # dH/dz = -p (log p + H)
-                shifted.add_(entropy[rows, None]).mul_(probabilities).mul_(-grad_entropy[rows, None])
-            else:
-                shifted.zero_()
-            shifted.sub_(probabilities.mul_(grad_logprobs[rows, None]))
-            shifted.scatter_add_(1, targets[rows, None], grad_logprobs[rows, None])
-            if ctx.temperature != 1.0:
-                shifted.div_(ctx.temperature)
-            grad_logits = shifted.to(hidden.dtype)
-            grad_hidden[rows] = grad_logits @ weight
+        for rows in _chunks(len(hidden), weight.shape[0], CHUNK_ELEMENTS):
+            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
+            for part in _slices(logits):
+                here = slice(rows.start + part.start, rows.start + part.stop)
+                grad_logits = _grad_logits(ctx, _wide(logits[part], ctx.temperature), here, *grads)
+                if grad_bias is not None:
+                    grad_bias += grad_logits.sum(0)
+                logits[part] = grad_logits
+            grad_hidden[rows] = logits @ weight
             if grad_weight is not None:
-                grad_weight += grad_logits.T @ hidden[rows]
-            if grad_bias is not None:
-                grad_bias += shifted.sum(0)
+                grad_weight += logits.T @ hidden[rows]
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         grad_bias = None if grad_bias is None or bias is None else grad_bias.to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None, None
+        return grad_hidden, grad_weight, grad_bias, None, None, None
+
+
+def _grad_logits(ctx: Any, wide: Tensor, here: slice, grad_logprobs: Tensor, grad_entropy: Tensor) -> Tensor:
+    """The gradient of the undivided logits at the positions `here`; `wide` is overwritten."""
+    _, _, _, targets, normaliser, entropy = ctx.saved_tensors
+    shifted = wide.sub_(normaliser[here, None])
+    outer = grad_logprobs[here, None]
+    if ctx.with_entropy:  # dH/dz = -p (log p + H)
+        probabilities = shifted.exp()
+        grad = shifted.add_(entropy[here, None]).mul_(grad_entropy[here, None]).add_(outer).mul_(probabilities).neg_()
+    else:
+        grad = shifted.exp_().mul_(-outer)
+    grad.scatter_add_(1, targets[here, None], outer)
+    return grad if ctx.temperature == 1.0 else grad.div_(ctx.temperature)

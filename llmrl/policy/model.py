@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from llmrl.config import ConfigError
 from llmrl.explain import nearest
+from llmrl.policy.attention import same_attention_again
 from llmrl.policy.config import LoraConfig, ModelConfig
-from llmrl.policy.forward import same_attention_again
 
 Named = Iterable[tuple[str, Tensor]]
 ADAPTER_PREFIX = "base_model.model."

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
+from llmrl.policy.attention import gather_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,19 +106,23 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
     heads, length, width = query.shape
     kv_heads = key.shape[0]
     query = query.view(kv_heads, heads // kv_heads, length, width)
-    prompt_key, prompt_value = _gather(key, packing.prompt), _gather(value, packing.prompt)  # [K, G, P, D]
-    own_key, own_value = _gather(key, packing.continuation), _gather(value, packing.continuation)  # [K, G, S, C, D]
-    from_prompt = _attend_prompt(_gather(query, packing.prompt), prompt_key, prompt_value, scale)
+    prompt_key, prompt_value = gather_blocks(key, packing.prompt), gather_blocks(value, packing.prompt)  # [K, G, P, D]
+    own_key, own_value = (
+        gather_blocks(key, packing.continuation),
+        gather_blocks(value, packing.continuation),
+    )  # [K, G, S, C, D]
+    from_prompt = _attend_prompt(gather_blocks(query, packing.prompt), prompt_key, prompt_value, scale)
     from_own = _attend_own(
-        _gather(query, packing.continuation), prompt_key, prompt_value, own_key, own_value, packing.prompt >= 0, scale
+        gather_blocks(query, packing.continuation),
+        prompt_key,
+        prompt_value,
+        own_key,
+        own_value,
+        packing.prompt >= 0,
+        scale,
     )
     blocks = torch.cat([from_prompt.flatten(2, -2), from_own.flatten(2, -2)], dim=2)
     return blocks.index_select(2, packing.place).view(heads, length, width)
-
-
-def _gather(x: Tensor, index: Tensor) -> Tensor:
-    """x [..., L, D] at index [...] (-1 gives any row) -> [..., *index, D]; index_select, because its backward is fast."""
-    return x.index_select(-2, index.clamp_min(0).flatten()).unflatten(-2, index.shape)
 
 
 def _attend_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -137,21 +142,17 @@ def _attend_own(
 ) -> Tensor:
     """query [K, R, G, S, C, D] against prompts [K, G, P, D] and own keys [K, G, S, C, D] -> [K, R, G, S, C, D]."""
     kv_heads, repeat, groups, siblings, columns, width = query.shape
-    query = query * scale
-    by_group = query.permute(0, 2, 1, 3, 4, 5).reshape(kv_heads, groups, repeat * siblings * columns, width)
-    on_prompt = by_group @ prompt_key.transpose(-1, -2)  # [K, G, R*S*C, P]
-    on_prompt = on_prompt.masked_fill(~prompt_there[None, :, None, :], float("-inf"))
-    on_prompt = on_prompt.view(kv_heads, groups, repeat, siblings, columns, -1)
-    by_row = query.permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
+    by_row = (query * scale).permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
+    by_group = by_row.view(kv_heads, groups, siblings * repeat * columns, width)
+    on_prompt = by_group @ prompt_key.transpose(-1, -2)  # [K, G, S*R*C, P]
+    on_prompt = on_prompt.masked_fill_(~prompt_there[None, :, None, :], float("-inf"))
     on_own = (by_row @ own_key.transpose(-1, -2)).view(kv_heads, groups, siblings, repeat, columns, columns)
     future = torch.ones(columns, columns, dtype=torch.bool, device=query.device).triu(1)
-    on_own = on_own.masked_fill(future, float("-inf")).permute(0, 1, 3, 2, 4, 5)  # [K, G, R, S, C, C]
-    scores = torch.cat([on_prompt, on_own], dim=-1)
-    wide = scores if scores.dtype == torch.float64 else scores.float()
-    weights = wide.softmax(-1).to(query.dtype)
+    on_own = on_own.masked_fill_(future, float("-inf"))
+    scores = torch.cat([on_prompt.view(kv_heads, groups, siblings, repeat, columns, -1), on_own], dim=-1)
+    weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
     to_prompt, to_own = weights.split([prompt_key.shape[2], columns], dim=-1)
-    to_prompt = to_prompt.reshape(kv_heads, groups, repeat * siblings * columns, -1)
-    from_prompt = (to_prompt @ prompt_value).view(kv_heads, groups, repeat, siblings, columns, width)
-    to_own = to_own.permute(0, 1, 3, 2, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, columns)
-    from_own = (to_own @ own_value).view(kv_heads, groups, siblings, repeat, columns, width)
-    return (from_prompt + from_own.permute(0, 1, 3, 2, 4, 5)).permute(0, 2, 1, 3, 4, 5)
+    from_prompt = to_prompt.reshape(kv_heads, groups, siblings * repeat * columns, -1) @ prompt_value
+    from_own = to_own.reshape(kv_heads, groups, siblings, repeat * columns, columns) @ own_value
+    out = from_prompt.view(from_own.shape) + from_own
+    return out.view(kv_heads, groups, siblings, repeat, columns, width).permute(0, 3, 1, 2, 4, 5)

@@ -1,8 +1,9 @@
 """The engine protocol: token ids in, token ids out; and the settings every engine is built from.
 
 Engines hold no state across calls but their weights: the same weights and the same requests in the same order give the
-same completions, also in another process. `VLLMEngine` (vllm.py) and `HFEngine` (hf.py) run in this process;
-`ProcessEngine` (process.py) runs either in a child that can be killed and replaced.
+same completions, also in another process. `VLLMEngine` (vllm.py), `NativeEngine` (native.py, the trained model itself)
+and `HFEngine` (hf.py, the reference) run in this process; `ProcessEngine` (process.py) runs any of them in a child that
+can be killed and replaced.
 """
 
 from __future__ import annotations
@@ -26,16 +27,17 @@ SAMPLED_COLUMNS = 2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """Which columns of which weights to look at: `shapes` by Hugging Face name."""
+    """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
 
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]  # such as bfloat16
     version: int
     full: bool
 
     def columns(self, width: int) -> list[int]:
         """The columns to look at in a matrix of `width` columns.
 
-        >>> Look(shapes={}, version=3, full=False).columns(10)
+        >>> Look(shapes={}, dtypes={}, version=3, full=False).columns(10)
         [3, 8]
         """
         count = width if self.full else min(width, SAMPLED_COLUMNS)
@@ -84,7 +86,7 @@ class EngineSettings:
     process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
-    kind: Literal["vllm", "hf"] = "vllm"
+    kind: Literal["vllm", "hf", "native"] = "vllm"
     model: str
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     max_length: int = 1024
@@ -111,6 +113,10 @@ def build_engine(settings: EngineSettings) -> LocalEngine:
         from llmrl.rollout.vllm import VLLMEngine
 
         return VLLMEngine(settings)
+    if settings.kind == "native":
+        from llmrl.rollout.native import NativeEngine
+
+        return NativeEngine(settings)
     from llmrl.rollout.hf import HFEngine
 
     return HFEngine(settings)

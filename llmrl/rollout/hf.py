@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from llmrl.rollout.draw import processed_logprobs
 from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
 from llmrl.rollout.verify import checksum, chosen
-from llmrl.types import Completion, Request, Sampling, Status
+from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -107,7 +108,10 @@ class _RowState:
         """Draw the next token from `logits` [V]; once finished, `fill`."""
         if self.finished:
             return fill
-        logprobs = processed_logprobs(logits.cpu(), self._sampling)
+        logits = logits.cpu()
+        if len(self._tokens) < self._sampling.min_tokens:
+            logits = logits.index_fill(0, torch.tensor(sorted(self._ends)), float("-inf"))
+        logprobs = processed_logprobs(logits, self._sampling)
         if self._sampling.temperature == 0:
             token = int(logits.argmax())
         else:
@@ -129,24 +133,3 @@ class _RowState:
             text=self._text(),
             status=Status.truncated() if self._truncated else Status.done(),
         )
-
-
-def processed_logprobs(logits: Tensor, sampling: Sampling) -> Tensor:
-    """Log-probabilities [V] that are sampled from: temperature, then top-k, top-p and min-p, renormalised.
-
-    At temperature 0 they are those at temperature 1, since a greedy choice has no distribution of its own.
-    """
-    logits = logits.float() / (sampling.temperature or 1.0)
-    if sampling.temperature == 0:
-        return logits.log_softmax(-1)
-    if sampling.top_k > 0:
-        kth = logits.topk(min(sampling.top_k, logits.numel())).values[-1]
-        logits = logits.masked_fill(logits < kth, float("-inf"))
-    if sampling.top_p < 1:
-        values, order = logits.softmax(-1).sort(descending=True)
-        dropped = values.cumsum(-1) - values >= sampling.top_p  # the token that crosses top_p stays
-        logits = logits.masked_fill(torch.zeros_like(dropped).scatter(0, order, dropped), float("-inf"))
-    if sampling.min_p > 0:
-        probabilities = logits.softmax(-1)
-        logits = logits.masked_fill(probabilities < sampling.min_p * probabilities.max(), float("-inf"))
-    return logits.log_softmax(-1)

@@ -7,6 +7,7 @@ drops the original. A packed layer still tells its columns: the answer to a one-
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import prod
 from typing import Any
 
 from llmrl.rollout.engine import Look
@@ -15,14 +16,18 @@ from llmrl.rollout.verify import checksum
 
 def checksums(model: Any, look: Look) -> dict[str, int]:
     """Checksums of the weights in `look`, those that the model has."""
+    import torch
+
     joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
     found: dict[str, int] = {}
-    for name in look.shapes:
+    for name, shape in look.shapes.items():
         owner, start = _place(name, joined, look.shapes)
         layer, _, leaf = owner.rpartition(".")
-        values = _values(model, layer, leaf, look)
-        if values is not None:
-            found[name] = checksum(values[start : start + look.shapes[name][0]])
+        values = _values(model, layer, leaf, look, width=prod(shape[1:]))
+        if values is None or len(rows := values[start : start + shape[0]]) < shape[0]:
+            continue  # the model has no such layer, or (with tensor parallelism) only a part of it
+        # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
+        found[name] = checksum(rows.to(getattr(torch, look.dtypes[name])))
     return found
 
 
@@ -41,8 +46,8 @@ def _place(name: str, joined: Mapping[str, tuple[str, list[str]]], shapes: Mappi
     return f"{parent}.{whole}.{leaf}", sum(shapes[f"{parent}.{other}.{leaf}"][0] for other in before)
 
 
-def _values(model: Any, layer: str, leaf: str, look: Look) -> Any:
-    """The chosen columns of a layer's weight, or a vector whole; None if the model has no such layer."""
+def _values(model: Any, layer: str, leaf: str, look: Look, *, width: int) -> Any:
+    """The chosen columns of a layer's weight of `width` columns, or a vector whole; None if the model has no such one."""
     import torch
 
     try:
@@ -52,12 +57,15 @@ def _values(model: Any, layer: str, leaf: str, look: Look) -> Any:
     tensor = getattr(module, leaf, None)
     if tensor is None:
         return None
-    if tensor.numel() and tensor.dim() < 2:
-        return tensor
     if tensor.numel():
+        if tensor.dim() < 2:
+            return tensor
         matrix = tensor.reshape(tensor.shape[0], -1)
-        return matrix if look.full else matrix[:, look.columns(matrix.shape[1])]
-    width = module.input_size_per_partition
+        if matrix.shape[1] != width:
+            return None
+        return matrix if look.full else matrix[:, look.columns(width)]
+    if width != (getattr(module, "input_size_per_partition", None) or module.input_size):
+        return None
     columns = range(width) if look.full else look.columns(width)
     probe = torch.zeros(len(columns), width, dtype=tensor.dtype, device=tensor.device)
     probe[torch.arange(len(columns)), torch.tensor(list(columns))] = 1

@@ -45,12 +45,13 @@ def sync(
     """
     sent: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
-    look = Look(shapes=shapes, version=version, full=verify == "full")
+    dtypes: dict[str, str] = {}
+    look = Look(shapes=shapes, dtypes=dtypes, version=version, full=verify == "full")
 
     def noted() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
             if verify != "off":
-                shapes[name] = tuple(tensor.shape)
+                shapes[name], dtypes[name] = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
                 sent[name] = checksum(chosen(tensor, look))
             yield name, tensor
 

@@ -101,6 +101,7 @@ def _sampling_params(sampling: Sampling) -> Any:
 
     return SamplingParams(
         max_tokens=sampling.max_tokens,
+        min_tokens=sampling.min_tokens,
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         top_k=sampling.top_k if sampling.top_k > 0 else 0,

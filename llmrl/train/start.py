@@ -22,7 +22,7 @@ from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.policy.model import load_tokenizer, model_length
-from llmrl.rollout.place import place_engine
+from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.stages.folder import policy_source
 from llmrl.stages.run import Stopped, run_stages
@@ -132,6 +132,8 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    # Every process loads the whole model and its back-end cuts it; otherwise transformers would leave some weights empty.
+    os.environ |= {"FSDP_CPU_RAM_EFFICIENT_LOADING": "false", "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false"}
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=recipe.limits.rank_timeout_s))],
@@ -149,6 +151,8 @@ def _make_repeatable(recipe: Recipe, world: World) -> None:
     if recipe.train.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
+        # A debugging aid that costs 2 % of a step.
+        torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
 def _local_ranks(world: World) -> int:
@@ -172,9 +176,11 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
-    engine, faults = place_engine(recipe, parts.sources.policy, world)
-    stack.callback(engine.close)
+    started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
+    if started is not None:
+        stack.callback(started[0].close)  # it starts while the model loads
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    engine, faults = started or native_engine(recipe, models.policy, models.scorer.mode)
     state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:

@@ -49,8 +49,12 @@ class Updater:
     ) -> None:
         self._named = list(named)
         self._masters = [(name, _master(parameter)) for name, parameter in self._named]
+        self._copies = {
+            master for (_, p), (_, master) in zip(self._named, self._masters, strict=True) if master is not p
+        }
+        self._touched: set[Tensor] = set()  # masters whose gradient is of this step; that of others is stale
         self._hooks = [
-            parameter.register_post_accumulate_grad_hook(_accumulate_into(master))
+            parameter.register_post_accumulate_grad_hook(_accumulate_into(master, self._touched))
             for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True)
             if master is not parameter
         ]
@@ -70,7 +74,7 @@ class Updater:
         A gradient that is not finite is dropped: nothing moves, not even Adam's averages.
         """
         masters = [master for _, master in self._masters]
-        grads = [_grad(master) for master in masters]
+        grads = [self._grad(master) for master in masters]
         if self._reduce is not None:
             for grad in grads:
                 self._reduce(grad)
@@ -87,8 +91,18 @@ class Updater:
         return size, math.isfinite(size)
 
     def discard(self) -> None:
-        """Forget accumulated gradients; their memory is kept for the next ones."""
-        self._adam.zero_grad(set_to_none=False)
+        """Forget accumulated gradients; the memory of float32 copies is kept for the next ones."""
+        self._touched.clear()
+        for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True):
+            if master is parameter:
+                master.grad = None
+
+    def _grad(self, master: Tensor) -> Tensor:
+        if master.grad is None:
+            master.grad = torch.zeros_like(master)
+        elif master in self._copies and master not in self._touched:
+            master.grad.zero_()
+        return master.grad
 
     def held(self) -> dict[str, Tensor]:
         """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
@@ -164,20 +178,17 @@ def _master(parameter: nn.Parameter) -> Tensor:
     return parameter.detach().clone().float().requires_grad_(True)
 
 
-def _accumulate_into(master: Tensor) -> Callable[[Tensor], None]:
+def _accumulate_into(master: Tensor, touched: set[Tensor]) -> Callable[[Tensor], None]:
     def hook(parameter: Tensor) -> None:
         if parameter.grad is None:
             return
         if master.grad is None:
             master.grad = parameter.grad.float()
-        else:
+        elif master in touched:
             master.grad += parameter.grad
+        else:
+            master.grad.copy_(parameter.grad)
+        touched.add(master)
         parameter.grad = None
 
     return hook
-
-
-def _grad(master: Tensor) -> Tensor:
-    if master.grad is None:
-        master.grad = torch.zeros_like(master)
-    return master.grad

@@ -70,6 +70,22 @@ def test_chunk_borders_change_nothing(monkeypatch, elements):
         torch.testing.assert_close(mine.grad, yours.grad, rtol=1e-12, atol=1e-13)
 
 
+@pytest.mark.parametrize("elements", [1, 12, 33, 76])
+@pytest.mark.parametrize("entropy", [True, False])
+def test_slice_borders_inside_chunks_change_nothing(monkeypatch, elements, entropy):
+    found = []
+    for size in (elements, 10**6):
+        monkeypatch.setattr(head, "SLICE_ELEMENTS", size)
+        monkeypatch.setattr(head, "CHUNK_ELEMENTS", 44)
+        leaves = inputs()
+        value, spread = token_logprobs(*leaves, temperature=0.7, entropy=entropy)
+        (value.square().sum() + spread.sum()).backward()
+        found.append([value, spread, *(leaf.grad for leaf in leaves[:3])])
+    for mine, yours in zip(*found, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=1e-13, atol=1e-14)
+    assert bool((found[0][1] != 0).all()) == entropy
+
+
 def test_entropy_alone_has_its_own_gradient():
     hidden, weight, bias, targets = inputs()
     token_logprobs(hidden, weight, bias, targets)[1].sum().backward()

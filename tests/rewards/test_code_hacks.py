@@ -14,6 +14,7 @@ import pytest
 
 from llmrl.rewards.code_tests import run_program
 from llmrl.rewards.sandbox import RUNGS, Limits, _world_readable, isolation_report
+from llmrl.rewards.sandbox_values import decode
 
 ROOT = Path(__file__).parents[2]
 TESTS = ["assert f(3) == 9", "assert f(4) == 16", "assert abs(f(1.5) - 2.25) < 1e-9"]
@@ -233,8 +234,9 @@ def test_it_works_as_an_ordinary_user_too(tmp_path_factory):
         pytest.skip("no interpreter of this version that another user may start")
     library = tmp_path_factory.mktemp("library")
     library.chmod(0o755)
-    for place in library.parents[:2]:
-        place.chmod(0o755)  # pytest makes its folders private
+    for place in library.parents:  # pytest makes its folders private
+        if not place.stat().st_mode & 0o001:
+            place.chmod(0o755)
     shutil.copytree(ROOT / "llmrl", library / "llmrl", symlinks=False, ignore=shutil.ignore_patterns("__pycache__"))
     site = Path(np.__file__).parents[1]
     for name in ("numpy", "numpy.libs"):  # of this same version, which llmrl.types imports
@@ -259,3 +261,33 @@ def test_the_child_script_uses_the_standard_library_only():
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }
     assert imported <= sys.stdlib_module_names | {"__future__"}
+
+
+def test_a_result_that_is_slow_to_rebuild_or_compare_is_refused_at_once():
+    one_hash = [{"int": format(i * (2**61 - 1), "x")} for i in range(60_000)]
+    pairs = [[value, None] for value in one_hash]
+    huge = {"int": "f" * 1_000_000}
+    slow = [
+        {"set": one_hash},
+        {"frozenset": [{"tuple": [value]} for value in one_hash]},
+        {"dict": pairs},
+        {"standard": ["collections.Counter", {"list": one_hash}]},
+        {"standard": ["collections.OrderedDict", {"list": [{"tuple": pair} for pair in pairs]}]},
+        {"standard": ["fractions.Fraction", huge, {"int": "e" * 1_000_000}]},
+        {"standard": ["fractions.Fraction", {"standard": ["decimal.Decimal", "1e999999999"]}]},
+        {"standard": ["decimal.Decimal", huge]},
+    ]
+    start = time.process_time()
+    for value in slow:
+        with pytest.raises(ValueError, match=r"one hash|not a value|more than"):
+            decode(value)
+    assert decode({"list": [{"named": [f"n{i}", [f"a{i}"], [i == 1]]} for i in range(20_000)]})[1] == (True,)
+    assert time.process_time() - start < 5
+
+
+def test_a_program_that_returns_colliding_hashes_fails_its_test_in_time_and_an_honest_set_passes():
+    colliding = "def f(n):\n    return {(2**61 - 1) * i for i in range(n)}"
+    assert run_program(colliding, ["assert f(2000) == {0}"], kind="function").status == "failed"
+    honest = "def f(n):\n    return {i: str(i) for i in range(-n, n)}"
+    expected = {i: str(i) for i in range(-500, 500)}
+    assert run_program(honest, [f"assert f(500) == {expected!r}"], kind="function").status == "passed"

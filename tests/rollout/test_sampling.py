@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from llmrl.rollout.draw import processed_logprobs
 from llmrl.rollout.engine import EngineError, EngineSettings
-from llmrl.rollout.hf import HFEngine, processed_logprobs
+from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.store import read_rollouts, write_rollouts
 from llmrl.types import Request, Sampling, StatusKind
 from tests.tiny import random_model, random_trajectories, tiny_tokenizer

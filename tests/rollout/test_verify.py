@@ -85,7 +85,8 @@ def test_weights_reach_a_child_process_as_they_come_and_are_checked_there(
         for seed in (1, 2):
             assert sync(engine, streamed(seed), version=seed, verify="full") == 1.0
         shapes = {name: tuple(tensor.shape) for name, tensor in weights().items()}
-        found = engine.checksums(Look(shapes=shapes, version=2, full=True))
+        look = Look(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=2, full=True)
+        found = engine.checksums(look)
         expected = {name: checksum(tensor) for name, tensor in weights(2).items()}
         assert found == expected and held == 2 * len(expected)
         other = {name: checksum(tensor) for name, tensor in weights(1).items()}

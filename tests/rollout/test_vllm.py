@@ -120,7 +120,8 @@ def test_vllm_shows_every_weight_it_computes_with_and_those_that_are_not_the_one
     changed = dict(weights(3))
     assert sync(engine, changed.items(), version=3, verify="full") == 1.0
     assert sync(engine, changed.items(), version=4, verify="sampled") == 1.0
-    look = Look(shapes={name: tuple(tensor.shape) for name, tensor in changed.items()}, version=4, full=True)
+    shapes = {name: tuple(tensor.shape) for name, tensor in changed.items()}
+    look = Look(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=4, full=True)
     found = engine.checksums(look)
     for name in ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
         changed[name] = changed[name] * 1.01

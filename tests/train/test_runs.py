@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import ConfigError, parse_recipe
+from llmrl.config import ConfigError, ModelConfig, parse_recipe
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics
@@ -73,6 +73,25 @@ def test_five_steps_give_the_stored_losses(tmp_path, tiny_model):
     assert [row["grad_norm"] for row in rows] == pytest.approx(GOLDEN_GRAD_NORM, rel=1e-3)
     assert [row["reward/mean"] for row in rows] == pytest.approx(GOLDEN_REWARD, rel=1e-6)
     assert all(row["mismatch/mean_abs_logprob"] < 1e-5 for row in rows)  # the hf engine and the packed forward agree
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_the_native_engine_samples_from_the_weights_that_train(tmp_path, tiny_model, lora):
+    """Its log-probabilities are the trainer's after every update, adapter included, though nothing is sent to it."""
+    made = recipe(tmp_path, tiny_model, steps=4, train={"lr": 1e-2}, rollout={"engine": "native"})
+    made = made.model_copy(
+        update={"model": ModelConfig(path=str(tiny_model), dtype="float32", max_length=128, lora=lora)}
+    )
+    rows = trained(made)
+    assert len({row["loss"] for row in rows}) == 4
+    assert all(row["mismatch/mean_abs_logprob"] < 1e-5 for row in rows)
+
+
+def test_the_native_engine_is_refused_for_a_model_that_does_not_pack(tmp_path, tiny_model):
+    made = recipe(tmp_path, tiny_model, steps=1, rollout={"engine": "native"})
+    made = made.model_copy(update={"model": ModelConfig(path=str(tiny_model), forward="plain", max_length=128)})
+    with pytest.raises(ConfigError, match=r"needs model\.forward=packed"):
+        run(made, resolve(made), console=Console(file=io.StringIO()))
 
 
 @pytest.mark.parametrize("name", ["grpo", "pacs", "ppo"])

@@ -166,6 +166,22 @@ def test_a_state_of_another_model_is_refused_by_name():
         updater(network()).load(other.state())
 
 
+def test_a_gradient_of_an_earlier_step_is_not_applied_again():
+    model = network(torch.bfloat16)
+    ours = updater(model, weight_decay=0.0)
+    backward(model, data(0))
+    ours.step(0.01)
+    last = model[2]
+    last.requires_grad_(False)  # nothing reaches the last layer in the second step
+    backward(model, data(1))
+    last.requires_grad_(True)
+    size, _ = ours.step(0.01)
+    expected = updater(network(torch.bfloat16))
+    expected.load(ours.state())
+    grads = [master.grad for name, master in ours._masters if name.startswith("0.")]
+    assert size == pytest.approx(float(torch.stack([g.norm() for g in grads]).norm()), rel=1e-5)
+
+
 def test_reduce_sees_every_gradient_before_the_norm():
     model, doubled = network(), network()
     plain = updater(model)

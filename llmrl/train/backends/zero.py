@@ -49,6 +49,10 @@ def shard_policy(
     config = _config(stage, low=low) | {"gradient_clipping": max_grad_norm}
     engine, *_ = deepspeed.initialize(model=Root(policy.causal_lm), optimizer=adam, config=config)
     if stage == 3:
+        # The output layer's weight is read in Root.forward, not by calling the layer.
+        output = policy.causal_lm.get_output_embeddings()  # type: ignore[operator]
+        for parameter in output.parameters():
+            deepspeed.zero.register_external_parameter(engine.module, parameter)
         policy = replace(policy, whole=partial(_whole, dtypes=dtypes))
     return (
         policy,
@@ -125,7 +129,7 @@ class ZeROUpdater:
             self._zero.averaged_gradients = {}
             return
         self._zero.micro_step_id = -1
-        for group in self._zero.averaged_gradients:
+        for group in range(len(self._zero.bit16_groups)):
             self._zero.averaged_gradients[group] = self._zero.all_grad_tensors[group] = None
 
     @contextmanager

@@ -1,0 +1,203 @@
+"""The KV cache of a decoding batch and the attention that fills and reads it, for every model that packs.
+
+Prompts are held once a group, own tokens once a row. A layer's keys and values are dense tensors: prompts [G, K, P, D],
+own tokens [N, K, C, D], where row n belongs to group `group[n]`. In a step the model sees one new token of every row,
+[1, N] tokens in all; everything but attention is per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from llmrl.policy.attention import UnsupportedModel, gather_blocks, registered_attention
+
+DECODING_ATTENTION = "llmrl_decoding"
+COLUMNS = 32  # own columns to begin with; doubled when full
+Layer = tuple[Tensor, Tensor]  # keys, values
+
+
+class KVCache:
+    """Keys and values of N rows in G groups. Changes while it decodes: one layer after the other adds its tokens."""
+
+    def __init__(self, group: Tensor, prompt_length: Tensor, filled: Tensor) -> None:
+        self.group = group  # [N] the group of each row
+        self.prompt_length = prompt_length  # [G] tokens
+        self.filled = filled  # [N] own tokens in the cache
+        self.prompts: list[Layer] = []  # per layer, [G, K, P, D] twice
+        self.own: list[Layer] = []  # per layer, [N, K, C, D] twice
+        self.index: Tensor | None = None  # [G, P] place of each prompt token in the packed prompts, -1 for padding
+        self.slots, self.place = _slots(group, len(prompt_length))
+        self.full = self.slots.numel() == len(group) and bool((self.place[1:] > self.place[:-1]).all())
+
+    @classmethod
+    def of_prompts(cls, lengths: Sequence[int], rows: Sequence[int], *, device: torch.device) -> KVCache:
+        """An empty cache for packed prompts of `lengths` tokens with `rows` rows each; the first pass fills it."""
+        sizes = torch.tensor(lengths)
+        cache = cls(
+            torch.arange(len(rows)).repeat_interleave(torch.tensor(rows)).to(device),
+            sizes.to(device),
+            torch.zeros(sum(rows), dtype=torch.int64, device=device),
+        )
+        begin = sizes.cumsum(0) - sizes
+        column = torch.arange(int(sizes.max()))
+        cache.index = torch.where(column < sizes[:, None], begin[:, None] + column, -1).to(device)
+        return cache
+
+    def extend(self) -> None:
+        """Make room for one more token in every row."""
+        self.index = None
+        _, kv_heads, longest, width = self.prompts[0][0].shape
+        if not self.own:
+            shape = (len(self.group), kv_heads, COLUMNS, width)
+            self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for keys, _ in self.prompts]
+        most, least = int(self.filled.max()), int(self.filled.min())
+        self.columns = most + 1
+        self.even = most == least
+        if self.columns > self.own[0][0].shape[2]:
+            self.own = [(_widened(k, 2 * k.shape[2]), _widened(v, 2 * v.shape[2])) for k, v in self.own]
+        self.rows = torch.arange(len(self.group), device=self.group.device)
+        self.last = self.filled
+        self.filled = self.filled + 1
+        device = self.group.device
+        prompt = torch.arange(longest, device=device) >= self.prompt_length[self.group][:, None]
+        own = torch.arange(self.columns, device=device) >= self.filled[:, None]
+        self.hidden = torch.cat([prompt, own], dim=1)[:, None, None]  # [N, 1, 1, P + columns], True where not to look
+
+    def kept(self, rows: Sequence[int]) -> KVCache:
+        """The cache of some of its rows, and of the groups that still have any."""
+        chosen = torch.tensor(rows, device=self.group.device)
+        alive, group = self.group[chosen].unique(return_inverse=True)
+        new = KVCache(group, self.prompt_length[alive], self.filled[chosen])
+        same = len(alive) == len(self.prompt_length)
+        new.prompts = self.prompts if same else [(k[alive], v[alive]) for k, v in self.prompts]
+        new.own = [(k[chosen], v[chosen]) for k, v in self.own]
+        return new
+
+    def joined(self, other: KVCache) -> KVCache:
+        """Both caches as one, the rows of `other` last."""
+        new = KVCache(
+            torch.cat([self.group, other.group + len(self.prompt_length)]),
+            torch.cat([self.prompt_length, other.prompt_length]),
+            torch.cat([self.filled, other.filled]),
+        )
+        new.prompts = [(_stacked(a, c), _stacked(b, d)) for (a, b), (c, d) in zip(self.prompts, other.prompts)]
+        if self.own or other.own:
+            pairs = zip(self._own_or_none(), other._own_or_none())
+            new.own = [(_stacked(a, c), _stacked(b, d)) for (a, b), (c, d) in pairs]
+        return new
+
+    def _own_or_none(self) -> list[Layer]:
+        if self.own:
+            return self.own
+        kv_heads, _, width = self.prompts[0][0].shape[1:]
+        return [(k.new_zeros(len(self.group), kv_heads, 0, width),) * 2 for k, _ in self.prompts]
+
+
+def _slots(group: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """([G, S] the row of each group's s-th member, any row where there is none; [N] where each row lies in that)."""
+    order = group.argsort(stable=True)
+    sizes = torch.bincount(group, minlength=groups)
+    first = sizes.cumsum(0) - sizes
+    number = torch.empty_like(group)
+    number[order] = torch.arange(len(group), device=group.device) - first[group[order]]
+    siblings = int(sizes.max())
+    place = group * siblings + number
+    slots = torch.zeros(groups * siblings, dtype=torch.int64, device=group.device)
+    slots[place] = torch.arange(len(group), device=group.device)
+    return slots.view(groups, siblings), place
+
+
+def _widened(x: Tensor, columns: int) -> Tensor:
+    return torch.nn.functional.pad(x, (0, 0, 0, columns - x.shape[2]))
+
+
+def _stacked(x: Tensor, y: Tensor) -> Tensor:
+    columns = max(x.shape[2], y.shape[2])
+    return torch.cat([_widened(x, columns), _widened(y, columns)])
+
+
+def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int, *, scale: float) -> Tensor:
+    """One layer's attention; query [H, L, D], key and value [K, L, D] of L new tokens -> [H, L, D].
+
+    The first pass over a cache has the packed prompts as its tokens and stores them, every later one has one token a row.
+    """
+    if cache.index is not None:
+        return _prompts(query, key, value, cache, scale=scale)
+    heads, rows, width = query.shape
+    kv_heads = key.shape[0]
+    own_keys, own_values = (x[:, :, : cache.columns] for x in cache.own[layer])
+    if cache.even:  # much cheaper than by index
+        own_keys[:, :, -1], own_values[:, :, -1] = key.transpose(0, 1), value.transpose(0, 1)
+    else:
+        own_keys[cache.rows, :, cache.last] = key.transpose(0, 1)
+        own_values[cache.rows, :, cache.last] = value.transpose(0, 1)
+    prompt_keys, prompt_values = cache.prompts[layer]
+    by_row = (query * scale).view(kv_heads, -1, rows, width).permute(2, 0, 1, 3)  # [N, K, R, D]
+    on_prompt = _to_rows(_to_groups(by_row, cache) @ prompt_keys.transpose(-1, -2), cache)
+    on_own = by_row @ own_keys.transpose(-1, -2)
+    scores = torch.cat([on_prompt, on_own], dim=-1).masked_fill_(cache.hidden, float("-inf"))
+    weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
+    to_prompt, to_own = weights.split([prompt_keys.shape[2], cache.columns], dim=-1)
+    out = _to_rows(_to_groups(to_prompt, cache) @ prompt_values, cache) + to_own @ own_values
+    return out.permute(1, 2, 0, 3).reshape(heads, rows, width)
+
+
+def _to_groups(x: Tensor, cache: KVCache) -> Tensor:
+    """[N, K, R, E] -> [G, K, S * R, E], with anything where a group has fewer than S rows."""
+    _, kv_heads, repeat, width = x.shape
+    groups, siblings = cache.slots.shape  # if full, rows already lie group by group
+    chosen = (x if cache.full else x[cache.slots.flatten()]).view(groups, siblings, kv_heads, repeat, width)
+    return chosen.transpose(1, 2).reshape(groups, kv_heads, siblings * repeat, width)
+
+
+def _to_rows(x: Tensor, cache: KVCache) -> Tensor:
+    """[G, K, S * R, E] -> [N, K, R, E]."""
+    groups, kv_heads, _, width = x.shape
+    siblings = cache.slots.shape[1]
+    by_slot = x.view(groups, kv_heads, siblings, -1, width).transpose(1, 2)
+    rows = by_slot.reshape(groups * siblings, kv_heads, -1, width)
+    return rows if cache.full else rows[cache.place]
+
+
+def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, *, scale: float) -> Tensor:
+    assert cache.index is not None
+    keys, values = (gather_blocks(x, cache.index).transpose(0, 1).contiguous() for x in (key, value))  # [G, K, P, D]
+    cache.prompts.append((keys, values))
+    queries = gather_blocks(query, cache.index).transpose(0, 1)  # [G, H, P, D]
+    repeat = query.shape[0] // key.shape[0]
+    out = torch.nn.functional.scaled_dot_product_attention(
+        queries, keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1), is_causal=True, scale=scale
+    )
+    return out.transpose(0, 1)[:, cache.index >= 0]
+
+
+@contextmanager
+def decoding_attention(config: Any) -> Iterator[None]:
+    """The model attends over the KVCache that it is called with as `decoding`."""
+    with registered_attention(config, DECODING_ATTENTION, _attention):
+        yield
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    decoding: KVCache | None = None,
+    scaling: float | None = None,
+    softcap: float | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    if decoding is None or softcap is not None:
+        raise UnsupportedModel("it does not pass extra arguments on to its attention, or caps attention scores")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    layer: int = module.layer_idx  # type: ignore[assignment]
+    out = decode(query[0], key[0], value[0], decoding, layer, scale=scale)
+    return out.transpose(0, 1)[None], None

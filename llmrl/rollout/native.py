@@ -1,0 +1,215 @@
+"""Generation with the trained model itself: a KV cache over the Hugging Face model, prompts shared by siblings.
+
+The engine for a CPU. It works on the very weights that train, so nothing is copied after an update, no second process
+holds a second model, and the sampler's numbers are the trainer's. A prompt runs once for all its siblings; a decoding
+step is one forward pass over the newest token of every live row, packed without padding:
+
+    prompts  [P0 P1 | Q0 Q1 Q2]  ->  step  [a | b | c | d]  ->  step  [a | c | d]   (b has ended)
+
+A row attends to its group's prompt and to its own tokens. Draws are keyed by (request seed, position), so a completion
+depends neither on the other rows nor on how requests are cut into batches, up to rounding of the logits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from llmrl.policy.decode import KVCache, decoding_attention
+from llmrl.policy.prepacked import prepacked_linears
+from llmrl.rollout.draw import draw_tokens
+from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.verify import checksum, chosen
+from llmrl.types import Completion, Request, Status
+
+PREFILL_TOKENS = 8192  # prompt tokens of one forward pass
+SPARE_SHARE = 16  # ended rows are carried along until they are a sixteenth of the batch: dropping them copies the cache
+
+
+@dataclass(slots=True, eq=False)
+class _Row:
+    """One request while it is being generated."""
+
+    index: int
+    request: Request
+    room: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    truncated: bool = False
+    ended: bool = False
+
+
+class NativeEngine:
+    """At most `settings.max_sequences` rows at once, refilled as rows end.
+
+    `model` is the trainer's own causal LM, whose weights are then never copied; without it the model of `settings` is
+    loaded and `load` copies weights into it. The model must pass `check_forward` for the packed forward.
+    """
+
+    def __init__(self, settings: EngineSettings, *, model: Any = None, tokenizer: Any = None) -> None:
+        self._shared = model is not None
+        self._model: Any = _load(settings) if model is None else model
+        if tokenizer is None:
+            from transformers import AutoTokenizer
+
+            tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
+        self._tokenizer = tokenizer
+        self._settings = settings
+        ends = self._model.generation_config.eos_token_id
+        ends = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
+        self._ends = sorted({int(end) for end in ends if end is not None})
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        return collect(self, requests)
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        waiting = deque(self._groups(requests))
+        live: list[_Row] = []
+        cache: KVCache | None = None
+        with prepacked_linears(self._model):
+            while waiting or live:
+                cache = self._advanced(waiting, live, cache)
+                ended = [row for row in live if row.ended]
+                if len(ended) * SPARE_SHARE > len(live) or len(ended) == len(live):
+                    yield from ((row.index, self._completion(row)) for row in ended)
+                    kept = [place for place, row in enumerate(live) if not row.ended]
+                    live = [live[place] for place in kept]
+                    cache = cache.kept(kept) if kept else None
+                yield None
+
+    def _advanced(self, waiting: deque[list[_Row]], live: list[_Row], cache: KVCache | None) -> KVCache:
+        """Admit what fits beside the `live` rows, or draw one more token for each of them; returns their cache."""
+        with self._generating():
+            batch = self._admitted(waiting, len(live))
+            if batch:
+                live += [row for group in batch for row in group]
+                fresh = self._prefill(batch)
+                return fresh if cache is None else cache.joined(fresh)
+            assert cache is not None
+            self._step(live, cache)
+            return cache
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Nothing to do for the trainer's own model."""
+        if self._shared:
+            return
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        for name, tensor in weights:
+            if name not in own or own[name].shape != tensor.shape:
+                raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
+            own[name].data.copy_(tensor)
+
+    def checksums(self, look: Look) -> dict[str, int]:
+        own = dict(self._model.named_parameters(remove_duplicate=False))
+        return {name: checksum(chosen(own[name], look)) for name in look.shapes if name in own}
+
+    def close(self) -> None:
+        self._model = None
+
+    def _groups(self, requests: Sequence[Request]) -> list[list[_Row]]:
+        """Requests of one prompt together, at most `max_sequences` of them, in order of first appearance."""
+        found: dict[tuple[int, ...], list[_Row]] = {}
+        for index, request in enumerate(requests):
+            room = min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))
+            if not request.tokens or room < 1:
+                raise EngineError(
+                    f"a prompt of {len(request.tokens)} tokens leaves no room in {self._settings.max_length}"
+                )
+            found.setdefault(request.tokens, []).append(_Row(index, request, room))
+        most = self._settings.max_sequences
+        return [rows[at : at + most] for rows in found.values() for at in range(0, len(rows), most)]
+
+    def _admitted(self, waiting: deque[list[_Row]], live: int) -> list[list[_Row]]:
+        """The next groups that fit beside `live` rows and into one prefill."""
+        batch: list[list[_Row]] = []
+        tokens = 0
+        while waiting and live + len(waiting[0]) <= self._settings.max_sequences:
+            tokens += len(waiting[0][0].request.tokens)
+            if batch and tokens > PREFILL_TOKENS:
+                break
+            live += len(waiting[0])
+            batch.append(waiting.popleft())
+        return batch
+
+    @contextmanager
+    def _generating(self) -> Iterator[None]:
+        was_training = self._model.training
+        self._model.eval()
+        try:
+            with torch.no_grad(), decoding_attention(self._model.config):
+                yield
+        finally:
+            self._model.train(was_training)
+
+    def _prefill(self, groups: list[list[_Row]]) -> KVCache:
+        """Run the prompts and draw every row's first token."""
+        device = next(self._model.parameters()).device
+        prompts = [group[0].request.tokens for group in groups]
+        cache = KVCache.of_prompts([len(p) for p in prompts], [len(group) for group in groups], device=device)
+        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
+        positions = torch.cat([torch.arange(len(prompt)) for prompt in prompts]).to(device)
+        hidden = self._hidden(tokens, positions, cache)
+        last = torch.tensor([len(prompt) for prompt in prompts], device=device).cumsum(0) - 1
+        logits = self._model.get_output_embeddings()(hidden[last])
+        self._draw([row for group in groups for row in group], logits[cache.group])
+        return cache
+
+    def _step(self, live: list[_Row], cache: KVCache) -> None:
+        device = cache.group.device
+        tokens = torch.tensor([row.tokens[-1] for row in live], device=device)
+        positions = torch.tensor([len(r.request.tokens) + len(r.tokens) - 1 for r in live], device=device)
+        cache.extend()
+        hidden = self._hidden(tokens, positions, cache)
+        self._draw(live, self._model.get_output_embeddings()(hidden))
+
+    def _hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        out = self._model.base_model(
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, decoding=cache
+        )
+        hidden: Tensor = out.last_hidden_state[0]
+        return hidden
+
+    def _draw(self, rows: list[_Row], logits: Tensor) -> None:
+        """The next token of every row that has not ended; `logits` [rows, V]."""
+        settings = [row.request.sampling for row in rows]
+        numbers = [len(row.tokens) for row in rows]
+        tokens, logprobs = draw_tokens(logits, settings, numbers, ends=self._ends)
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+            if row.ended:
+                continue
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            stopped = token in self._ends or self._met_stop(row)
+            row.truncated = not stopped and len(row.tokens) >= row.room
+            row.ended = stopped or row.truncated
+
+    def _met_stop(self, row: _Row) -> bool:
+        stop = row.request.sampling.stop
+        return bool(stop) and any(text in self._text(row) for text in stop)
+
+    def _text(self, row: _Row) -> str:
+        text: str = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
+        return text
+
+    def _completion(self, row: _Row) -> Completion:
+        return Completion(
+            tokens=tuple(row.tokens),
+            logprobs=tuple(row.logprobs),
+            text=self._text(row),
+            status=Status.truncated() if row.truncated else Status.done(),
+        )
+
+
+def _load(settings: EngineSettings) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = getattr(torch, settings.dtype)
+    model: Any = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, trust_remote_code=False)
+    return model.to(device).eval()
