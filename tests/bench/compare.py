@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -92,7 +93,8 @@ def train(run: Run) -> bool:
         try:
             _, status, usage = os.wait4(process.pid, 0)
         except BaseException:
-            process.terminate()  # it saves and ends
+            process.terminate()  # it finishes its step, saves and ends
+            process.wait()
             raise
     code = os.waitstatus_to_exitcode(status)
     file = run.folder / "cost.json"
@@ -148,7 +150,7 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
     recipe = load_recipe(RECIPES / f"{run.method}.yaml", [*run.changes, f"rollout.group_size={SAMPLES}"])
     engine.load(load_policy(recipe.model, source=weights, device=torch.device("cpu"), seed=0).weights(), version=0)
     _, prompts, _ = load_prompts(recipe, load_tokenizer(source))
-    trajectories = roll(engine, prompts, recipe.rollout, seed=key_of(run), step=10**6)
+    trajectories = roll(engine, prompts, recipe.rollout, seed=key_of(run), step=10**6, version=0)
     scores = score_all(rewards_of(recipe), trajectories)
     found = []
     for start in range(0, len(trajectories), SAMPLES):
@@ -174,6 +176,7 @@ def main() -> None:
     parser.add_argument("--only", help="one run, such as multistep-ppo-0")
     parser.add_argument("--report", action="store_true", help="train nothing")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no training outlives it
     folder = arguments.runs.resolve()
     wanted = [
         run for run in runs(folder, arguments.model, seeds=arguments.seeds) if arguments.only in (None, run.folder.name)

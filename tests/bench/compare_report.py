@@ -36,7 +36,8 @@ def write_report(recipes: Path, folder: Path, runs: Sequence[Run], titles: Mappi
 
 
 def _table(runs: Sequence[Run], base: Path, samples: int) -> list[str]:
-    heads = ["", "seeds", "greedy", *(f"pass@{k}" for k in KS), "diversity", "wall", "step", "peak memory"]
+    ks = [k for k in KS if k <= samples]
+    heads = ["", "seeds", "greedy", *(f"pass@{k}" for k in ks), "diversity", "wall", "step", "peak memory"]
     rows = [heads, ["---"] * len(heads)]
     if base.is_file():
         rows.append(["before training", "", "", *_sampled_cells([json.loads(base.read_text())], samples), "", "", ""])
@@ -63,7 +64,7 @@ def _table(runs: Sequence[Run], base: Path, samples: int) -> list[str]:
 def _sampled_cells(by_seed: Sequence[list[dict[str, int]]], samples: int) -> list[str]:
     """pass@k with its interval over problems (seeds pooled by problem), and the diversity of right answers."""
     cells = []
-    for k in KS:
+    for k in (k for k in KS if k <= samples):
         per_problem = [[pass_at_k(samples, row["right"], k) for row in rows] for rows in zip(*by_seed, strict=True)]
         low, high = clustered_interval(per_problem)
         cells.append(f"{mean(map(mean, per_problem)):.3f} [{low:.3f}, {high:.3f}]")

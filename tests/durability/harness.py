@@ -6,6 +6,7 @@ the policy's safetensors, and metrics.jsonl without wall times.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import random
@@ -154,9 +155,38 @@ def start(arguments: Sequence[str], log: Path) -> subprocess.Popen[bytes]:
 
 
 def kill(process: subprocess.Popen[bytes]) -> None:
-    """SIGKILL the whole job at once, as a machine does that loses power."""
-    os.killpg(process.pid, signal.SIGKILL)
+    """SIGKILL the whole job at once, as a machine does that loses power; torchrun's ranks are in sessions of their own."""
+    doomed = [process.pid, *descendants(process.pid)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):  # stopped first, so that none notices the others' end
+        for pid in doomed:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
     process.wait()
+    deadline = time.monotonic() + 30
+    while any(alive(pid) for pid in doomed):
+        assert time.monotonic() < deadline, "killed processes are still there"
+        time.sleep(0.02)
+
+
+def descendants(pid: int) -> list[int]:
+    """Processes that `pid` started, and those that they started."""
+    parents = {}
+    for entry in (int(name) for name in os.listdir("/proc") if name.isdigit()):
+        with contextlib.suppress(OSError):  # it ended meanwhile
+            parents[entry] = int(Path(f"/proc/{entry}/stat").read_text().rpartition(")")[2].split()[1])
+    family, before = {pid}, 0
+    while len(family) > before:
+        before = len(family)
+        family |= {child for child, parent in parents.items() if parent in family}
+    return sorted(family - {pid})
+
+
+def alive(pid: int) -> bool:
+    """Whether a process exists and is more than an uncollected exit code."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def finished(recipe: Path, case: Case, *options: str) -> Result:

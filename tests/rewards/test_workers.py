@@ -89,3 +89,21 @@ def test_workers_die_with_a_killed_parent_even_while_busy():
     while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(alive(pid) for pid in pids)
+
+
+def test_a_slow_start_has_its_own_bound_and_goes_on_for_the_next_request():
+    pool = WorkerPool("tests_handlers:slow_start", size=1)
+    pool.request(b"x", 30)  # the worker itself is there
+    start = time.monotonic()
+    with pytest.raises(WorkerTimeout):
+        pool.request(b"x", 30, prepare=b"prepare", start_s=0.5)
+    assert time.monotonic() - start < 1.5
+    assert pool.request(b"x", 5, prepare=b"prepare", start_s=60) == b"prepared once"
+    assert pool.request(b"x", 5, prepare=b"prepare") == b"prepared once"
+    pool.close()
+
+
+def test_a_system_that_cannot_start_a_worker_is_a_dead_worker(monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(WorkerDied, match="could not be started"):
+        WorkerPool("tests_handlers:pid", size=1).request(b"x", 5)

@@ -32,6 +32,17 @@ def pid(payload: bytes) -> bytes:
     return str(os.getpid()).encode()
 
 
+_prepared: list[bytes] = []
+
+
+def slow_start(payload: bytes) -> bytes:
+    """Takes two seconds over "prepare"; says whether that came, and how often."""
+    if payload == b"prepare":
+        time.sleep(2)
+        _prepared.append(payload)
+    return b"prepared once" if len(_prepared) == 1 else b"prepared %d times" % len(_prepared)
+
+
 def slow_reward(trajectory):
     """Sleeps as many seconds as the text says, hangs in one C call for "spin", dies for "die"."""
     from llmrl.types import Score

@@ -18,7 +18,7 @@ from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table
 from llmrl.stages.follow import Follower, checkpoints
 from llmrl.stages.run import check_stages
-from llmrl.train.checkpoint import CheckpointError, folder_of
+from llmrl.train.checkpoint import CheckpointError, folder_of, seal
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
 from llmrl.train.telemetry import LimitExceeded
@@ -147,6 +147,25 @@ def test_a_killed_stage_resumes_from_its_newest_checkpoint_and_ends_bit_for_bit_
     assert timeless[0] == timeless[1]
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stage_killed_while_its_model_is_written_ends_bit_for_bit_the_same(
+    whole, tmp_path, tiny_model, monkeypatch, when
+):
+    def deadly(folder):
+        if when == "after":
+            seal(folder)
+        raise KeyboardInterrupt
+
+    made = recipe(tmp_path, tiny_model, "sft")
+    with monkeypatch.context() as patched:
+        patched.setattr("llmrl.stages.run.seal", deadly)
+        with pytest.raises(KeyboardInterrupt):
+            go(made)
+    outcome, said = go(made, resume=True)
+    assert outcome.exit_code == 0 and "resuming from checkpoint-4" in said
+    assert model_hash(made) == model_hash(whole[0])
+
+
 def test_sigterm_saves_and_the_resumed_stage_ends_the_same(whole, tmp_path, tiny_model, monkeypatch):
     made = recipe(tmp_path, tiny_model, "sft", "dpo")
     with monkeypatch.context() as patched:
@@ -245,3 +264,12 @@ def test_a_job_that_spreads_the_model_is_refused_before_it_trains(tmp_path, tiny
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path, tiny_model):
     with pytest.raises(ConfigError, match=r"stages\.0\.sft\.train\.batch_size=4 .* by 3 processes"):
         check_stages(recipe(tmp_path, tiny_model, "sft"), World(size=3))
+
+
+def test_trackers_get_a_stage_and_the_reinforcement_learning_after_it(tmp_path, tiny_model):
+    pytest.importorskip("tensorboard")
+    made = recipe(tmp_path, tiny_model, "sft", steps=1)
+    made = parse_recipe({**made.model_dump(), "tracking": {"to": ["tensorboard"]}})
+    assert go(made)[0].exit_code == 0
+    found = [path.relative_to(made.run_dir).parts[0] for path in made.run_dir.rglob("events.out.tfevents.*")]
+    assert "stages" in found and len(set(found)) == 2

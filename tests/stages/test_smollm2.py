@@ -69,18 +69,18 @@ def test_sft_on_200_additions_lowers_the_loss_and_lifts_held_out_accuracy(tmp_pa
 
 
 def test_a_reward_model_puts_held_out_pairs_right_and_scores_rollouts_in_the_pool(tmp_path):
-    model = {
-        "kind": "reward_model",
-        "train": {"steps": 200, "lr": 3e-5, "batch_size": 16, "schedule": "linear", "warmup_steps": 10},
-        "eval": {"every": 50, "data": {"n": 100}},
-    }
+    numbers = {"source": "addition", "args": {"low": 2, "high": 40}, "max_prompt_tokens": 64}
+    held_out = {"data": {"n": 64}}
+    sft = {"kind": "sft", "data": numbers, "train": {"steps": 50, "lr": 5e-5, "batch_size": 8}, "eval": held_out}
+    train = {"steps": 70, "lr": 5e-5, "batch_size": 8, "schedule": "linear", "warmup_steps": 5}
+    model = {"kind": "reward_model", "data": numbers, "train": train, "eval": held_out}
     scored = {
         "name": "llmrl.rewards.reward_model:RewardModel",
         "args": {"model": "stage:reward_model", "scale": "sigmoid"},
         "timeout_s": 200,
     }
-    summary, rows = trained(tmp_path, [model], reward=scored, steps=2, n=10)
-    assert summary["stages"][0]["eval_pairs_accuracy_after"] > 0.8
+    summary, rows = trained(tmp_path, [sft, model], reward=scored, steps=2, n=10)
+    assert summary["stages"][1]["eval_pairs_accuracy_after"] > 0.8
     steps = [row for row in rows if row["kind"] == "train"]
     assert len(steps) == 2 and all(0 <= row["reward/mean"] <= 1 and row["reward/errored"] == 0 for row in steps)
 

@@ -105,7 +105,9 @@ def assert_same(one: Path, other: Path) -> None:
     for mine, yours in zip(
         *(json.loads((x.parent.parent / "metrics.json").read_text()) for x in (one, other)), strict=True
     ):
-        counted = {name for name in yours if name.startswith("label_accuracy")}  # a score of 0 +- rounding is on either side
+        counted = {
+            name for name in yours if name.startswith("label_accuracy")
+        }  # a score of 0 +- rounding is on either side
         mine, yours = ({name: x for name, x in side.items() if name not in counted} for side in (mine, yours))
         assert mine == pytest.approx(yours, rel=1e-3, abs=1e-5, nan_ok=True)
 
