@@ -39,8 +39,8 @@ def check_stages(recipe: Recipe, world: World) -> None:
     for name in ("FSDP", "DEEPSPEED"):
         if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
             raise ConfigError(
-                f"stages train with a copy of the model in each process, and this job is launched with {name}; run the "
-                "stages without it first, or remove `stages`"
+                f"stages train with a copy of the model in each process, and this job is launched with {name}; launch "
+                "it without, and set train.backend, which is about rl alone"
             )
     for place, stage in enumerate(recipe.supervised):
         share = world.size * (stage.train.microbatch_size or 1)

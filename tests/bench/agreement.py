@@ -107,14 +107,20 @@ def lm_eval_engine(model: str, dtype: str, length: int) -> Any:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
     os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))
-    import vllm  # looks for its own package's name before lm-eval's view of it is mended
-
     known = importlib.metadata.version
-    importlib.metadata.version = lambda name: vllm.__version__ if name == "vllm" else known(name)
+    importlib.metadata.version = lambda name: _vllm_version(known) if name == "vllm" else known(name)
     from lm_eval.models.vllm_causallms import VLLM
 
     importlib.metadata.version = known
     return VLLM(pretrained=model, dtype=dtype, max_model_len=length, enforce_eager=True, max_num_seqs=128)
+
+
+def _vllm_version(known: Callable[[str], str]) -> str:
+    """lm-eval asks for the version of a package called vllm; the CPU build has another name."""
+    try:
+        return known("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return known("vllm-cpu") + "+cpu"
 
 
 def theirs_gsm8k(samples: Sequence[Mapping[str, Any]]) -> list[Theirs]:

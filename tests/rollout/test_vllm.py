@@ -28,7 +28,7 @@ def settings(model, kind="vllm"):
 @pytest.fixture(scope="module")
 def engine(tiny_model, tmp_path_factory):
     made = ProcessEngine(
-        settings(tiny_model), log=tmp_path_factory.mktemp("engine") / "engine.log", stall_timeout_s=15.0
+        settings(tiny_model), log=tmp_path_factory.mktemp("engine") / "engine.log", stall_timeout_s=60.0
     )
     yield made
     made.close()
