@@ -36,6 +36,8 @@ def test_every_hand_judged_case_of_a_category(category):
     for name, gold, response, wanted in TABLE:
         if name == category:
             verdict = verify_answer(response, gold)
+            if wanted and verdict.flags == ("timeout",):  # the table judges the mathematics, not the machine's load
+                verdict = verify_answer(response, gold, timeout_s=30.0)
             if verdict.correct is not wanted:
                 wrong.append((gold, response, wanted, verdict))
     assert not wrong
@@ -47,8 +49,8 @@ def test_a_box_behind_an_unequal_sign_is_no_answer():
 
 
 def test_the_table_is_large_and_has_more_wrong_answers_than_a_coin_would_need():
-    assert len(TABLE) > 1800
-    assert sum(wanted is False for *_, wanted in TABLE) > 700
+    assert len(TABLE) > 2600
+    assert sum(wanted is False for *_, wanted in TABLE) > 1000
 
 
 def test_the_verdict_says_what_was_compared_and_why():
