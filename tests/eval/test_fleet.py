@@ -78,7 +78,7 @@ def test_when_all_are_gone_it_is_an_engine_error_after_what_was_finished() -> No
         done.extend(item for item in engine.stream(requests(50)) if item)
     assert len(done) == 5
     with pytest.raises(RuntimeError, match="it broke"):  # a defect is not made up for
-        Fleet([Slow(), Slow(dies_after=0, error=RuntimeError)], batch=3).generate(requests(50))
+        Fleet([Slow(pause_s=0.05), Slow(dies_after=0, error=RuntimeError)], batch=3).generate(requests(50))
 
 
 def test_who_stops_listening_ends_the_work() -> None:
