@@ -139,5 +139,6 @@ def test_phases_beside_the_training_are_told_apart():
     ahead.take(0, clock)
     seconds = clock.seconds()
     assert seconds["time/overlapped_reward"] >= 0.02 and "time/reward" not in seconds
-    assert seconds["time/generate"] >= 0.02
+    # The rest of the wait, however little the thread left of it before the clock started.
+    assert seconds["time/generate"] > 0
     ahead.close()
