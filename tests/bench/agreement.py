@@ -184,7 +184,7 @@ def _same(a: str, b: str) -> int:
 
 
 def explain(model: str, ours: Sequence[Record], theirs: Sequence[Theirs], found: list[dict[str, Any]]) -> None:
-    """Where completions part: by how many nats the two next tokens differ in float32 (`gap_nats`), and their ranks.
+    """Where completions part: by how many nats our next token is likelier than theirs in float32 (`gap_nats`), and the ranks.
 
     A gap of the size of bfloat16's rounding, between the two likeliest tokens, means that nothing but rounding chose.
     """
@@ -205,7 +205,7 @@ def explain(model: str, ours: Sequence[Record], theirs: Sequence[Theirs], found:
         with torch.inference_mode():
             logprobs = network(torch.tensor([ids]), logits_to_keep=1).logits[0, -1].log_softmax(-1)
         a, b = (logprobs[end[at]] for end in ends)
-        item["gap_nats"] = round(abs(float(a - b)), 4)
+        item["gap_nats"] = round(float(a - b), 4)  # above 0: ours is the likelier
         item["ranks"] = sorted(int((logprobs > one).sum()) + 1 for one in (a, b))
 
 

@@ -168,6 +168,7 @@ def main() -> None:
             for number in range(asked.rounds):
                 pair = [lambda: ("raw", bare.rate(requests)), lambda: ("eval", evaluated(plan, ours, folder))]
                 rounds.append(dict(run() for run in (pair if number % 2 == 0 else pair[::-1])))
+                print(rounds[-1], file=sys.stderr, flush=True)  # (tokens, seconds)
         finally:
             bare.close()
             ours.close()
