@@ -16,9 +16,9 @@ from llmrl.batch import Algorithm, Batch, Output, Reporting
 from llmrl.config import TrainConfig
 from llmrl.policy.critic import Critic
 from llmrl.policy.forward import ForwardMode, ValueHead, forward
-from llmrl.seeding import generator
 from llmrl.train.backends.seam import Forward, Moves
 from llmrl.train.collate import joined, with_totals
+from llmrl.train.portions import microbatches, minibatches, packed_tokens
 from llmrl.train.updater import learning_rate
 from llmrl.train.values import Valuer
 from llmrl.train.world import World
@@ -263,60 +263,3 @@ def rows_that_learn(batch: Batch, needs: frozenset[str]) -> Tensor:
     if batch.advantages is not None and not (needs & NO_SKIP):
         alive = alive & ((batch.advantages != 0) & batch.mask).any(1)
     return alive.nonzero().squeeze(1)
-
-
-def minibatches(batch: Batch, count: int, *, order: tuple[str | int, ...]) -> Iterator[Batch]:
-    """`count` parts with whole groups, shuffled by the keyed `order`; the batch itself if `count` is 1."""
-    if count == 1:
-        yield batch
-        return
-    groups = batch.group.unique().tolist()
-    generator(*order).shuffle(groups)
-    for start in range(count):
-        members = torch.tensor(groups[start::count], device=batch.group.device)
-        yield batch.select(torch.isin(batch.group, members).nonzero().squeeze(1))
-
-
-def microbatches(batch: Batch, *, budget: int, whole_groups: bool) -> list[Tensor]:
-    """Row indices of each micro-batch: groups of similar length together, at most `budget` packed tokens each.
-
-    A group larger than the budget is cut into runs of rows, unless `whole_groups`. A single row is never cut.
-    """
-    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.group.tolist()
-    members: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        members.setdefault(group, []).append(row)
-    atoms: list[tuple[int, list[int]]] = []
-    for rows in members.values():
-        atoms += _atoms(rows, lengths, prompts, budget=budget if not whole_groups else None)
-    atoms.sort(key=lambda atom: max(lengths[row] - prompts[row] for row in atom[1]))
-    found: list[list[int]] = []
-    room = 0
-    for cost, rows in atoms:
-        if not found or cost > room:
-            found.append([])
-            room = budget
-        found[-1] += rows
-        room -= cost
-    return [torch.tensor(rows, device=batch.tokens.device) for rows in found]
-
-
-def _atoms(
-    rows: list[int], lengths: list[int], prompts: list[int], *, budget: int | None
-) -> list[tuple[int, list[int]]]:
-    atoms: list[tuple[int, list[int]]] = []
-    for row in rows:
-        own = lengths[row] - prompts[row]
-        if atoms and (budget is None or atoms[-1][0] + own <= budget):
-            cost, together = atoms[-1]
-            atoms[-1] = (cost + own, [*together, row])
-        else:
-            atoms.append((prompts[row] + own, [row]))
-    return atoms
-
-
-def packed_tokens(batch: Batch) -> int:
-    """Tokens of the packed forward: each group's prompt once, and every row's own."""
-    own = (batch.length - batch.prompt_length).sum()
-    prompts = {group: size for group, size in zip(batch.group.tolist(), batch.prompt_length.tolist())}
-    return int(own) + sum(prompts.values())

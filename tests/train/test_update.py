@@ -13,7 +13,8 @@ from llmrl.config import TrainConfig
 from llmrl.policy.forward import forward
 from llmrl.train import update as update_module
 from llmrl.train.collate import collate, with_totals
-from llmrl.train.update import Scorer, annotate, microbatches, minibatches, packed_tokens, rows_that_learn, update
+from llmrl.train.portions import microbatches, minibatches, packed_tokens
+from llmrl.train.update import Scorer, annotate, rows_that_learn, update
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
 from tests.tiny import random_batch, random_model, random_trajectories
