@@ -27,25 +27,34 @@ RECIPES = ROOT / "recipes" / "arithmetic"
 METHODS = ("grpo", "ppo", "pacs", "rloo", "dapo")
 COMMON = (
     "train.steps=20", "train.minibatches=4", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1",
-    "train.keep_best=false", "eval.every=5", "eval.data.n=100",
+    "train.keep_best=false", "eval.every=5", "eval.data.n=100", "rollout.engine=native",
 )  # fmt: skip
 SAMPLES = 8  # per held-out problem, at temperature 1, after training
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What is trained on: recipe overrides, and how many seeds."""
+    """What is trained on: recipe overrides, and how many seeds.
+
+    `base` are the overrides of a supervised run that is made once before, if not empty, and whose model all methods then
+    start from.
+    """
 
     changes: tuple[str, ...]
     seeds: tuple[int, ...]
     title: str
+    base: tuple[str, ...] = ()
 
 
 TASKS = {
-    "multistep": Task(
-        changes=("data.source=arithmetic", "data.args={steps: 2, digits: 1}"),
+    "countdown": Task(
+        changes=(
+            "data.source=countdown", "data.args={count: 3, high: 9, target_high: 30}", "data.max_prompt_tokens=96",
+            "reward={countdown: {name: 'llmrl.rewards.countdown:Countdown'}}",
+        ),  # fmt: skip
+        base=("stages=[{kind: sft, train: {steps: 100, lr: 5.0e-5, batch_size: 8}, eval: {data: {n: 64}}}]",),
         seeds=(0, 1, 2),
-        title="two steps of + - * on one-digit numbers",
+        title="reach a number with three others",
     ),
     "addition": Task(changes=(), seeds=(0,), title="a + b, two digits"),
 }
@@ -60,22 +69,31 @@ class Run:
     seed: int
     folder: Path
     model: str
+    more: tuple[str, ...] = ()
 
     @property
     def changes(self) -> list[str]:
         """The overrides of its recipe."""
         named = [f"name={self.folder.name}", f"runs_dir={self.folder.parent}", f"seed={self.seed}"]
-        return [*COMMON, *TASKS[self.task].changes, f"model.path={self.model}", *named]
+        return [*COMMON, *TASKS[self.task].changes, f"model.path={self.model}", *named, *self.more]
+
+
+def base(task: str, folder: Path, model: str) -> Run | None:
+    """The supervised run that comes before all of `task`, if there is one."""
+    more = TASKS[task].base
+    return Run(task=task, method="grpo", seed=0, folder=folder / f"{task}-base", model=model, more=more) if more else None
 
 
 def runs(folder: Path, model: str, *, seeds: int | None = None) -> Iterator[Run]:
     """All runs, the first seed of every method first, so that a comparison that is stopped early is still one."""
     for number in range(max(len(task.seeds) for task in TASKS.values())):
         for name, task in TASKS.items():
+            before = base(name, folder, model)
+            start = str(before.folder / "stages" / "01-sft" / "model") if before else model
             for seed in task.seeds[number : number + 1] if seeds is None or number < seeds else ():
                 for method in METHODS:
                     at = folder / f"{name}-{method}-{seed}"
-                    yield Run(task=name, method=method, seed=seed, folder=at, model=model)
+                    yield Run(task=name, method=method, seed=seed, folder=at, model=start)
 
 
 def train(run: Run) -> bool:
@@ -122,12 +140,14 @@ def sample(finished: Sequence[Run], folder: Path) -> None:
 
     source = model_folder(finished[0].model)
     recipe = load_recipe(RECIPES / "grpo.yaml", finished[0].changes)
-    engine = build_engine(EngineSettings(model=source, max_length=recipe.model.max_length, kv_cache_gib=1.0))
+    engine = build_engine(
+        EngineSettings(kind="native", model=source, max_length=recipe.model.max_length, max_sequences=512)
+    )
     try:
         for task, file in bases.items():
             if not file.is_file():
                 first = next(run for run in finished if run.task == task)
-                file.write_text(json.dumps(_sampled(engine, first, source, source)))
+                file.write_text(json.dumps(_sampled(engine, first, source, model_folder(first.model))))
         for run in waiting:
             (checkpoint,) = (run.folder / "checkpoints").glob("step-*")
             found = _sampled(engine, run, source, str(checkpoint / "policy"))
@@ -183,7 +203,13 @@ def main() -> None:
     ]
     if not wanted:
         parser.error(f"--only {arguments.only}: no such run")
-    done = [run for run in wanted if (run.folder / "summary.json").is_file()] if arguments.report else []
+    done: list[Run] = []
+    if arguments.report:
+        done = [run for run in wanted if (run.folder / "summary.json").is_file()]
+    else:
+        before = [found for task in {run.task for run in wanted} if (found := base(task, folder, arguments.model))]
+        if not all([train(run) for run in before]):
+            raise SystemExit("a supervised run failed; its log says why")
     finished = done or [run for run in wanted if train(run)]
     if finished:
         sample(finished, folder)
