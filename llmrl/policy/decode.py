@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from llmrl.policy.attention import UnsupportedModel, gather_blocks, registered_attention
 
 DECODING_ATTENTION = "llmrl_decoding"
-COLUMNS = 32  # own columns to begin with; doubled when full
+COLUMNS = 32  # own columns are added so many at a time
 Layer = tuple[Tensor, Tensor]  # keys, values
 
 
@@ -56,17 +56,19 @@ class KVCache:
             shape = (len(self.group), kv_heads, COLUMNS, width)
             self.own = [(keys.new_zeros(shape), keys.new_zeros(shape)) for keys, _ in self.prompts]
         most, least = int(self.filled.max()), int(self.filled.min())
-        self.columns = most + 1
         self.even = most == least
-        if self.columns > self.own[0][0].shape[2]:
-            self.own = [(_widened(k, 2 * k.shape[2]), _widened(v, 2 * v.shape[2])) for k, v in self.own]
+        columns = self.own[0][0].shape[2]
+        if most == columns:
+            columns += COLUMNS
+            self.own = [(_widened(k, columns), _widened(v, columns)) for k, v in self.own]
         self.rows = torch.arange(len(self.group), device=self.group.device)
         self.last = self.filled
         self.filled = self.filled + 1
         device = self.group.device
         prompt = torch.arange(longest, device=device) >= self.prompt_length[self.group][:, None]
-        own = torch.arange(self.columns, device=device) >= self.filled[:, None]
-        self.hidden = torch.cat([prompt, own], dim=1)[:, None, None]  # [N, 1, 1, P + columns], True where not to look
+        own = torch.arange(columns, device=device) >= self.filled[:, None]
+        self.hidden = torch.cat([prompt, own], dim=1)[:, None, None]  # [N, 1, 1, P + C], True where not to look
+        self.column = most
 
     def kept(self, rows: Sequence[int]) -> KVCache:
         """The cache of some of its rows, and of the groups that still have any."""
@@ -130,9 +132,9 @@ def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int
         return _prompts(query, key, value, cache, scale=scale)
     heads, rows, width = query.shape
     kv_heads = key.shape[0]
-    own_keys, own_values = (x[:, :, : cache.columns] for x in cache.own[layer])
+    own_keys, own_values = cache.own[layer]  # with columns that are still empty: a part of them would be copied
     if cache.even:  # much cheaper than by index
-        own_keys[:, :, -1], own_values[:, :, -1] = key.transpose(0, 1), value.transpose(0, 1)
+        own_keys[:, :, cache.column], own_values[:, :, cache.column] = key.transpose(0, 1), value.transpose(0, 1)
     else:
         own_keys[cache.rows, :, cache.last] = key.transpose(0, 1)
         own_values[cache.rows, :, cache.last] = value.transpose(0, 1)
@@ -142,7 +144,7 @@ def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int
     on_own = by_row @ own_keys.transpose(-1, -2)
     scores = torch.cat([on_prompt, on_own], dim=-1).masked_fill_(cache.hidden, float("-inf"))
     weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
-    to_prompt, to_own = weights.split([prompt_keys.shape[2], cache.columns], dim=-1)
+    to_prompt, to_own = weights.split([prompt_keys.shape[2], own_keys.shape[2]], dim=-1)
     out = _to_rows(_to_groups(to_prompt, cache) @ prompt_values, cache) + to_own @ own_values
     return out.permute(1, 2, 0, 3).reshape(heads, rows, width)
 

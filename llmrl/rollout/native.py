@@ -13,7 +13,7 @@ depends neither on the other rows nor on how requests are cut into batches, up t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,12 +22,14 @@ import torch
 from torch import Tensor
 
 from llmrl.policy.decode import KVCache, decoding_attention
+from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
 from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
+_Hidden = Callable[[Tensor, Tensor, KVCache], Tensor]  # tokens [L], positions [L] -> hidden states [L, D]
 PREFILL_TOKENS = 8192  # prompt tokens of one forward pass
 SPARE_SHARE = 16  # ended rows are carried along until they are a sixteenth of the batch: dropping them copies the cache
 
@@ -73,8 +75,9 @@ class NativeEngine:
         live: list[_Row] = []
         cache: KVCache | None = None
         with prepacked_linears(self._model):
+            newest = FusedDecoder.of(self._model) or self._hidden
             while waiting or live:
-                cache = self._advanced(waiting, live, cache)
+                cache = self._advanced(waiting, live, cache, newest)
                 ended = [row for row in live if row.ended]
                 if len(ended) * SPARE_SHARE > len(live) or len(ended) == len(live):
                     yield from ((row.index, self._completion(row)) for row in ended)
@@ -83,7 +86,9 @@ class NativeEngine:
                     cache = cache.kept(kept) if kept else None
                 yield None
 
-    def _advanced(self, waiting: deque[list[_Row]], live: list[_Row], cache: KVCache | None) -> KVCache:
+    def _advanced(
+        self, waiting: deque[list[_Row]], live: list[_Row], cache: KVCache | None, newest: _Hidden
+    ) -> KVCache:
         """Admit what fits beside the `live` rows, or draw one more token for each of them; returns their cache."""
         with self._generating():
             batch = self._admitted(waiting, len(live))
@@ -92,7 +97,7 @@ class NativeEngine:
                 fresh = self._prefill(batch)
                 return fresh if cache is None else cache.joined(fresh)
             assert cache is not None
-            self._step(live, cache)
+            self._step(live, cache, newest)
             return cache
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
@@ -160,12 +165,12 @@ class NativeEngine:
         self._draw([row for group in groups for row in group], logits[cache.group])
         return cache
 
-    def _step(self, live: list[_Row], cache: KVCache) -> None:
+    def _step(self, live: list[_Row], cache: KVCache, newest: _Hidden) -> None:
         device = cache.group.device
         tokens = torch.tensor([row.tokens[-1] for row in live], device=device)
         positions = torch.tensor([len(r.request.tokens) + len(r.tokens) - 1 for r in live], device=device)
         cache.extend()
-        hidden = self._hidden(tokens, positions, cache)
+        hidden = newest(tokens, positions, cache)
         self._draw(live, self._model.get_output_embeddings()(hidden))
 
     def _hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:

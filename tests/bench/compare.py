@@ -49,7 +49,9 @@ class Task:
 TASKS = {
     "countdown": Task(
         changes=(
-            "data.source=countdown", "data.args={count: 3, high: 9, target_high: 30}", "data.max_prompt_tokens=96",
+            "data.source=countdown",
+            "data.args={count: 3, high: 9, target_high: 30}",
+            "data.max_prompt_tokens=96",
             "reward={countdown: {name: 'llmrl.rewards.countdown:Countdown'}}",
         ),  # fmt: skip
         base=("stages=[{kind: sft, train: {steps: 100, lr: 5.0e-5, batch_size: 8}, eval: {data: {n: 64}}}]",),
@@ -81,7 +83,9 @@ class Run:
 def base(task: str, folder: Path, model: str) -> Run | None:
     """The supervised run that comes before all of `task`, if there is one."""
     more = TASKS[task].base
-    return Run(task=task, method="grpo", seed=0, folder=folder / f"{task}-base", model=model, more=more) if more else None
+    return (
+        Run(task=task, method="grpo", seed=0, folder=folder / f"{task}-base", model=model, more=more) if more else None
+    )
 
 
 def runs(folder: Path, model: str, *, seeds: int | None = None) -> Iterator[Run]:

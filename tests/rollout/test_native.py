@@ -20,6 +20,8 @@ KINDS = {
     "llama, four heads on two": ("llama", {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}),
     "qwen2, biases": ("qwen2", {}),
     "qwen3, q and k norms": ("qwen3", {}),
+    "mistral": ("mistral", {"sliding_window": None}),
+    "granite, by the model's own layers": ("granite", {}),
 }
 
 
