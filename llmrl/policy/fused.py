@@ -7,7 +7,7 @@ both rotations are one. The numbers differ from the model's own by rounding only
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from llmrl.policy.prepacked import can_prepack
 
 # Layers that compute exactly what `FusedDecoder` does: bias or none, head norms or none, a SiLU gate.
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
-Binary = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +37,8 @@ class _Norm:
 class _Product:
     """x W^T + b with what follows it: nothing, SiLU, or a sum or product with another tensor."""
 
-    def __init__(self, weights: list[Tensor], biases: list[Tensor | None]) -> None:
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+    def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
+        weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
         self._bias = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
         self._packed = weight.dtype == torch.bfloat16 and weight.is_cpu and can_prepack()
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight

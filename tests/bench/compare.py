@@ -53,7 +53,7 @@ TASKS = {
             "data.args={count: 3, high: 9, target_high: 30}",
             "data.max_prompt_tokens=96",
             "reward={countdown: {name: 'llmrl.rewards.countdown:Countdown'}}",
-        ),  # fmt: skip
+        ),
         base=("stages=[{kind: sft, train: {steps: 100, lr: 5.0e-5, batch_size: 8}, eval: {data: {n: 64}}}]",),
         seeds=(0, 1, 2),
         title="reach a number with three others",
