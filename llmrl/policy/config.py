@@ -33,8 +33,9 @@ class ModelConfig(Section):
     max_length: PositiveInt = Field(1024, description="tokens of prompt and completion together")
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
-    forward: Literal["auto", "packed", "plain"] = Field(
-        "auto", description="packed shares prompts and pads nothing; auto checks it on the model and falls back"
+    forward: Literal["auto", "flex", "packed", "plain"] = Field(
+        "auto",
+        description="packed shares prompts and pads nothing, flex does so by a GPU kernel; auto checks and falls back",
     )
 
 

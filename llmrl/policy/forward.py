@@ -1,9 +1,9 @@
 """The policy's forward pass: log-probabilities (and entropies, and values) of the sampled tokens of a batch.
 
-Two ways to the same numbers: `packed` shares each group's prompt and pads nothing; `plain` gives the model padded rows,
-exactly as a textbook would. The shift by one between a token and the position that predicts it lives here and nowhere
-else. `check_forward` compares either with the model itself, so that an architecture that packs wrongly, or changes its
-logits after the output layer, is noticed before training.
+Three ways to the same numbers: `packed` shares each group's prompt and pads nothing; `flex` does so with one block-sparse
+kernel on a GPU; `plain` gives the model padded rows, exactly as a textbook would. The shift by one between a token and
+the position that predicts it lives here and nowhere else. `check_forward` compares each with the model itself, so that
+an architecture that packs wrongly, or changes its logits after the output layer, is noticed before training.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from llmrl.batch import Batch, Output
 from llmrl.policy.attention import UnsupportedModel, registered_attention
+from llmrl.policy.flex import block_mask, flex_attention
 from llmrl.policy.head import token_logprobs
 from llmrl.policy.packing import Packing, block_attention, pack
 
 PACKED_ATTENTION = "llmrl_packed"
-ForwardMode = Literal["packed", "plain"]
+ForwardMode = Literal["flex", "packed", "plain"]
 ValueHead = Callable[[Tensor], Tensor]
 
 
@@ -73,9 +74,9 @@ class _Scored(NamedTuple):
 def _scored_hidden(model: nn.Module, batch: Batch, mode: ForwardMode) -> _Scored:
     if bool(batch.mask[:, 0].any()):
         raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
-    if mode == "packed":
+    if mode != "plain":
         packing = pack(batch)
-        hidden = _packed_hidden(model, packing).index_select(0, packing.source)
+        hidden = _packed_hidden(model, packing, mode).index_select(0, packing.source)
         return _Scored(hidden, packing.row, packing.column, packing.target)
     row, column = batch.mask.nonzero(as_tuple=True)
     source = row * batch.tokens.shape[1] + column - 1
@@ -96,10 +97,15 @@ def _present(batch: Batch) -> Tensor:
     return (torch.arange(batch.tokens.shape[1], device=batch.tokens.device)[None] < batch.length[:, None]).long()
 
 
-def _packed_hidden(model: nn.Module, packing: Packing) -> Tensor:
+def _packed_hidden(model: nn.Module, packing: Packing, mode: ForwardMode) -> Tensor:
+    blocks = block_mask(packing) if mode == "flex" else None
     with registered_attention(model.config, PACKED_ATTENTION, _packed_attention):
         out = model.base_model(  # type: ignore[operator]
-            input_ids=packing.tokens[None], position_ids=packing.positions[None], use_cache=False, packing=packing
+            input_ids=packing.tokens[None],
+            position_ids=packing.positions[None],
+            use_cache=False,
+            packing=packing,
+            blocks=blocks,
         )
     return out.last_hidden_state[0]
 
@@ -112,6 +118,7 @@ def _packed_attention(
     attention_mask: Tensor | None,
     *,
     packing: Packing | None = None,
+    blocks: Any = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -125,7 +132,10 @@ def _packed_attention(
     if sliding_window is not None and int(packing.positions.max()) >= sliding_window:
         raise UnsupportedModel(f"its sliding window of {sliding_window} tokens is shorter than a row")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    out = block_attention(query[0], key[0], value[0], packing, scale=scale)
+    if blocks is not None:
+        out = flex_attention(query[0], key[0], value[0], blocks, scale=scale)
+    else:
+        out = block_attention(query[0], key[0], value[0], packing, scale=scale)
     return out.transpose(0, 1)[None], None
 
 

@@ -34,6 +34,8 @@ class Packing:
     prompt: Tensor  # [G, P] packed index of each group's prompt tokens
     continuation: Tensor  # [G, S, C] packed index of each row's own tokens
     place: Tensor  # [L] where each packed token lies in the blocks, prompts first, then continuations, flattened
+    group: Tensor  # [L] the group of each packed token, counted from 0
+    owner: Tensor  # [L] its batch row, -1 in a shared prompt
     source: Tensor  # [N] packed index whose hidden state predicts the scored token
     target: Tensor  # [N] the scored token's id
     row: Tensor  # [N] its batch row
@@ -62,9 +64,11 @@ def pack(batch: Batch) -> Packing:
     prompt_index = torch.full((len(members), max(prompt_sizes)), -1, dtype=torch.int64)
     own_index = torch.full((len(members), siblings, longest), -1, dtype=torch.int64)
     where = torch.full(batch.tokens.shape, -1, dtype=torch.int64)  # packed index of every batch token
+    owners: list[tuple[int, int, int]] = []  # group, row, tokens
     end = 0
     for g, siblings_of in enumerate(members):
         size = prompt_sizes[g]
+        owners.append((g, -1, size))
         prompt_index[g, :size] = torch.arange(end, end + size)
         where[siblings_of, :size] = prompt_index[g, :size]
         end += size
@@ -72,6 +76,7 @@ def pack(batch: Batch) -> Packing:
             own = lengths[member] - size
             own_index[g, s, :own] = torch.arange(end, end + own)
             where[member, size : size + own] = own_index[g, s, :own]
+            owners.append((g, member, own))
             end += own
     valid = where >= 0
     tokens = torch.zeros(end, dtype=torch.int64)
@@ -82,6 +87,7 @@ def pack(batch: Batch) -> Packing:
     filled = (blocks >= 0).nonzero().squeeze(1)
     place = torch.empty(end, dtype=torch.int64)
     place[blocks[filled]] = filled
+    group, owner, count = torch.tensor(owners).unbind(1)
     scored_row, scored_column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
     device = batch.tokens.device
     return Packing(
@@ -90,6 +96,8 @@ def pack(batch: Batch) -> Packing:
         prompt=prompt_index.to(device),
         continuation=own_index.to(device),
         place=place.to(device),
+        group=group.repeat_interleave(count).to(device),
+        owner=owner.repeat_interleave(count).to(device),
         source=where[scored_row, scored_column - 1].to(device),
         target=batch.tokens.cpu()[scored_row, scored_column].to(device),
         row=scored_row.to(device),

@@ -199,7 +199,7 @@ def native_engine(recipe: Recipe, policy: Policy, mode: ForwardMode) -> tuple[Ro
     """An engine that samples with the trained `policy` itself. Raises ConfigError where that cannot be."""
     from llmrl.rollout.native import NativeEngine
 
-    if mode != "packed":
+    if mode == "plain":
         raise ConfigError(
             f"rollout.engine=native needs model.forward=packed, and {recipe.model.path} runs {mode}; "
             "set rollout.engine=vllm"

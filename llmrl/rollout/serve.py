@@ -52,22 +52,12 @@ class ServerProcess:
     def start(self) -> None:
         """Begin to start; `wait` until it answers."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
-        cores = ",".join(map(str, self._cores))
-        command = [sys.executable, "-m", "llmrl.rollout.serve", cores, *_arguments(self._settings, self._port)]
-        environment = child_environment() | {
-            "VLLM_API_KEY": self._key,
-            "VLLM_SERVER_DEV_MODE": "1",
-            "VLLM_NO_USAGE_STATS": "1",
-            "DO_NOT_TRACK": "1",
-            "VLLM_LOGGING_LEVEL": "WARNING",
-            "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(self._settings.kv_cache_gib))),
-            "VLLM_CPU_OMP_THREADS_BIND": cores,
-            "OMP_NUM_THREADS": str(len(self._cores)),
-        }
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
-            )
+                server_command(self._settings, port=self._port, cores=self._cores),
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                env=server_environment(self._settings, key=self._key, cores=self._cores),
+            )  # fmt: skip
 
     def wait(self) -> None:
         """Until the server answers. Raises EngineError with the end of its log if it ends or takes too long."""
@@ -102,7 +92,27 @@ class ServerProcess:
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-lines:])
 
 
-def _arguments(settings: EngineSettings, port: int) -> list[str]:
+def server_command(settings: EngineSettings, *, port: int, cores: Sequence[int], host: str = LOOPBACK) -> list[str]:
+    """What starts a server on `cores`."""
+    share = ",".join(map(str, cores))
+    return [sys.executable, "-m", "llmrl.rollout.serve", share, *_arguments(settings, host, port)]
+
+
+def server_environment(settings: EngineSettings, *, key: str, cores: Sequence[int]) -> dict[str, str]:
+    """The environment that such a server needs."""
+    return child_environment() | {
+        "VLLM_API_KEY": key,
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        "VLLM_CPU_KVCACHE_SPACE": str(max(1, round(settings.kv_cache_gib))),
+        "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cores)),
+        "OMP_NUM_THREADS": str(len(cores)),
+    }
+
+
+def _arguments(settings: EngineSettings, host: str, port: int) -> list[str]:
     import torch
 
     place = ["--gpu-memory-utilization", str(settings.gpu_memory)]
@@ -111,7 +121,7 @@ def _arguments(settings: EngineSettings, port: int) -> list[str]:
     return [
         *("--model", settings.model),
         *("--served-model-name", NAME),
-        *("--host", LOOPBACK),
+        *("--host", host),
         *("--port", str(port)),
         *("--dtype", settings.dtype),
         *("--max-model-len", str(settings.max_length)),

@@ -134,10 +134,11 @@ def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str
     asked, name = recipe.model.forward, name or recipe.model.path
     probe = probe.to(next(model.parameters()).device)
     problems: list[str] = []
-    modes: tuple[ForwardMode, ...] = ("packed", "plain") if asked == "auto" else (asked,)
+    fastest: tuple[ForwardMode, ...] = ("flex", "packed") if probe.tokens.is_cuda else ("packed",)
+    modes: tuple[ForwardMode, ...] = (*fastest, "plain") if asked == "auto" else (asked,)
     for mode in modes:
         problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
-        if problem is None and mode == "packed" and window_is_short(model, recipe.model.max_length):
+        if problem is None and mode != "plain" and window_is_short(model, recipe.model.max_length):
             problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
         if problem is None:
             notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)

@@ -64,8 +64,8 @@ def recipe_of(case: Case) -> Recipe:
     return parse_recipe(
         {
             "name": "sharing",
-            "model": {"path": case.source, "dtype": case.dtype, "lora": {"r": 4} if case.lora else None},
-            "data": {"source": "addition"},
+            "model": {"path": case.source, "dtype": case.dtype, "max_length": 256, "lora": {"r": 4} if case.lora else None},
+            "data": {"source": "addition", "max_prompt_tokens": 128},
             "rollout": {"max_tokens": 64, "group_size": 2},
             "reward": {"none": {"name": "none:none"}},
             # A large eps: Adam would blow up rounding errors of gradients that are almost zero.

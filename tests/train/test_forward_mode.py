@@ -42,7 +42,8 @@ def test_a_window_longer_than_the_probe_and_shorter_than_the_rows_is_not_packed(
     assert "sliding window" in notes[0]
 
 
-@pytest.mark.parametrize("forward", ["auto", "packed", "plain"])
+@pytest.mark.filterwarnings("ignore:flex_attention called without")
+@pytest.mark.parametrize("forward", ["auto", "flex", "packed", "plain"])
 def test_a_model_that_caps_its_logits_is_refused_in_every_mode(forward):
     model = random_model("gemma2", attn_logit_softcapping=None, final_logit_softcapping=2.0)
     with pytest.raises(ConfigError, match=f"model.forward={forward}.*differ by"):
