@@ -95,6 +95,9 @@ class RolloutConfig(Section):
     max_sequences: PositiveInt = Field(128, description="requests the engine runs at once")
     kv_cache_gib: PositiveFloat = Field(2.0, description="KV cache on a CPU")
     gpu_memory: float = Field(0.4, gt=0, lt=1, description="share of a GPU's memory for vLLM")
+    sleep: bool = Field(
+        False, description="vLLM beside the trainer gives its GPU memory back while the policy trains; raise gpu_memory"
+    )
     verify_weights: Literal["off", "sampled", "full"] = Field(
         "sampled", description="compare checksums of the engine's weights after each sync: of a few columns, or all"
     )
@@ -278,6 +281,12 @@ class Recipe(Section):
         if self.rollout.placement == "server" and self.rollout.engine != "vllm":
             raise ValueError(
                 f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
+            )
+        rollout = self.rollout
+        if rollout.sleep and (rollout.engine, rollout.placement, rollout.max_staleness) != ("vllm", "colocated", 0):
+            raise ValueError(
+                "rollout.sleep=true is for rollout.engine=vllm with rollout.placement=colocated and rollout.max_staleness=0; "
+                "engines elsewhere, or at work while the policy trains, have no memory to give back"
             )
         if self.critic is not None and self.critic.warmup_steps >= self.train.steps:
             raise ValueError(

@@ -66,6 +66,14 @@ class TrainedEngine(RolloutEngine, Protocol):
         ...
 
 
+class RestingEngine(RolloutEngine, Protocol):
+    """An engine on the trainer's own GPU that steps aside while the policy trains."""
+
+    def rest(self) -> None:
+        """Give back the memory of weights and KV cache until `load` brings new weights. Nothing on a CPU."""
+        ...
+
+
 class StreamingEngine(RolloutEngine, Protocol):
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         """Completions with their request's index as they finish; None now and then as a sign of life."""
@@ -82,7 +90,7 @@ class EngineSettings:
 
     `model` is a Hugging Face folder or hub id. `max_length` bounds prompt plus completion, in tokens. `max_sequences` is
     how many requests run at once. `kv_cache_gib` is the KV cache on a CPU, `gpu_memory` the share of a GPU's memory
-    that vLLM may take. `threads` is how many CPU cores an engine in a child process takes, the last ones of this
+    that vLLM may take; with `sleep` the engine can give it back while it rests. `threads` is how many CPU cores an engine in a child process takes, the last ones of this
     process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
     """
 
@@ -96,6 +104,7 @@ class EngineSettings:
     eager: bool = True
     seed: int = 0
     threads: int = 0
+    sleep: bool = False
 
 
 def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:

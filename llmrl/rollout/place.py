@@ -107,6 +107,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
         gpu_memory=rollout.gpu_memory,
         eager=rollout.eager,
         threads=rollout.threads,
+        sleep=rollout.sleep,
     )
 
 

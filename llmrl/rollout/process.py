@@ -20,10 +20,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmrl.memory import keep_freed_memory
-from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, build_engine, collect
+from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, RestingEngine, build_engine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -141,6 +141,14 @@ class ProcessEngine:
             except _ChildLost as lost:
                 self._replace(lost, failures)
         raise AssertionError("the last failure raises")
+
+    def rest(self) -> None:
+        try:
+            self._wait_until_ready()
+            self._send(("rest",))
+            self._receive(self._stall_timeout_s)
+        except _ChildLost as lost:  # the next one starts awake and waits for weights like any other
+            self._replace(lost, 1)
 
     def close(self) -> None:
         if self._connection is not None:
@@ -310,6 +318,9 @@ def _serve(connection: Connection, shared: int) -> None:
             connection.send(("loaded", message[2]))
         elif message[0] == "checksums":
             connection.send(("checksums", engine.checksums(message[1])))
+        elif message[0] == "rest":
+            cast(RestingEngine, engine).rest()
+            connection.send(("rested",))
         else:
             for item in engine.stream(message[1]):
                 connection.send(("alive",) if item is None else ("completion", *item))

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
-from llmrl.rollout.engine import EngineError, Look, TrainedEngine
+from llmrl.rollout.engine import EngineError, Look, RestingEngine, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -81,6 +81,9 @@ class Checked:
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         sync(self._engine, weights, version=version, verify=self._verify)
+
+    def rest(self) -> None:
+        cast(RestingEngine, self._engine).rest()
 
     def close(self) -> None:
         self._engine.close()

@@ -44,7 +44,7 @@ class VLLMEngine:
         # A CPU's default block of 128 tokens would keep shorter prompts from being shared between siblings.
         options: dict[str, Any] = {"block_size": 32}
         if torch.cuda.is_available():
-            options = {"gpu_memory_utilization": settings.gpu_memory}
+            options = {"gpu_memory_utilization": settings.gpu_memory, "enable_sleep_mode": settings.sleep}
         options |= {
             "model": settings.model,
             "dtype": settings.dtype,
@@ -61,10 +61,19 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
         }
         self._llm = LLM(**options)
+        self._can_rest = settings.sleep and torch.cuda.is_available()
+        self._resting = False
+
+    def rest(self) -> None:
+        if self._can_rest and not self._resting:
+            self._llm.sleep(level=2)  # the weights are thrown away, not copied out: `load` brings all of them
+            self._resting = True
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         from vllm import TokensPrompt
 
+        if self._resting:
+            raise EngineError("the engine gave its weights back when it went to rest; load weights before generating")
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         for index, request in enumerate(requests):
@@ -84,7 +93,12 @@ class VLLMEngine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         # The CPU build repacks weights, so its per-parameter loader fails; reload_weights repacks again.
+        if self._resting:
+            self._llm.wake_up(tags=["weights"])  # the cache only afterwards, so that its memory is free meanwhile
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
+        if self._resting:
+            self._llm.wake_up(tags=["kv_cache"])
+            self._resting = False
         self._llm.reset_prefix_cache()
 
     def checksums(self, look: Look) -> dict[str, int]:

@@ -6,10 +6,11 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
+from typing import cast
 
 from llmrl.config import Recipe
 from llmrl.data.stream import PromptStream
-from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.engine import RestingEngine, RolloutEngine
 from llmrl.rollout.roll import roll
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
@@ -30,7 +31,8 @@ class Sampler:
     spare: PromptStream  # an order of its own, for prompts that replace uniform groups
 
     def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
-        """The batch of `step`, sampled by the policy of `version`, which the engine holds.
+        """The batch of `step`, sampled by the policy of `version`, which the engine holds. With `rollout.sleep` the engine
+        rests afterwards.
 
         With dynamic sampling, groups whose scores are all equal are replaced by groups of spare prompts, for at most
         `max_rounds` rounds; what is still uniform then stays.
@@ -51,6 +53,9 @@ class Sampler:
                 del groups[prompt]
                 groups[rows[0].prompt.id] = rows
             found = [trajectory for rows in groups.values() for trajectory in rows]
+        if config.sleep:
+            with clock("sync"):
+                cast(RestingEngine, self.engine).rest()
         return found
 
     def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:

@@ -54,7 +54,13 @@ TASKS = {
             "data.max_prompt_tokens=96",
             "reward={countdown: {name: 'llmrl.rewards.countdown:Countdown'}}",
         ),
-        base=("stages=[{kind: sft, train: {steps: 100, lr: 5.0e-5, batch_size: 8}, eval: {data: {n: 64}}}]",),
+        base=(
+            "stages=[{kind: sft, train: {steps: 100, lr: 5.0e-5, batch_size: 8}, eval: {data: {n: 64}}}]",
+            "train.steps=1",
+            "train.save_every=1",
+            "eval.every=1",
+            "eval.data.n=20",  # what follows is not used
+        ),
         seeds=(0, 1, 2),
         title="reach a number with three others",
     ),

@@ -7,16 +7,20 @@ not finite, on every rank. Rajbhandari et al. 2020, arXiv:1910.02054. The only m
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.cpp_extension import get_default_build_root
 
 from llmrl.config import ConfigError
 from llmrl.policy.model import Policy
@@ -27,6 +31,7 @@ from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
+COMPILE_S = 600  # longer than DeepSpeed needs for an operator
 
 
 def shard_policy(
@@ -72,7 +77,19 @@ def _deepspeed(world: World) -> Any:
             "pip install 'llmrl[deepspeed]', or set train.backend=fsdp2"
         ) from error
     deepspeed.utils.logger.setLevel("WARNING")
+    check_locks(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()))
     return deepspeed
+
+
+def check_locks(folder: Path) -> None:
+    """DeepSpeed waits without end for a compilation that was killed and left its lock. Raises ConfigError instead."""
+    for lock in folder.glob("**/deepspeed*/lock"):
+        with contextlib.suppress(FileNotFoundError):  # whoever held it is done
+            age = time.time() - lock.stat().st_mtime
+            if age > COMPILE_S:
+                raise ConfigError(
+                    f"DeepSpeed would wait for {lock}, which a killed compilation left {age / 60:.0f} min ago; delete it"
+                )
 
 
 def _config(stage: int, *, low: bool) -> dict[str, Any]:
