@@ -90,8 +90,9 @@ class EngineSettings:
 
     `model` is a Hugging Face folder or hub id. `max_length` bounds prompt plus completion, in tokens. `max_sequences` is
     how many requests run at once. `kv_cache_gib` is the KV cache on a CPU, `gpu_memory` the share of a GPU's memory
-    that vLLM may take; with `sleep` the engine can give it back while it rests. `threads` is how many CPU cores an engine in a child process takes, the last ones of this
-    process's; 0 takes all. `eager` switches compilation off (start in seconds instead of a minute).
+    that vLLM may take; with `sleep` the engine can give it back while it rests. `threads` is how many CPU cores an
+    engine in a child process takes, the last ones of this process's; 0 takes all. `eager` switches compilation off
+    (start in seconds instead of a minute).
     """
 
     kind: Literal["vllm", "hf", "native"] = "vllm"

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "arithmetic"
 METHODS = ("grpo", "ppo", "pacs", "rloo", "dapo")
 COMMON = (
-    "train.steps=20", "train.minibatches=4", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1",
+    "train.steps=20", "train.minibatches=2", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1",
     "train.keep_best=false", "eval.every=5", "eval.data.n=100", "rollout.engine=native",
 )  # fmt: skip
 SAMPLES = 8  # per held-out problem, at temperature 1, after training
