@@ -26,9 +26,10 @@ ROOT = Path(__file__).resolve().parents[2]
 RECIPES = ROOT / "recipes" / "arithmetic"
 METHODS = ("grpo", "ppo", "pacs", "rloo", "dapo")
 COMMON = (
-    "train.steps=20", "train.minibatches=2", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1",
+    "train.steps=15", "train.minibatches=2", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1",
     "train.keep_best=false", "eval.every=5", "eval.data.n=100", "rollout.engine=native",
 )  # fmt: skip
+PROMPTS = 12  # a step, 8 completions each
 SAMPLES = 8  # per held-out problem, at temperature 1, after training
 
 
@@ -83,6 +84,8 @@ class Run:
     def changes(self) -> list[str]:
         """The overrides of its recipe."""
         named = [f"name={self.folder.name}", f"runs_dir={self.folder.parent}", f"seed={self.seed}"]
+        prompts = PROMPTS // 2 if self.method == "dapo" else PROMPTS  # which may ask for as many again
+        named.append(f"rollout.prompts_per_step={prompts}")
         return [*COMMON, *TASKS[self.task].changes, f"model.path={self.model}", *named, *self.more]
 
 
