@@ -55,13 +55,23 @@ class Scorer:
         """How many idle passes this rank adds to its own `passes`, so that all ranks make as many. Ask before the first."""
         return self.together(passes) - passes
 
-    def logprobs(self, batch: Batch) -> Tensor:
-        """[B, T] float32 without gradient, 0 outside the mask."""
+    def logprobs(self, batch: Batch, *, rows: Tensor | None = None) -> Tensor:
+        """[B, T] float32 without gradient, 0 outside the mask and outside `rows` ([N] int64; None: all)."""
 
         def only(part: Batch) -> list[Tensor]:
             return [self(part).logprobs]
 
-        return self.without_gradient(batch, only)[0]
+        if rows is None:
+            return self.without_gradient(batch, only)[0]
+        whole = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
+        if len(rows):
+            part = batch.select(rows)
+            whole[rows, : part.tokens.shape[1]] = self.without_gradient(part, only)[0]
+        else:
+            with torch.no_grad():
+                for _ in range(self.missing(0)):
+                    only(idle(batch))
+        return whole
 
     def logprobs_and_values(self, batch: Batch, head: ValueHead) -> tuple[Tensor, Tensor]:
         """Both [B, T] float32 without gradient, 0 outside the mask, from one forward pass."""
@@ -102,9 +112,10 @@ def annotate(
 ) -> Batch:
     """Add the values and log-probabilities the algorithm asked for, without gradient.
 
-    With one update a rollout the old log-probabilities are the ones the update computes anyway, so they stay None.
+    With one update a rollout the old log-probabilities are the ones the update computes anyway, so they stay None; so they
+    do where `update` can leave out rows, because credit says which.
     """
-    old = "old_logprobs" in needs and updates > 1
+    old = "old_logprobs" in needs and updates > 1 and bool(needs & NO_SKIP)
     if "values" in needs:
         if critic is None:
             raise ValueError("the algorithm needs values and there is no value model")
@@ -152,6 +163,8 @@ def update(
         batch = valuer.with_targets(batch, world)
         rates["value/lr"] = rate(peak=valuer.config.lr)
         movers = ({} if warming else movers) | {"value/grad_norm": (valuer.updater, rates["value/lr"])}
+    if "old_logprobs" in algo.needs and batch.old_logprobs is None and config.epochs * config.minibatches > 1:
+        batch = replace(batch, old_logprobs=scorer.logprobs(batch, rows=rows_that_learn(batch, algo.needs)))
     found: list[dict[str, float]] = []
     stopped = False
     for part in _parts(batch, config, order=(seed, step, "minibatches")):

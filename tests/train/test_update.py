@@ -160,11 +160,7 @@ class Spy:
 def test_minibatches_and_epochs_keep_the_log_probs_of_before_the_first_step():
     model, spy = random_model(), Spy([])
     batch = spy.credit(random_batch(14, groups=(3, 3, 2, 2)))
-    used = scorer(model)
-    annotated = annotate(batch, needs=spy.needs, policy=used, reference=None, updates=4)
-    before = used.logprobs(batch)
-    assert torch.equal(annotated.old_logprobs, before)
-    metrics, steps, _ = one_update(annotated, spy, model=model, epochs=2, minibatches=2, lr=1e-2)
+    metrics, steps, _ = one_update(batch, spy, model=model, epochs=2, minibatches=2, lr=1e-2)
     assert len(steps) == 4
     for number, (seen, logprobs) in enumerate(spy.seen):
         moved = float((logprobs - seen.old_logprobs)[seen.mask].abs().max())
@@ -178,6 +174,23 @@ def test_minibatches_and_epochs_keep_the_log_probs_of_before_the_first_step():
     assert metrics["tokens/trained"] == 2 * float(batch.mask.sum())
     by_step = [float((logprobs * seen.mask).sum() / seen.mask.sum()) for seen, logprobs in spy.seen]
     assert metrics["mean_logprob"] == pytest.approx(sum(by_step) / 4, rel=1e-5)
+
+
+def test_old_log_probs_are_computed_for_rows_that_learn_and_for_no_others():
+    model, spy = random_model(), Spy([])
+    batch = spy.credit(random_batch(14, groups=(3, 3, 2, 2)))
+    batch = replace(batch, advantages=batch.advantages * (batch.group != 1)[:, None])
+    rows = (batch.group != 1).nonzero().squeeze(1)
+    used = scorer(model)
+    whole, some = used.logprobs(batch), used.logprobs(batch, rows=rows)
+    torch.testing.assert_close(some[rows], whole[rows], rtol=1e-5, atol=1e-6)
+    assert not some[batch.group == 1].any() and whole[batch.group == 1].any()
+    assert not used.logprobs(batch, rows=rows[:0]).any()
+    one_update(batch, spy, model=model, epochs=2, lr=1e-2)
+    (first, logprobs), (second, _) = spy.seen
+    assert set(first.group.tolist()) == set(second.group.tolist()) == {0, 2, 3}
+    torch.testing.assert_close(first.old_logprobs, logprobs, rtol=1e-5, atol=1e-6)
+    assert torch.equal(first.old_logprobs, second.old_logprobs)
 
 
 def test_a_metric_of_a_partly_skipped_step_is_a_mean_over_the_tokens_that_ran():
@@ -204,8 +217,9 @@ def test_a_loss_that_is_not_finite_moves_nothing_and_is_counted(factor):
 
 def test_annotate_computes_what_is_asked_and_no_more():
     batch, used = random_batch(1), scorer(random_model())
-    alone = annotate(batch, needs=frozenset({"old_logprobs"}), policy=used, reference=None, updates=1)
-    assert alone.old_logprobs is None and alone.ref_logprobs is None
+    for updates in (1, 2):  # with one they are the update's own, with more the update makes those of rows that learn
+        alone = annotate(batch, needs=frozenset({"old_logprobs"}), policy=used, reference=None, updates=updates)
+        assert alone.old_logprobs is None and alone.ref_logprobs is None
     other = scorer(random_model(seed=5)).logprobs
     both = annotate(batch, needs=frozenset({"old_logprobs", "ref_logprobs"}), policy=used, reference=other, updates=2)
     assert torch.equal(both.ref_logprobs, other(batch)) and not torch.equal(both.ref_logprobs, both.old_logprobs)
