@@ -9,6 +9,8 @@ completions, prompt "P0 P1", in a batch of B=4 rows and T=5:
             Q0 h  -  -  -           0 1 0 0 0           1         0.0
 
     tokens_total = 2 + 1 + 4 + 1 = 8, the one denominator, over all ranks and micro-batches of the update.
+
+A batch stays in the host's memory, where rows are chosen and laid out; a micro-batch goes to the model's device once.
 """
 
 from __future__ import annotations
@@ -51,10 +53,11 @@ class Batch:
     def rows(self) -> int:
         return self.tokens.shape[0]
 
-    def to(self, device: device | str) -> Batch:
-        """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{n: t.to(device, non_blocking=True) for n, t in moved.items() if t is not None})
+    def to(self, place: device | str) -> Batch:
+        """The same batch on another device; to a GPU through pinned memory, so that nothing waits for the copy."""
+        target = device(place)
+        held = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: moved(tensor, target) for name, tensor in held.items() if tensor is not None})
 
     def select(self, index: Tensor) -> Batch:
         """The rows `index` ([N] int64), cut to their longest; the totals keep counting the whole update.
@@ -72,6 +75,13 @@ class Batch:
             rows = tensor[index]
             changes[item.name] = rows[:, :width] if rows.dim() == 2 and item.name != "privileged" else rows
         return replace(self, **changes)
+
+
+def moved(tensor: Tensor, target: device) -> Tensor:
+    """`tensor` on `target`, without waiting if that is a GPU."""
+    if target.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()
+    return tensor.to(target, non_blocking=True)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

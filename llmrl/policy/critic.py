@@ -80,8 +80,8 @@ class Critic:
             found = forward_values(self.model.causal_lm, seen, mode=self.mode, value_head=self.head)
         if shift is None:
             return found
-        at = torch.arange(batch.tokens.shape[1], device=found.device)[None] + shift[:, None]
-        return found.gather(1, at)
+        at = torch.arange(batch.tokens.shape[1])[None] + shift.cpu()[:, None]
+        return found.gather(1, at.to(found.device))
 
     def lend(self) -> None:
         """Take part in the gathering of a rank that saves."""

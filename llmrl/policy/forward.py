@@ -36,8 +36,9 @@ def forward(
 ) -> Output:
     """Log-probabilities of `batch.tokens` where `batch.mask`, under softmax(logits / temperature); 0 elsewhere.
 
-    `model` is a Hugging Face causal LM. `value_head` maps the hidden states that predict the scored tokens, [N, D], to
-    values [N]: index t gets the value of the state in which token t was chosen. Gradients flow to all parameters.
+    `batch` may lie in the host's memory; what is returned is on the model's device. `model` is a Hugging Face causal LM.
+    `value_head` maps the hidden states that predict the scored tokens, [N, D], to values [N]: index t gets the value of
+    the state in which token t was chosen. Gradients flow to all parameters.
     Raises ValueError if a row's first token is to be scored.
     """
     scored = _scored_hidden(model, batch, mode)
@@ -75,12 +76,17 @@ def _scored_hidden(model: nn.Module, batch: Batch, mode: ForwardMode) -> _Scored
     if bool(batch.mask[:, 0].any()):
         raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
     if mode != "plain":
-        packing = pack(batch)
+        packing = pack(batch).to(_device(model))
         hidden = _packed_hidden(model, packing, mode).index_select(0, packing.source)
         return _Scored(hidden, packing.row, packing.column, packing.target)
+    batch = batch.to(_device(model))
     row, column = batch.mask.nonzero(as_tuple=True)
     source = row * batch.tokens.shape[1] + column - 1
     return _Scored(_plain_hidden(model, batch).index_select(0, source), row, column, batch.tokens[row, column])
+
+
+def _device(model: nn.Module) -> torch.device:
+    return model.get_output_embeddings().weight.device  # type: ignore[operator,no-any-return]
 
 
 def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor:

@@ -13,12 +13,12 @@ the packed sequence without padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
 
-from llmrl.batch import Batch
+from llmrl.batch import Batch, moved
 from llmrl.policy.attention import gather_blocks
 
 
@@ -45,9 +45,13 @@ class Packing:
     def length(self) -> int:
         return self.tokens.shape[0]
 
+    def to(self, device: torch.device) -> Packing:
+        """The same layout on another device."""
+        return Packing(**{f.name: moved(getattr(self, f.name), device) for f in fields(self)})
+
 
 def pack(batch: Batch) -> Packing:
-    """Lay out `batch`; rows of a group must agree in their first `prompt_length` tokens. CPU work, O(tokens).
+    """Lay out `batch` in the host's memory; rows of a group must agree in their first `prompt_length` tokens. O(tokens).
 
     Raises ValueError if a sampled token has nothing before it.
     """
@@ -89,19 +93,18 @@ def pack(batch: Batch) -> Packing:
     place[blocks[filled]] = filled
     group, owner, count = torch.tensor(owners).unbind(1)
     scored_row, scored_column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
-    device = batch.tokens.device
     return Packing(
-        tokens=tokens.to(device),
-        positions=positions.to(device),
-        prompt=prompt_index.to(device),
-        continuation=own_index.to(device),
-        place=place.to(device),
-        group=group.repeat_interleave(count).to(device),
-        owner=owner.repeat_interleave(count).to(device),
-        source=where[scored_row, scored_column - 1].to(device),
-        target=batch.tokens.cpu()[scored_row, scored_column].to(device),
-        row=scored_row.to(device),
-        column=scored_column.to(device),
+        tokens=tokens,
+        positions=positions,
+        prompt=prompt_index,
+        continuation=own_index,
+        place=place,
+        group=group.repeat_interleave(count),
+        owner=owner.repeat_interleave(count),
+        source=where[scored_row, scored_column - 1],
+        target=batch.tokens.cpu()[scored_row, scored_column],
+        row=scored_row,
+        column=scored_column,
     )
 
 

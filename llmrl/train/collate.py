@@ -28,7 +28,6 @@ def collate(
     trajectories: Sequence[Trajectory],
     *,
     mask_truncated: bool = False,
-    device: torch.device | str = "cpu",
     privileged: Callable[[Prompt], tuple[int, ...]] | None = None,
 ) -> Batch:
     """Tensors of all trajectories, in their order; rows that are not `usable` have no mask and score NaN.
@@ -74,7 +73,7 @@ def collate(
         sequences_total=torch.zeros(()),
         privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
     )
-    return with_totals(batch.to(device), reduce=lambda total: total)
+    return with_totals(batch, reduce=lambda total: total)
 
 
 def joined(batches: Sequence[Batch]) -> Batch:

@@ -20,12 +20,7 @@ def train(job: Job, state: TrainState) -> TrainState:
     while state.step < recipe.train.steps:
         step, clock = state.step, Clock()
         trajectories = job.ahead.take(step, clock)
-        batch = collate(
-            trajectories,
-            mask_truncated=recipe.rollout.mask_truncated,
-            device=world.device,
-            privileged=models.privileged,
-        )
+        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
         with clock("update"):
             batch = annotate(
                 batch, needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,

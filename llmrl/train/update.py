@@ -95,7 +95,7 @@ class Scorer:
                 blank = torch.zeros(batch.tokens.shape, dtype=torch.float32, device=batch.tokens.device)
                 found = found or [blank.clone() for _ in parts]
                 for whole, part in zip(found, parts, strict=True):
-                    whole[rows, : part.shape[1]] = part.float()
+                    whole[rows, : part.shape[1]] = part.float().to(whole.device)
             for _ in range(missing):
                 compute(idle(batch))
         return found
@@ -243,13 +243,14 @@ def _accumulate(
     for rows in portions:
         micro = chosen.select(rows) if chosen is not None else part
         out = _output(micro, algo.needs, scorer, valuer)
+        counts["tokens/packed"] += packed_tokens(micro)
+        micro = micro.to(out.logprobs.device)
         result = algo.loss(out, micro)
         updater.backward(result.value)
         gap = ((out.logprobs.detach() - micro.logprobs).abs() * micro.mask).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
-        counts["tokens/packed"] += packed_tokens(micro)
     for _ in range(missing):
         out = _output(idle(part), algo.needs, scorer, valuer)
         nothing = out.logprobs.sum() if out.values is None else out.logprobs.sum() + out.values.sum()

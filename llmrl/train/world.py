@@ -57,10 +57,13 @@ class World:
         return self.rank == 0
 
     def sum_(self, tensor: Tensor) -> Tensor:
-        """Sum `tensor` over ranks, in place; returns it."""
+        """Sum `tensor` over ranks, in place, by way of the group's device; returns it."""
         if self.size > 1:
+            shared = tensor.to(self.device)
             with _together():
-                torch.distributed.all_reduce(tensor)
+                torch.distributed.all_reduce(shared)
+            if shared is not tensor:
+                tensor.copy_(shared)
         return tensor
 
     def max(self, number: int) -> int:

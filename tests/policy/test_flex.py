@@ -77,7 +77,7 @@ def test_a_model_gives_the_same_log_probabilities_as_packed(kind):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_on_a_gpu_it_is_compiled_and_has_the_gradients_of_our_blocks(dtype):
     torch.manual_seed(0)
-    packing = pack(random_batch(1, groups=(4, 3, 1)).to("cuda"))
+    packing = pack(random_batch(1, groups=(4, 3, 1))).to(torch.device("cuda"))
     query, key, value = (
         torch.randn(n, packing.length, 64, dtype=dtype, device="cuda", requires_grad=True) for n in (4, 2, 2)
     )
