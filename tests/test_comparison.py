@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from tests.bench.compare import METHODS, TASKS, runs, train
+from llmrl.config import load_recipe
+from tests.bench.compare import METHODS, PROMPTS, RECIPES, TASKS, base, runs, train
 from tests.bench.compare_report import BEGIN, END, PLOT, diversity, write_report
 
 SAMPLES = 4
@@ -29,6 +30,19 @@ def test_every_method_is_run_on_every_task_the_first_seeds_first(tmp_path):
     assert all(f"seed={run.seed}" in run.changes and f"name={run.folder.name}" in run.changes for run in found)
 
 
+def test_all_methods_of_a_task_start_from_one_model_and_may_ask_for_as_many_samples(tmp_path):
+    for run in runs(tmp_path, "m"):
+        recipe = load_recipe(RECIPES / f"{run.method}.yaml", run.changes)
+        more = recipe.rollout.dynamic_sampling
+        rounds = 1 + (more.max_rounds if more else 0)
+        assert recipe.rollout.prompts_per_step * rounds * recipe.rollout.group_size == PROMPTS * 8
+        first = base(run.task, tmp_path, "m")
+        assert run.model == (str(first.folder / "stages" / "01-sft" / "model") if first else "m")
+        assert not recipe.supervised
+    first = base("countdown", tmp_path, "m")
+    assert load_recipe(RECIPES / f"{first.method}.yaml", first.changes).supervised[0].kind == "sft"
+
+
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):
     run = next(runs(tmp_path, "m"))
     finished_run(run, accuracy=0.5, right=[1])
@@ -40,12 +54,12 @@ def test_the_table_and_the_plot_are_written_between_the_marks(tmp_path):
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     (recipes / "README.md").write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    some = [run for run in runs(tmp_path, "m") if run.task == "multistep" and run.method in ("ppo", "pacs")]
+    some = [run for run in runs(tmp_path, "m") if run.task == "countdown" and run.method in ("ppo", "pacs")]
     for run in some:
         finished_run(run, accuracy=0.2 + 0.1 * run.seed, right=[4, 2, 0, 0] if run.method == "ppo" else [1, 1, 1, 1])
-    (tmp_path / "base-multistep.json").write_text(json.dumps([{"right": 0, "distinct": 0}] * 4))
+    (tmp_path / "base-countdown.json").write_text(json.dumps([{"right": 0, "distinct": 0}] * 4))
     for _ in range(2):  # writing again replaces what was written
-        write_report(recipes, tmp_path, some, {"multistep": "a title", "addition": "not run"}, samples=SAMPLES)
+        write_report(recipes, tmp_path, some, {"countdown": "a title", "addition": "not run"}, samples=SAMPLES)
     text = (recipes / "README.md").read_text()
     assert text.startswith("before\n") and text.endswith("after\n") and "old" not in text and "not run" not in text
     assert text.count("| ppo |") == text.count("| before training |") == text.count("### a title") == 1
