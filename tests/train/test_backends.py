@@ -182,8 +182,8 @@ def test_bfloat16_weights_stay_close_to_those_of_one_process(
     for case in cases:
         expected = alone(dtype="bfloat16", lora=case.lora)
         assert difference(expected, saved(case)) < 0.05
-        stored, wanted = (load_file(x / "policy" / "model.safetensors") for x in (saved(case), expected))
-        assert {name: x.dtype for name, x in stored.items()} == {name: x.dtype for name, x in wanted.items()}
+        mine, wanted = (load_file(x / "policy" / "model.safetensors") for x in (saved(case), expected))
+        assert {name: x.dtype for name, x in mine.items()} == {name: x.dtype for name, x in wanted.items()}
         assert set(stored(saved(case))) == set(stored(expected))
         masters = [x for name, x in stored(saved(case)).items() if ":master/" in name]
         assert all(x.dtype == torch.float32 for x in masters)
