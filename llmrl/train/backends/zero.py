@@ -7,20 +7,16 @@ not finite, on every rank. Rajbhandari et al. 2020, arXiv:1910.02054. The only m
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.cpp_extension import get_default_build_root
 
 from llmrl.config import ConfigError
 from llmrl.policy.model import Policy
@@ -31,7 +27,6 @@ from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
-COMPILE_S = 600  # longer than DeepSpeed needs for an operator
 
 
 def shard_policy(
@@ -77,19 +72,10 @@ def _deepspeed(world: World) -> Any:
             "pip install 'llmrl[deepspeed]', or set train.backend=fsdp2"
         ) from error
     deepspeed.utils.logger.setLevel("WARNING")
-    check_locks(Path(os.environ.get("TORCH_EXTENSIONS_DIR") or get_default_build_root()))
+    # On CPUs it would compile an all-reduce for inference, which training never calls; that needs a compiler, and a
+    # compilation that was killed leaves a lock for which every later run waits without end.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
-
-
-def check_locks(folder: Path) -> None:
-    """DeepSpeed waits without end for a compilation that was killed and left its lock. Raises ConfigError instead."""
-    for lock in folder.glob("**/deepspeed*/lock"):
-        with contextlib.suppress(FileNotFoundError):  # whoever held it is done
-            age = time.time() - lock.stat().st_mtime
-            if age > COMPILE_S:
-                raise ConfigError(
-                    f"DeepSpeed would wait for {lock}, which a killed compilation left {age / 60:.0f} min ago; delete it"
-                )
 
 
 def _config(stage: int, *, low: bool) -> dict[str, Any]:
@@ -137,7 +123,7 @@ class ZeROUpdater:
         with collective():
             self._engine.step()
         norm = float(self._engine.get_global_grad_norm())
-        return (norm, True) if self._engine.was_step_applied() else (math.inf, False)
+        return (norm, True) if self._engine.was_step_applied() else (math.nan, False)  # it keeps no norm of these
 
     def discard(self) -> None:
         """Forget accumulated gradients, as DeepSpeed does itself after one that is not finite."""
@@ -185,7 +171,7 @@ class ZeROUpdater:
 
     def _part(self, key: str, name: str, parameter: Any) -> Shard:
         local = self._zero.get_local_fp32_param(parameter, None if key == "master" else key)
-        return self._shard(f"{key}/{name}", local, parameter)
+        return self._shard(f"{key}/{name}", local.detach(), parameter)
 
     def _shard(self, key: str, part: Tensor, parameter: Any) -> Shard:
         """This rank's run of elements, without the padding that the last rank has."""
@@ -253,19 +239,19 @@ class ZeROUpdater:
             parameter.set_full_hp_param(value, inner)
             return
         if key == "master":
-            from deepspeed.zero import GatheredParameters
+            import deepspeed
 
-            with GatheredParameters([parameter], modifier_rank=0):
+            with deepspeed.zero.GatheredParameters([parameter], modifier_rank=0):
                 parameter.data.copy_(value)
         self._zero.set_local_hp_param(self._cut(parameter, value), parameter, inner)
 
 
 def _whole(named: Iterable[tuple[str, Tensor]], *, dtypes: Mapping[str, torch.dtype]) -> Iterator[tuple[str, Tensor]]:
     """Whole tensors of parameters that stage 3 shares, gathered a bucket at a time."""
-    from deepspeed.zero import GatheredParameters
+    import deepspeed
 
     parameters: dict[str, Any] = dict(named)
     shards = (Shard(name=name, local=p.detach(), whole=tuple(p.ds_shape)) for name, p in parameters.items())
     for bucket in buckets(shards, BUCKET_BYTES):
-        with GatheredParameters([parameters[shard.name] for shard in bucket]):
+        with deepspeed.zero.GatheredParameters([parameters[shard.name] for shard in bucket]):
             yield from ((shard.name, parameters[shard.name].detach().to(dtypes[shard.name])) for shard in bucket)
