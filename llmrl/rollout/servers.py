@@ -227,8 +227,10 @@ class ServerPool:
         if self._restarts > self._patience.max_restarts:
             reasons = "; ".join(f"{s.url}: {s.why}" for s in self._servers if s.why)
             raise EngineError(f"servers were lost {self._restarts} times within one step ({reasons})")
-        home[request.tokens] = min((s for s in self._servers if s.up), key=lambda s: s.in_flight)
-        return home[request.tokens]
+        server = home.get(request.tokens)  # a sibling may have chosen while this one waited
+        if server is None or not server.up:
+            server = home[request.tokens] = min((s for s in self._servers if s.up), key=lambda s: s.in_flight)
+        return server
 
     def _any_up(self) -> bool:
         return any(server.up for server in self._servers)
