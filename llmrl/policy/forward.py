@@ -86,7 +86,7 @@ def _scored_hidden(model: nn.Module, batch: Batch, mode: ForwardMode) -> _Scored
 
 
 def _device(model: nn.Module) -> torch.device:
-    return model.get_output_embeddings().weight.device  # type: ignore[operator,no-any-return]
+    return next(model.parameters()).device
 
 
 def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor:

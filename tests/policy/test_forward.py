@@ -171,6 +171,17 @@ def test_supported_models_pass_the_check():
             assert check_forward(random_model(kind, **changes), random_batch(0), mode=mode, tolerance=1e-3) is None
 
 
+def test_the_rounding_of_large_logits_is_no_reason_not_to_pack_and_wrong_rows_still_are():
+    model, batch = random_model(dtype=torch.bfloat16), collate(random_trajectories(1))
+    with torch.no_grad():
+        logits = model(input_ids=batch.tokens).logits
+        model.lm_head.weight.mul_(40 / logits.abs().max())
+    assert check_forward(model, batch, mode="packed", tolerance=1e-3) is None
+    assert "differ by" in check_forward(
+        model, replace(batch, prompt_length=batch.prompt_length + 1), mode="packed", tolerance=1e-3
+    )
+
+
 def test_capped_attention_is_noticed_and_so_are_capped_logits():
     model = random_model("gemma2", attn_logit_softcapping=5.0, final_logit_softcapping=None)
     batch = random_batch(0)
