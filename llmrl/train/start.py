@@ -101,12 +101,14 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 late = job.log.unaccounted_s
                 summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
             code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
-        return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
+    world.leave()
+    return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
 
 
 def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped: Stopped) -> Outcome:
     summary = write_summary(recipe.run_dir, recipe=recipe, status="interrupted") if world.main else {}
     code = max(world.gather([interrupts.exit_code]))
+    world.leave()
     return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
 
 

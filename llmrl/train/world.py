@@ -111,6 +111,13 @@ class World:
             raise RankLost("the first process of this run failed; its own output says why")
         return shared[0]
 
+    def leave(self) -> None:
+        """Wait for every rank, then close their connections: a rank that ends early must not break them for the others."""
+        if self.size > 1:
+            with _together():
+                torch.distributed.barrier()
+                torch.distributed.destroy_process_group()
+
     def share(self, items: list[T]) -> list[T]:
         """This rank's items: every size-th one."""
         return items[self.rank :: self.size]

@@ -92,7 +92,7 @@ def one_rank(source: str, backend: str, folder: Path) -> None:
         "grad_norm": norms[0],
     }
     (folder / f"{backend}-{world.rank}.json").write_text(json.dumps(measured))
-    torch.distributed.destroy_process_group()
+    world.leave()
 
 
 def _resident_mib() -> float:

@@ -78,7 +78,7 @@ def main() -> None:
         output = Path(sys.argv[1]) / f"{name}-{world.rank}"
         save_file(tensors, output.with_suffix(".safetensors"))
         output.with_suffix(".json").write_text(json.dumps(metrics))
-    torch.distributed.destroy_process_group()
+    world.leave()
 
 
 if __name__ == "__main__":

@@ -163,8 +163,7 @@ def main() -> None:
         world = World(rank=torch.distributed.get_rank(), size=torch.distributed.get_world_size())
     for case in cases:
         run_case(case, world)
-    if world.size > 1:
-        torch.distributed.destroy_process_group()
+    world.leave()
 
 
 if __name__ == "__main__":

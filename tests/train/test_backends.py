@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from llmrl.train.checkpoint import checkpoints, damage, folder_of, read_state, read_tensors
 from llmrl.train.world import World
 from tests.durability.harness import write_recipe
+from tests.torchrun import ROOT, search_path, torchrun
 from tests.train.sharing import METHODS, Case, run_case, write_cases
 
-ROOT = Path(__file__).parents[2]
 TOLERANCE = 1e-4  # float32: of the largest weight, after ten updates
 DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
 needs_deepspeed = pytest.mark.skipif(not DEEPSPEED, reason="no deepspeed: pip install 'llmrl[deepspeed]'")
@@ -63,19 +63,11 @@ def together(cases: list[Case]) -> None:
     """Run cases one after another in two processes."""
     file = Path(cases[0].run).with_suffix(".json")
     write_cases(file, cases)
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "tests.train.sharing"]
     compiled = file.with_suffix(".compiled")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path(), "DS_ACCELERATOR": "cpu"}
-    environment["TORCH_EXTENSIONS_DIR"] = str(compiled)
-    done = subprocess.run(
-        [sys.executable, *launcher, str(file)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800
-    )
-    assert done.returncode == 0, done.stderr[-6000:]
+    torchrun(
+        "tests.train.sharing", file, timeout=1800, DS_ACCELERATOR="cpu", TORCH_EXTENSIONS_DIR=str(compiled)
+    )  # fmt: skip
     assert not compiled.exists(), "a compiler is not among what users need"
-
-
-def _path() -> str:
-    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
 
 
 def stored(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -203,7 +195,7 @@ def test_accelerate_launch_with_a_back_ends_file_trains_the_recipe_as_it_is(
     recipe = write_recipe(tmp_path, tiny_model, changes)
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2"]
     launcher += ["--config_file", str(ROOT / "launch" / "accelerate" / f"{backend}.yaml")]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": _path(), "DS_ACCELERATOR": "cpu"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": search_path(), "DS_ACCELERATOR": "cpu"}
     done = subprocess.run(
         [*launcher, "-m", "llmrl", "train", str(recipe)],
         cwd=ROOT, env=environment, capture_output=True, text=True, timeout=1800,
