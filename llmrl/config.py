@@ -45,7 +45,10 @@ class ServersConfig(Section):
     )
     urls: list[str] = Field(default_factory=list, description="running servers instead, such as http://host:8000")
     key_variable: str = Field("LLMRL_API_KEY", description="environment variable with the API key of `urls`")
-    weights_dir: str = Field("/dev/shm", description="folder that trainer and servers share; weights go through it")
+    transfer: Literal["files", "gloo", "nccl"] = Field(
+        "files", description="weights go through weights_dir, or straight to the servers: gloo to CPUs, nccl to GPUs"
+    )
+    weights_dir: str = Field("/dev/shm", description="folder that trainer and servers share, for transfer files")
     request_timeout_s: PositiveFloat = Field(600.0, description="longest wait for one completion")
     update_timeout_s: PositiveFloat = Field(300.0, description="longest wait until new weights are in place")
 
@@ -133,7 +136,7 @@ class TrainConfig(Section):
     epochs: PositiveInt = Field(1, description="passes over each rollout")
     minibatches: PositiveInt = Field(1, description="optimizer steps per pass; 1 with epochs 1 is on-policy")
     tokens_per_microbatch: PositiveInt = Field(
-        4096, description="tokens of one forward pass; whole groups stay together"
+        2048, description="tokens of one forward pass; whole groups stay together"
     )
     stop_kl: PositiveFloat | None = Field(
         None, description="end a rollout's updates when the policy is this far from its start, nats per token"

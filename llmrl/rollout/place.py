@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import ConfigError, Recipe, ServersConfig
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import Checked
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from llmrl.policy.forward import ForwardMode
     from llmrl.policy.model import Policy
+    from llmrl.rollout.transfer import Transfer
 
 T = TypeVar("T")
 TakeFaults = Callable[[], EngineFaults]
@@ -149,11 +150,6 @@ def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, T
         start_s=rollout.start_timeout_s,
         max_restarts=recipe.limits.max_engine_restarts,
     )
-    folder = Path(config.weights_dir)
-    if not folder.is_dir():
-        raise ConfigError(
-            f"rollout.servers.weights_dir={folder} is not a folder; it must be one that the servers see too"
-        )
     with ExitStack() as started:
         if config.urls:
             key = os.environ.get(config.key_variable)
@@ -174,9 +170,30 @@ def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, T
             for server in servers:
                 assert isinstance(server.process, ServerProcess)
                 server.process.wait()
-        pool = ServerPool(servers, weights_dir=folder, key=key, patience=patience)
+        transfer = _transfer(config)
+        started.callback(transfer.close)
+        pool = ServerPool(servers, transfer=transfer, key=key, patience=patience)
         started.pop_all()
     return pool, pool.take_faults
+
+
+def _transfer(config: ServersConfig) -> Transfer:
+    import torch
+
+    from llmrl.rollout.transfer import Direct, Files
+
+    if config.transfer == "files":
+        folder = Path(config.weights_dir)
+        if not folder.is_dir():
+            raise ConfigError(
+                f"rollout.servers.weights_dir={folder} is not a folder; it must be one that the servers see too"
+            )
+        return Files(folder)
+    if config.transfer == "nccl" and not torch.cuda.is_available():
+        raise ConfigError(
+            "rollout.servers.transfer=nccl needs a GPU, and there is none; use files, or gloo between CPUs"
+        )
+    return Direct(config.transfer, timeout_s=config.update_timeout_s)
 
 
 def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:

@@ -2,8 +2,7 @@
 
 Servers are OpenAI-compatible `vllm` processes with its development endpoints (pause, resume, collective_rpc), started by
 `serve.py` on this machine or given as URLs. Siblings of a prompt go to one server, so that they share its prefix cache.
-Weights go through a folder that trainer and servers share (shared memory on one machine) as safetensors. Everything on
-the wire is JSON; every wait has a deadline.
+Weights go by `transfer.py`. Requests and answers are JSON; every wait has a deadline.
 """
 
 from __future__ import annotations
@@ -12,19 +11,18 @@ import asyncio
 import json
 import math
 import queue
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx
 
 from llmrl.rollout.engine import EngineError, Look, collect
 from llmrl.rollout.process import EngineFaults
+from llmrl.rollout.transfer import Transfer
 from llmrl.rollout.weight_check import METHOD, to_json
 from llmrl.types import Completion, Request, Status
 
@@ -68,21 +66,25 @@ class Patience:
 
 
 class ServerPool:
-    """Engine over several servers. `weights_dir` is the shared folder, `key` the API key (None: none is sent).
+    """Engine over several servers; `key` is the API key (None: none is sent).
 
     EngineError if no server is left within the deadline, if one refuses a request, or if new weights did not arrive.
     """
 
     def __init__(
-        self, servers: Sequence[Server], *, weights_dir: Path, key: str | None = None, patience: Patience | None = None
+        self,
+        servers: Sequence[Server],
+        *,
+        transfer: Transfer,
+        key: str | None = None,
+        patience: Patience | None = None,
     ) -> None:
         self._servers = list(servers)
         self._patience = patience or Patience()
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
-        self._folder = Path(tempfile.mkdtemp(prefix="llmrl-weights-", dir=weights_dir))
-        self._weights: Path | None = None
+        self._transfer = transfer
         self._shown: tuple[Look, dict[str, int]] | None = None  # what the servers showed of the newest weights
-        self._version = 0
+        self._version: int | None = None  # of the weights that the servers should have; None before the first
         self._restarts = self._regenerated = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="servers", daemon=True)
@@ -121,12 +123,7 @@ class ServerPool:
         return collect(self, requests)
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        from safetensors.torch import save_file
-
-        tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in weights}
-        before, self._weights = self._weights, self._folder / f"version-{version}"
-        self._weights.mkdir(exist_ok=True)
-        save_file(tensors, self._weights / "model.safetensors", metadata={"version": str(version)})
+        self._transfer.hold(weights, version=version)
         self._version, self._shown = version, None
         try:
             self._run(asyncio.wait_for(self._load_all(), self._patience.update_s))
@@ -134,8 +131,7 @@ class ServerPool:
             raise EngineError(
                 f"the servers did not take the weights of version {version} within {self._patience.update_s:g} s"
             ) from error
-        if before is not None and before != self._weights:
-            shutil.rmtree(before, ignore_errors=True)
+        self._transfer.settle()
 
     def checksums(self, look: Look) -> dict[str, int]:
         """Of the servers that are up, which must agree."""
@@ -158,7 +154,7 @@ class ServerPool:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._transfer.close()
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -282,6 +278,7 @@ class ServerPool:
         server.up, server.why = False, why
         server.lost.set()
         self._restarts += 1
+        self._transfer.forget(server.url)
         task = self._loop.create_task(self._recover(server))
         self._background.add(task)
         task.add_done_callback(self._background.discard)
@@ -298,7 +295,7 @@ class ServerPool:
                     await self._load_one(server)
                     break
                 server.why = f"its health check says {reply.status_code}"
-            except (httpx.TransportError, EngineError) as error:
+            except (httpx.TransportError, RuntimeError) as error:  # EngineError among them
                 server.why = _said(error)
             await asyncio.sleep(0.5)
         else:
@@ -323,15 +320,17 @@ class ServerPool:
     async def _load_or_lose(self, server: Server) -> None:
         try:
             await self._load_one(server)
-        except httpx.TransportError as error:
+        except (httpx.TransportError, RuntimeError) as error:
+            if isinstance(error, EngineError):
+                raise
             self._lose(server, _said(error))
 
     async def _load_one(self, server: Server) -> None:
         """Pause, reload, forget cached prefixes, resume; a server that comes back must show what the others showed."""
-        if self._weights is None:
+        if self._version is None:
             return
         await self._post(server, "/pause?mode=keep")
-        await self._rpc(server, "reload_weights", weights_path=str(self._weights))
+        await self._transfer.give(server.url, partial(self._rpc, server))
         await self._post(server, "/reset_prefix_cache")
         if self._shown is not None and await self._checksums(server, self._shown[0]) != self._shown[1]:
             raise EngineError(f"{server.url} does not hold the weights of version {self._version} after its restart")

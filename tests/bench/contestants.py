@@ -69,7 +69,9 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
     policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
+    config = TrainConfig(steps=99, lr=LR)
+    tokens = config.tokens_per_microbatch
+    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=tokens)
     updater = Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
     algo = GRPO(importance_cap=None)
     prompts = _prompts(options, policy.tokenizer)
@@ -87,9 +89,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
             batch = algo.credit(
                 annotate(collate(trajectories), needs=algo.needs, policy=scorer, reference=None, updates=1)
             )
-            metrics = update(
-                batch, scorer, algo, updater, TrainConfig(steps=99, lr=LR), step=step, seed=0, world=World()
-            )
+            metrics = update(batch, scorer, algo, updater, config, step=step, seed=0, world=World())
         with clock("sync"):
             engine.load(policy.weights(), version=step + 1)
         sampled = sum(t.sampled for t in trajectories)

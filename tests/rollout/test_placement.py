@@ -20,6 +20,7 @@ from llmrl.rollout.process import ProcessEngine
 from llmrl.rollout.ray_pool import RayPool
 from llmrl.rollout.serve import ServerProcess, share_of_cores
 from llmrl.rollout.servers import Patience, Server, ServerPool
+from llmrl.rollout.transfer import Direct, Files
 from llmrl.train.folder import read_metrics
 from llmrl.types import Request, Sampling
 from tests.durability.harness import command, start, tail, write_recipe
@@ -73,10 +74,12 @@ def processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def pool(processes: list[ServerProcess], tmp_path: Path) -> Iterator[ServerPool]:
+def pool(request: pytest.FixtureRequest, processes: list[ServerProcess], tmp_path: Path) -> Iterator[ServerPool]:
+    """Over both servers; weights go through files unless a test's parameter says otherwise."""
+    transfer = Direct("gloo", timeout_s=60.0) if getattr(request, "param", "files") == "gloo" else Files(tmp_path)
     patience = Patience(stall_s=5.0, start_s=START_S)
     made = ServerPool(
-        [Server(url=p.url, process=_Kept(p)) for p in processes], weights_dir=tmp_path, key=KEY, patience=patience
+        [Server(url=p.url, process=_Kept(p)) for p in processes], transfer=transfer, key=KEY, patience=patience
     )
     yield made
     made.close()
@@ -90,6 +93,33 @@ class _Kept:
 
     def close(self) -> None:
         return
+
+
+@pytest.mark.parametrize("pool", ["gloo"], indirect=True)
+def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
+    pool: ServerPool, processes: list[ServerProcess], tiny_model: Path, tmp_path: Path
+) -> None:
+    own = ProcessEngine(settings(tiny_model), log=tmp_path / "engine.log")
+    try:
+        expected = {}
+        for version in (1, 2):
+            own.load(weights(version), version=version)
+            expected[version] = [c.tokens for c in own.generate(greedy())]
+    finally:
+        own.close()
+    for version in (1, 2, 1):
+        pool.load(weights(version), version=version)
+        assert [c.tokens for c in pool.generate(greedy())] == expected[version]
+    os.killpg(processes[0].pid, signal.SIGKILL)
+    pool.load(weights(2), version=2)  # the other one takes them
+    assert [c.tokens for c in pool.generate(greedy())] == expected[2]
+    deadline = time.monotonic() + START_S
+    while not all(server.up for server in pool._servers):
+        assert time.monotonic() < deadline, [server.why for server in pool._servers]
+        time.sleep(0.2)
+    assert [c.tokens for c in pool.generate(greedy())] == expected[2]
+    pool.load(weights(1), version=1)
+    assert [c.tokens for c in pool.generate(greedy())] == expected[1]
 
 
 def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
@@ -168,7 +198,7 @@ def test_a_server_wants_its_key_and_listens_on_loopback_only(processes: list[Ser
 
 def test_an_address_without_a_server_is_told(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match=r"http://127.0.0.1:9 is no vLLM server that answers: ConnectError"):
-        ServerPool([Server(url="http://127.0.0.1:9")], weights_dir=tmp_path)
+        ServerPool([Server(url="http://127.0.0.1:9")], transfer=Files(tmp_path))
 
 
 @needs_ray
