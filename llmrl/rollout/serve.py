@@ -50,7 +50,7 @@ class ServerProcess:
         return self._process.pid
 
     def start(self) -> None:
-        """Begin to start; `wait` until it answers."""
+        """Begin to start; `wait` until it answers. The server dies with the thread that calls this."""
         self._log.parent.mkdir(parents=True, exist_ok=True)
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(

@@ -211,22 +211,23 @@ class ServerPool:
 
     async def _choose(self, request: Request, home: dict[tuple[int, ...], Server]) -> Server:
         """The server that has this prompt already, or else the one with the least to do; waits for one to come back."""
-        server = home.get(request.tokens)
-        if server is not None and server.up:
-            return server
-        async with self._changed:
-            try:
-                await asyncio.wait_for(self._changed.wait_for(self._any_up), self._patience.start_s)
-            except TimeoutError as error:
-                reasons = "; ".join(f"{s.url}: {s.why}" for s in self._servers)
-                raise EngineError(f"no server came back within {self._patience.start_s:g} s ({reasons})") from error
-        if self._restarts > self._patience.max_restarts:
-            reasons = "; ".join(f"{s.url}: {s.why}" for s in self._servers if s.why)
-            raise EngineError(f"servers were lost {self._restarts} times within one step ({reasons})")
-        server = home.get(request.tokens)  # a sibling may have chosen while this one waited
-        if server is None or not server.up:
-            server = home[request.tokens] = min((s for s in self._servers if s.up), key=lambda s: s.in_flight)
-        return server
+        while True:
+            server = home.get(request.tokens)  # a sibling may have chosen while this one waited
+            if server is not None and server.up:
+                return server
+            if self._restarts > self._patience.max_restarts:
+                reasons = "; ".join(f"{s.url}: {s.why}" for s in self._servers if s.why)
+                raise EngineError(f"servers were lost {self._restarts} times within one step ({reasons})")
+            up = [s for s in self._servers if s.up]
+            if up:
+                home[request.tokens] = min(up, key=lambda s: s.in_flight)
+                continue
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(self._changed.wait_for(self._any_up), self._patience.start_s)
+                except TimeoutError as error:
+                    reasons = "; ".join(f"{s.url}: {s.why}" for s in self._servers)
+                    raise EngineError(f"no server came back within {self._patience.start_s:g} s ({reasons})") from error
 
     def _any_up(self) -> bool:
         return any(server.up for server in self._servers)
