@@ -20,10 +20,12 @@ def checksums(model: Any, look: Look) -> dict[str, int]:
 
     joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
     found: dict[str, int] = {}
+    last, values = "", None
     for name, shape in look.shapes.items():
         owner, start = _place(name, joined, look.shapes)
-        layer, _, leaf = owner.rpartition(".")
-        values = _values(model, layer, leaf, look, width=prod(shape[1:]))
+        if owner != last:  # the parts of a joined matrix come one after the other
+            layer, _, leaf = owner.rpartition(".")
+            last, values = owner, _values(model, layer, leaf, look, width=prod(shape[1:]))
         if values is None or len(rows := values[start : start + shape[0]]) < shape[0]:
             continue  # the model has no such layer, or (with tensor parallelism) only a part of it
         # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.

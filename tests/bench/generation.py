@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -85,6 +86,7 @@ class _Engine:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.generation", *values, "--engine", name], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=None if options.verbose else subprocess.DEVNULL, text=True, env=environment,
+            start_new_session=True,
         )  # fmt: skip
         self.start = self._line()["start"]
 
@@ -102,7 +104,7 @@ class _Engine:
         self.rounds.append(self._line())
 
     def close(self) -> None:
-        self._process.kill()
+        os.killpg(self._process.pid, signal.SIGKILL)  # with the processes that vLLM started
         self._process.wait()
 
     @property

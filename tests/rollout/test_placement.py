@@ -102,18 +102,24 @@ class _Kept:
         return
 
 
+def alone(tiny_model: Path, log: Path) -> dict[int, list[tuple[int, ...]]]:
+    """The greedy completions of an engine of one's own, by version of the weights."""
+    own = ProcessEngine(settings(tiny_model), log=log)
+    try:
+        found = {}
+        for version in (1, 2):
+            own.load(weights(version), version=version)
+            found[version] = [c.tokens for c in own.generate(greedy())]
+        return found
+    finally:
+        own.close()
+
+
 @pytest.mark.parametrize("pool", ["gloo"], indirect=True)
 def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
     pool: ServerPool, processes: list[ServerProcess], tiny_model: Path, tmp_path: Path
 ) -> None:
-    own = ProcessEngine(settings(tiny_model), log=tmp_path / "engine.log")
-    try:
-        expected = {}
-        for version in (1, 2):
-            own.load(weights(version), version=version)
-            expected[version] = [c.tokens for c in own.generate(greedy())]
-    finally:
-        own.close()
+    expected = alone(tiny_model, tmp_path / "engine.log")
     for version in (1, 2, 1):
         pool.load(weights(version), version=version)
         assert [c.tokens for c in pool.generate(greedy())] == expected[version]
@@ -132,18 +138,11 @@ def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
 def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
     pool: ServerPool, tiny_model: Path, tmp_path: Path
 ) -> None:
-    own = ProcessEngine(settings(tiny_model), log=tmp_path / "engine.log")
-    try:
-        expected = {}
-        for version in (1, 2):
-            own.load(weights(version), version=version)
-            expected[version] = [c.tokens for c in own.generate(greedy())]
-        assert expected[1] != expected[2]
-        for version in (1, 2, 1):
-            pool.load(weights(version), version=version)
-            assert [c.tokens for c in pool.generate(greedy())] == expected[version]
-    finally:
-        own.close()
+    expected = alone(tiny_model, tmp_path / "engine.log")
+    assert expected[1] != expected[2]
+    for version in (1, 2, 1):
+        pool.load(weights(version), version=version)
+        assert [c.tokens for c in pool.generate(greedy())] == expected[version]
     if importlib.util.find_spec("ray") is None:
         return
     ray = RayPool(settings(tiny_model), actors=2)
