@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -171,7 +172,9 @@ def _by_ray(job: _Job, console: Console, *, address: str | None, cores: int | No
 
     whole = (cores or 8) * job.topology.ranks_per_node
     arguments = (*job.arguments, *job.options)
-    command = job_command(job.topology, arguments, name=job.recipe.name, address=address, cores=whole)
+    command = job_command(
+        job.topology, arguments, name=job.recipe.name, address=address, cores=whole, now=datetime.now()
+    )
     _print_exact(console, "the Ray job:", shlex.join(command))
     return 0 if dry_run else submit(command)
 

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,11 @@ PLACED_S = 600.0  # how long to wait for the nodes' resources
 
 
 def job_command(
-    chosen: Topology, arguments: Sequence[str], *, name: str, address: str | None, cores: int
+    chosen: Topology, arguments: Sequence[str], *, name: str, address: str | None, cores: int, now: datetime
 ) -> tuple[str, ...]:
-    """The `ray job submit` command line. `arguments` is what follows `llmrl`."""
+    """The `ray job submit` command line. `arguments` is what follows `llmrl`; a job's id is the run's name and `now`, since
+    Ray takes every id once only and a run may be submitted again to resume.
+    """
     shape = {
         "backend": chosen.backend,
         "nodes": chosen.nodes,
@@ -34,7 +37,8 @@ def job_command(
     driver = ("python", "-m", "llmrl.launching.ray", json.dumps(shape), name, str(cores), str(Path.cwd()), *arguments)
     where = ("--address", address) if address else ()
     settings = json.dumps({"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}})  # on disks that all nodes share
-    return ("ray", "job", "submit", *where, "--submission-id", name, "--runtime-env-json", settings, "--", *driver)
+    job = f"{name}-{now:%Y%m%d-%H%M%S}"
+    return ("ray", "job", "submit", *where, "--submission-id", job, "--runtime-env-json", settings, "--", *driver)
 
 
 def submit(command: Sequence[str]) -> int:
