@@ -277,22 +277,19 @@ def _write_shared(descriptor: int, weights: Iterable[tuple[str, Tensor]]) -> tup
         dtype = str(tensor.dtype).removeprefix("torch.")
         slots.append(Slot(name=name, dtype=dtype, shape=tuple(tensor.shape), offset=end, nbytes=nbytes))
         end = (end + nbytes + ALIGN - 1) // ALIGN * ALIGN
-        if (size := os.fstat(descriptor).st_size) < end:
-            os.ftruncate(descriptor, max(end, 2 * size))  # what is not written takes no memory
         _copy_in(descriptor, slots[-1], tensor)
+    if os.fstat(descriptor).st_size < end:
+        os.ftruncate(descriptor, end)
     return tuple(slots)
 
 
 def _copy_in(descriptor: int, slot: Slot, tensor: Tensor) -> None:
     import torch
 
-    if not slot.nbytes:
-        return
-    start = slot.offset // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-    with mmap.mmap(descriptor, slot.offset + slot.nbytes - start, offset=start) as shared:
-        view = torch.frombuffer(shared, dtype=tensor.dtype, count=tensor.numel(), offset=slot.offset - start)
-        view.view(slot.shape).copy_(tensor.detach())
-        del view  # a mapping in use cannot be closed
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
+    done = 0
+    while done < slot.nbytes:  # one call writes 2 GiB at most
+        done += os.pwrite(descriptor, data[done:], slot.offset + done)  # cheaper than a mapping's page faults
 
 
 def _read_shared(descriptor: int, slots: Sequence[Slot]) -> Iterator[tuple[str, Tensor]]:
