@@ -36,11 +36,11 @@ def conformance(
     seeds: Annotated[int, typer.Option(min=1, help="Random samples of each check.")] = 5,
 ) -> None:
     """Check losses and algorithms against slow definitions on this machine; exits with 1 if any check fails."""
-    from llmrl.conformance import run, table
+    from llmrl.conformance import fitting_table, run
 
     results = run(range(seeds))
     console = Console()
-    console.print(table(results))
+    console.print(fitting_table(results, console))
     failed = [result for result in results if not result.passed]
     for result in failed:
         console.print(

@@ -167,6 +167,22 @@ def test_the_table_shows_every_result_and_counts_failures():
         assert word in text
 
 
+def test_a_narrow_console_gets_whole_words_and_the_worst_of_each_row():
+    results = [
+        conformance.Result(name="a function of many words", check=f"check number {n}", error=1e-16 * n, tolerance=1e-11)
+        for n in range(9)
+    ]
+    results.append(conformance.Result(name="gae", check="padding", error=math.inf, tolerance=1e-11))
+    wide, narrow = Console(width=200, record=True), Console(width=80, record=True)
+    for console in (wide, narrow):
+        console.print(conformance.fitting_table(results, console))
+    text, brief = wide.export_text(), narrow.export_text()
+    assert all(f"check number {n}" in text for n in range(9))
+    assert "9 of 10 checks pass" in brief and "…" not in brief
+    for word in ("a function of many words", "9 of 9", "8e-16", "check number 8", "0 of 1", "inf"):
+        assert word in brief
+
+
 def test_run_covers_functions_and_algorithms():
     results = conformance.run(seeds=[3])
     assert all(result.passed for result in results)

@@ -14,9 +14,9 @@ from collections.abc import Iterable
 from llmrl.conformance.algorithms import algorithms, check_algorithm
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.packed import check_packed
-from llmrl.conformance.report import Result, summarise, table
+from llmrl.conformance.report import Result, fitting_table, summarise, table
 
-__all__ = ["Result", "run", "table"]
+__all__ = ["Result", "fitting_table", "run", "table"]
 
 
 def run(seeds: Iterable[int] = range(5)) -> list[Result]:

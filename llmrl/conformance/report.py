@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from llmrl.conformance.measure import Finding
@@ -64,6 +66,24 @@ def table(results: Sequence[Result]) -> Table:
     cells = {(result.name, result.check): _cell(result) for result in results}
     for name in dict.fromkeys(result.name for result in results):
         view.add_row(name, *(cells.get((name, check), "") for check in checks))
+    return view
+
+
+def fitting_table(results: Sequence[Result], console: Console) -> Table:
+    """`table`, or where the console is too narrow for it a row for each function with the worst of its checks."""
+    whole = table(results)
+    needed = Measurement.get(console, console.options.update(max_width=1000), whole).maximum
+    if needed <= console.width:
+        return whole
+    view = Table(title=whole.title, caption=f"every check by itself: {needed} columns wide")
+    view.add_column("")
+    for title in ("pass", "worst error"):
+        view.add_column(title, justify="right")
+    view.add_column("in")
+    for name in dict.fromkeys(result.name for result in results):
+        own = [result for result in results if result.name == name]
+        worst = max(own, key=lambda result: (not result.passed, result.error))
+        view.add_row(name, f"{sum(result.passed for result in own)} of {len(own)}", _cell(worst), worst.check)
     return view
 
 
