@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import math
 import queue
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -21,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import httpx
 
 from llmrl.rollout.engine import EngineError, Look, collect
+from llmrl.rollout.openai import completion_body, completion_of
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.transfer import Transfer
 from llmrl.rollout.weight_check import METHOD, to_json
-from llmrl.types import Completion, Request, Status
+from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -233,27 +233,31 @@ class ServerPool:
         return any(server.up for server in self._servers)
 
     async def _ask(self, server: Server, request: Request) -> Completion:
-        body = _completion_body(request, self._models[server.url])
-        asking = asyncio.ensure_future(self._client.post(f"{server.url}/v1/completions", json=body))
-        losing = asyncio.ensure_future(server.lost.wait())
+        body = completion_body(request, self._models[server.url])
         try:
-            await asyncio.wait({asking, losing}, return_when=asyncio.FIRST_COMPLETED)
-            if not asking.done():
-                raise _Lost(server.why)
-            reply = asking.result()
+            reply = await self._unless_lost(server, self._client.post(f"{server.url}/v1/completions", json=body))
         except httpx.TransportError as error:
             raise _Lost(_said(error)) from error
-        finally:
-            asking.cancel()
-            losing.cancel()
         if reply.status_code >= 500 or reply.status_code == 429:
             raise _Lost(f"{reply.status_code} {reply.text[:SHOWN]}")
         if reply.status_code >= 400:
             raise EngineError(f"{server.url} refused a request: {reply.status_code} {reply.text[:SHOWN]}")
         try:
-            return _completion(reply.json()["choices"][0])
+            return completion_of(reply.json()["choices"][0])
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise EngineError(f"{server.url} sent no completion with token ids: {reply.text[:SHOWN]}") from error
+
+    async def _unless_lost(self, server: Server, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` gives; _Lost as soon as the server is taken out, for whatever reason."""
+        doing, losing = asyncio.ensure_future(work), asyncio.ensure_future(server.lost.wait())
+        try:
+            await asyncio.wait({doing, losing}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                raise _Lost(server.why)
+            return doing.result()
+        finally:
+            doing.cancel()
+            losing.cancel()
 
     # --- health ---
 
@@ -320,10 +324,10 @@ class ServerPool:
 
     async def _load_or_lose(self, server: Server) -> None:
         try:
-            await self._load_one(server)
-        except (httpx.TransportError, RuntimeError) as error:
-            if isinstance(error, EngineError):
-                raise
+            await self._unless_lost(server, self._load_one(server))
+        except EngineError:
+            raise
+        except (_Lost, httpx.TransportError, RuntimeError) as error:
             self._lose(server, _said(error))
 
     async def _load_one(self, server: Server) -> None:
@@ -385,36 +389,3 @@ def _checked(server: Server, path: str, reply: httpx.Response) -> dict[str, Any]
     except ValueError as error:
         raise EngineError(f"{server.url}{path} sent no JSON: {reply.text[:SHOWN]}") from error
     return found if isinstance(found, dict) else {"results": found}
-
-
-def _completion_body(request: Request, model: str) -> dict[str, Any]:
-    sampling = request.sampling
-    body: dict[str, Any] = {
-        "model": model,
-        "prompt": list(request.tokens),
-        "max_tokens": sampling.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": max(0, sampling.top_k),
-        "min_p": sampling.min_p,
-        "seed": None if sampling.seed is None else sampling.seed % 2**63,
-        "logprobs": 0,
-        "return_token_ids": True,
-    }
-    if sampling.stop:
-        body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
-    return body
-
-
-def _completion(choice: dict[str, Any]) -> Completion:
-    tokens, logprobs = tuple(choice["token_ids"]), tuple(choice["logprobs"]["token_logprobs"])
-    if len(tokens) != len(logprobs) or any(value is None or math.isnan(value) for value in logprobs):
-        raise ValueError(f"{len(tokens)} tokens and log-probabilities {logprobs[:3]}")
-    reason = choice["finish_reason"]
-    status = {"length": Status.truncated(), "stop": Status.done()}.get(reason)
-    return Completion(
-        tokens=tokens,
-        logprobs=logprobs,
-        text=choice["text"],
-        status=status or Status.error(f"the server stopped with {reason!r}"),
-    )

@@ -85,9 +85,8 @@ class Direct:
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        self._held = {
-            name: x.detach().to("cpu", copy=True).contiguous() for name, x in weights
-        }  # the model will change
+        # A copy: the model changes, and a server may come back later.
+        self._held = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights}
 
     async def give(self, url: str, rpc: Rpc) -> None:
         if url not in self._lines:

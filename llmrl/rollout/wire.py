@@ -92,6 +92,7 @@ class Line:
             self._group = distributed.ProcessGroupNCCL(self._store, rank, meeting.size, options)
         else:
             own = local_address(meeting.host, meeting.port)
+            # Without these options gloo listens where the host's name points to. The stubs do not know them.
             gloo = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             gloo._devices = [distributed.ProcessGroupGloo.create_device(hostname=own)]
             gloo._timeout = patience
@@ -106,7 +107,7 @@ class Line:
             torch.cuda.synchronize(bucket.device)  # a dead peer is noticed here, and the bucket may be reused
 
     def close(self) -> None:
-        """Cut it; whoever waits at another end gets an error."""
+        """Cut it; whoever waits at another end gets an error. A broadcast of this end that is stuck ends by its timeout."""
         self._group.abort()
         self._group = None  # gloo's connections close with it
 

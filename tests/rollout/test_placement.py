@@ -172,6 +172,25 @@ def test_a_server_that_dies_or_hangs_is_replaced_and_its_work_done_by_others(
     assert [c.tokens for c in pool.generate(greedy())] == expected  # the new one has the weights too
 
 
+@pytest.mark.parametrize("pool", ["files", "gloo"], indirect=True)
+def test_a_server_that_hangs_before_new_weights_is_left_out_and_gets_them_when_it_is_back(
+    pool: ServerPool, processes: list[ServerProcess]
+) -> None:
+    pool.load(weights(1), version=1)
+    before = [c.tokens for c in pool.generate(greedy())]
+    os.killpg(processes[0].pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    pool.load(weights(2), version=2)
+    assert time.monotonic() - begin < 60  # not the deadline of weights, which is 300 s
+    after = [c.tokens for c in pool.generate(greedy())]
+    assert after != before
+    deadline = time.monotonic() + START_S
+    while not all(server.up for server in pool._servers):
+        assert time.monotonic() < deadline, [server.why for server in pool._servers]
+        time.sleep(0.2)
+    assert [c.tokens for c in pool.generate(greedy())] == after
+
+
 def test_siblings_go_to_one_server_and_prompts_are_dealt_out(pool: ServerPool) -> None:
     pool.load(weights(1), version=1)
     homes: dict[Any, set[str]] = {}
