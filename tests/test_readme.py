@@ -74,6 +74,17 @@ def test_links_and_files_that_a_readme_names_exist(file: Path) -> None:
     assert not missing
 
 
+def test_recipes_that_help_texts_and_docstrings_name_exist() -> None:
+    named = {
+        (name, str(file.relative_to(ROOT)))
+        for folder in ("llmrl", "eval", "rewards")
+        for file in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\brecipes/[\w/-]+\.yaml", file.read_text())
+    }
+    assert len(named) > 5
+    assert [pair for pair in sorted(named) if not (ROOT / pair[0]).is_file()] == []
+
+
 def test_the_readme_lists_every_algorithm() -> None:
     table = (ROOT / "README.md").read_text().partition("## Algorithms")[2].partition("\n## ")[0]
     listed = set(re.findall(r"`(\w+)`", "".join(re.findall(r"(?m)^\| (`.*?) \|", table))))

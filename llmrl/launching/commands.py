@@ -67,7 +67,7 @@ def launch(
 
       llmrl launch recipes/arithmetic/grpo.yaml --gpus-per-node 0 --processes 2
 
-      llmrl launch recipes/math/grpo-7b.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
+      llmrl launch recipes/math_large/grpo.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
     """
     from llmrl.config import ConfigError, load_recipe
     from llmrl.launching.slurm import SlurmSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmrl.config import RolloutConfig
+from llmrl.rollout.config import RolloutConfig
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Sampling, Trajectory

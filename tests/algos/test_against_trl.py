@@ -98,7 +98,7 @@ def whole_rows(seed):
     return batch.select(batch.mask.any(dim=1).nonzero()[:, 0])
 
 
-def same_loss_and_gradient(algo, trl_loss, seed, **settings):
+def assert_same_loss_and_gradient(algo, trl_loss, seed, **settings):
     batch = algo.credit(whole_rows(seed))
     ours, theirs = random_output(batch, seed, spread=0.6), random_output(batch, seed, spread=0.6)
     loss = algo.loss(ours, batch).value
@@ -132,7 +132,7 @@ def same_loss_and_gradient(algo, trl_loss, seed, **settings):
     ids=["sequence", "dapo", "dr_grpo", "importance", "importance and KL", "dual clip", "entropy", "narrow clip"],
 )
 def test_grpo_equals_trl(algo, settings, trl_loss, seed):
-    same_loss_and_gradient(algo, trl_loss, seed, **settings)
+    assert_same_loss_and_gradient(algo, trl_loss, seed, **settings)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -146,7 +146,7 @@ def test_grpo_equals_trl(algo, settings, trl_loss, seed):
     ids=["wide", "default", "importance and KL"],
 )
 def test_gspo_equals_trl(algo, settings, trl_loss, seed):
-    same_loss_and_gradient(algo, trl_loss, seed, loss_type="grpo", level="sequence", **settings)
+    assert_same_loss_and_gradient(algo, trl_loss, seed, loss_type="grpo", level="sequence", **settings)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -160,7 +160,7 @@ def test_gspo_equals_trl(algo, settings, trl_loss, seed):
     ids=["default", "tight", "importance and KL"],
 )
 def test_cispo_equals_trl(algo, settings, trl_loss, seed):
-    same_loss_and_gradient(algo, trl_loss, seed, loss_type="cispo", **settings)
+    assert_same_loss_and_gradient(algo, trl_loss, seed, loss_type="cispo", **settings)
 
 
 @pytest.mark.parametrize("seed", range(4))
