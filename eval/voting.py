@@ -40,13 +40,12 @@ def maths(responses: Sequence[str]) -> list[str | None]:
     >>> maths([r"\\boxed{\\frac12}", "The answer is 0.5.", r"\\boxed{3}", ""])
     ['\\\\frac12', '\\\\frac12', '3', None]
     """
-    from llmrl.rewards.math_answer import verify_answer
-    from llmrl.rewards.math_extract import extract
+    from llmrl.rewards.math_answer import final_answer, verify_answer
 
     classes: dict[str, str] = {}  # an answer as written -> the name of its class
     named: list[str | None] = []
     for response in responses:
-        answer = extract(response).answer
+        answer = final_answer(response)
         if answer is None:
             named.append(None)
             continue

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
-from llmrl.rewards.math_extract import boxes_of
+from llmrl.rewards.boxes import boxes_of
 from llmrl.rewards.text_answer import final_text
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory

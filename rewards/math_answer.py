@@ -1,6 +1,6 @@
 """Maths checker: does a response's final answer equal the gold answer? `verify_answer`, and `MathAnswer` as a Reward.
 
-Three stages. `math_extract` finds what the response commits to. Integers, fractions and everything else that exact
+Three stages. `maths/extract.py` finds what the response commits to. Integers, fractions and everything else that exact
 rational arithmetic decides is compared here and now (plain integers before any parsing). The rest (roots, functions,
 variables) goes to a pool of worker processes with a wall-clock deadline, where mpmath compares to 200 digits; a worker
 that misses the deadline is killed and the verdict is wrong with reason "timed out", counted. Callable from any thread
@@ -14,9 +14,9 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from llmrl.rewards.math_extract import Extracted, extract
-from llmrl.rewards.math_judge import judge
-from llmrl.rewards.math_scalars import NeedsWorker
+from llmrl.rewards.maths.extract import Extracted, extract
+from llmrl.rewards.maths.judge import judge
+from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
 from llmrl.types import Score, StatusKind, Trajectory
@@ -31,7 +31,7 @@ _PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
 # Longest wait for a worker's start and imports, apart from the deadline of its work; under 1 s on an idle core.
 START_S = 30.0
 _POOL = WorkerPool(
-    "llmrl.rewards.math_worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
+    "llmrl.rewards.maths.worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
 
 
@@ -68,6 +68,15 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
     return _verify(extract(response), gold, timeout_s, strict)
+
+
+def final_answer(response: str) -> str | None:
+    """The answer that `response` commits to, as written; None if it commits to none.
+
+    >>> final_answer("It is \\\\boxed{7}."), final_answer("7 or 8")
+    ('7', '7 or 8')
+    """
+    return extract(response).answer
 
 
 def _touched(response: str, start: int, end: int) -> bool:

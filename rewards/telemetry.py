@@ -12,8 +12,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from llmrl.rewards.border import score_all
+from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.code_tests import TAMPERING
-from llmrl.rewards.math_extract import MANY_BOXES, boxes_of
 from llmrl.types import Reward, Score, StatusKind, Trajectory
 
 FLAGS = ("many_boxes", "answer_stuffing", "empty_reasoning", "truncated", "test_tampering", "instructs_judge")

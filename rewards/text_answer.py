@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.rewards.math_extract import boxes_of
+from llmrl.rewards.boxes import boxes_of
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
 

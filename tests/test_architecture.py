@@ -95,3 +95,11 @@ def test_light_imports_stay_light(code):
     check = f"\nimport sys\nheavy = {HEAVY} & set(sys.modules)\nassert not heavy, heavy"
     done = subprocess.run([sys.executable, "-c", code + check], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_only_the_public_file_imports_the_insides_of_the_maths_checker():
+    inside = "llmrl.rewards.maths"
+    for folder in ("llmrl", "rewards", "eval"):
+        for file in modules(folder):
+            if file.parent.name != "maths" and file != ROOT / "rewards" / "math_answer.py":
+                assert not [name for name in imports(file) if within(name, inside)], file

@@ -61,7 +61,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A value with a unit in canonical spelling (see math_units)."""
+    """A value with a unit in canonical spelling (see units.py)."""
 
     value: Node
     unit: str

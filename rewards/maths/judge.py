@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 
-from llmrl.rewards.math_compare import same
-from llmrl.rewards.math_extract import balanced, boxes_of
-from llmrl.rewards.math_nodes import Call, Group, Name, Node, Num, Words
-from llmrl.rewards.math_parse import Parser
-from llmrl.rewards.math_read import Unreadable, clean, thousands_readings, tokenize
-from llmrl.rewards.math_scalars import NeedsWorker
-from llmrl.rewards.math_units import normal_words
-from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
+from llmrl.rewards.boxes import balanced, boxes_of
+from llmrl.rewards.maths.compare import same
+from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Words
+from llmrl.rewards.maths.parse import Parser
+from llmrl.rewards.maths.read import Unreadable, clean, thousands_readings, tokenize
+from llmrl.rewards.maths.scalars import NeedsWorker
+from llmrl.rewards.maths.units import normal_words
+from llmrl.rewards.maths.values import TooLarge, Undefined, children, rational
 
 LONGEST_GOLD = 4_000
 LONGEST_PROSE = 6  # words; a longer gold in prose that is not repeated word for word is not applicable
@@ -91,7 +91,7 @@ def _binomial(node: Node) -> Node | None:
 
 
 def _number_word(word: str) -> bool:
-    from llmrl.rewards.math_units import NUMBER_WORDS
+    from llmrl.rewards.maths.units import NUMBER_WORDS
 
     return word in NUMBER_WORDS
 

@@ -11,8 +11,8 @@ import random
 from fractions import Fraction
 from typing import Any
 
-from llmrl.rewards.math_nodes import Call, Name, Node, Num, Quantity
-from llmrl.rewards.math_values import Numeric, TooLarge, Undefined, children, holds, names, rational
+from llmrl.rewards.maths.nodes import Call, Name, Node, Num, Quantity
+from llmrl.rewards.maths.values import Numeric, TooLarge, Undefined, children, holds, names, rational
 
 DIGITS = 60
 MORE_DIGITS = 240

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from fractions import Fraction
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Relation
-from llmrl.rewards.math_primary import DECORATED, GREEK, in_base, number, primary
-from llmrl.rewards.math_quantity import quantity
-from llmrl.rewards.math_read import FUNCTIONS, Token, Unreadable
-from llmrl.rewards.math_units import NUMBER_WORDS
+from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Relation
+from llmrl.rewards.maths.primary import DECORATED, GREEK, in_base, number, primary
+from llmrl.rewards.maths.quantity import quantity
+from llmrl.rewards.maths.read import FUNCTIONS, Token, Unreadable
+from llmrl.rewards.maths.units import NUMBER_WORDS
 
 DEEPEST = 120
 _JOINTS = (",", ";", "or", "and", "lor", "land", "vee", "wedge", "Rightarrow", "implies", "Longrightarrow")
@@ -125,7 +125,7 @@ class Parser:
         return left
 
     def quantity(self) -> Node:
-        return quantity(self)  # type: ignore[arg-type]  # mypy reaches this file under two names
+        return quantity(self)
 
     # -- sums and products -----------------------------------------------------------------------------------------
     def sum(self) -> Node:
@@ -349,6 +349,6 @@ class Parser:
 
     def primary(self) -> Node:
         self.enter()
-        result = primary(self)  # type: ignore[arg-type]  # mypy reaches this file under two names
+        result = primary(self)
         self.depth -= 1
         return result

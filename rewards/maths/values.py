@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 from typing import Any
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Ratio, Relation
+from llmrl.rewards.maths.nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Ratio, Relation
 
 MOST_BITS = 400_000
 CONSTANTS = frozenset(("pi", "e", "i", "infty"))

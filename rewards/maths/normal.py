@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Relation
-from llmrl.rewards.math_values import children
+from llmrl.rewards.maths.nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Relation
+from llmrl.rewards.maths.values import children
 
 
 def _has_pm(node: Node) -> bool:

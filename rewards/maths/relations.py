@@ -6,9 +6,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
-from llmrl.rewards.math_scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
-from llmrl.rewards.math_values import CONSTANTS, Undefined, names, rational, substitute
+from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
+from llmrl.rewards.maths.scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
+from llmrl.rewards.maths.values import CONSTANTS, Undefined, names, rational, substitute
 
 Tell = Callable[[Node, Node], bool]
 _FUNCTIONS = frozenset(
@@ -99,7 +99,7 @@ def _near(left: Node, right: Node) -> bool:
 
 
 def _numerically_near(left: Node, right: Node) -> bool:
-    from llmrl.rewards.math_values import Numeric
+    from llmrl.rewards.maths.values import Numeric
 
     numeric = Numeric(30)
     try:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from llmrl.rewards.math_units import ONE_WORD, numerals, spoken_value
+from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
 
 MOST_TOKENS = 600
 MOST_DIGITS = 3_000

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
-from llmrl.rewards.math_nodes import (
+from llmrl.rewards.maths.nodes import (
     Based,
     Call,
     Group,
@@ -24,12 +24,12 @@ from llmrl.rewards.math_nodes import (
     Relation,
     Words,
 )
-from llmrl.rewards.math_normal import spread
-from llmrl.rewards.math_relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
-from llmrl.rewards.math_scalars import NeedsWorker, equal, infinity_sign
-from llmrl.rewards.math_sets import closed_at_infinity, real_set, speaks_of_a_set
-from llmrl.rewards.math_units import UNITS
-from llmrl.rewards.math_values import TooLarge, Undefined, children, rational
+from llmrl.rewards.maths.normal import spread
+from llmrl.rewards.maths.relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
+from llmrl.rewards.maths.scalars import NeedsWorker, equal, infinity_sign
+from llmrl.rewards.maths.sets import closed_at_infinity, real_set, speaks_of_a_set
+from llmrl.rewards.maths.units import UNITS
+from llmrl.rewards.maths.values import TooLarge, Undefined, children, rational
 
 MOST_ITEMS = 60
 

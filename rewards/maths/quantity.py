@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from llmrl.rewards.math_nodes import Call, Name, Node, Num, Quantity, Ratio
-from llmrl.rewards.math_read import CURRENCIES, Unreadable
-from llmrl.rewards.math_units import SCALES, UNITS, canonical_unit
-
-if TYPE_CHECKING:
-    from llmrl.rewards.math_parse import Parser
+from llmrl.rewards.maths.grammar import Grammar
+from llmrl.rewards.maths.nodes import Call, Name, Node, Num, Quantity, Ratio
+from llmrl.rewards.maths.read import CURRENCIES, Unreadable
+from llmrl.rewards.maths.units import SCALES, UNITS, canonical_unit
 
 _KNOWN = frozenset(UNITS.values())
 MONEY = ("usd", *sorted(set(CURRENCIES.values())))
 
 
-def quantity(p: Parser) -> Node:
+def quantity(p: Grammar) -> Node:
     """A sum, then perhaps a ratio, then perhaps a unit in words."""
     if p.is_op(*MONEY):
         return _money(p, p.take().text)
@@ -38,7 +34,7 @@ def quantity(p: Parser) -> Node:
     return value
 
 
-def _money(p: Parser, unit: str) -> Node:
+def _money(p: Grammar, unit: str) -> Node:
     """$3, $3 million, $3 dollars, $3 per day."""
     value = _scaled(p, p.sum())
     words = _unit_words(p)
@@ -54,7 +50,7 @@ def _money(p: Parser, unit: str) -> Node:
     return Quantity(value, unit)
 
 
-def _modulo(p: Parser, value: Node) -> Node:
+def _modulo(p: Grammar, value: Node) -> Node:
     """3 \\pmod{7}: a residue class."""
     p.at += 1
     modulus = p.argument()
@@ -63,7 +59,7 @@ def _modulo(p: Parser, value: Node) -> Node:
     return Quantity(value, f"mod {modulus.value}")
 
 
-def _temperature(p: Parser) -> str:
+def _temperature(p: Grammar) -> str:
     token = p.peek()
     if token is None or token.kind not in ("name", "word") or token.text not in ("C", "F", "Celsius", "Fahrenheit"):
         return ""
@@ -71,7 +67,7 @@ def _temperature(p: Parser) -> str:
     return "deg" + token.text[0]
 
 
-def _scaled(p: Parser, value: Node) -> Node:
+def _scaled(p: Grammar, value: Node) -> Node:
     """Number words behind a number: 3 million."""
     token = p.peek()
     if token is not None and token.kind == "word" and token.text.lower() in SCALES and isinstance(value, Num):
@@ -80,7 +76,7 @@ def _scaled(p: Parser, value: Node) -> Node:
     return value
 
 
-def _ratio(p: Parser, first: Node) -> Node:
+def _ratio(p: Grammar, first: Node) -> Node:
     items, written = [first], p.tokens[p.at - 1].text
     while p.is_op(":"):
         p.at += 1
@@ -90,7 +86,7 @@ def _ratio(p: Parser, first: Node) -> Node:
     return Ratio(tuple(items), written)
 
 
-def _unit_words(p: Parser) -> str:
+def _unit_words(p: Grammar) -> str:
     words: list[str] = []
     while True:
         token, after = p.peek(), p.peek(1)

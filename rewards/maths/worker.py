@@ -10,7 +10,7 @@ import json
 import re
 from itertools import pairwise
 
-from llmrl.rewards.math_judge import judge
+from llmrl.rewards.maths.judge import judge
 
 _CALCULUS = re.compile(
     r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right"

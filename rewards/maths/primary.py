@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import TYPE_CHECKING
 
-from llmrl.rewards.math_nodes import Based, Call, Group, Matrix, Name, Node, Num, Quantity, Relation
-from llmrl.rewards.math_read import FUNCTIONS, Unreadable
-from llmrl.rewards.math_units import NUMBER_WORDS
-
-if TYPE_CHECKING:
-    from llmrl.rewards.math_parse import Parser
+from llmrl.rewards.maths.grammar import Grammar
+from llmrl.rewards.maths.nodes import Based, Call, Group, Matrix, Name, Node, Num, Quantity, Relation
+from llmrl.rewards.maths.read import FUNCTIONS, Unreadable
+from llmrl.rewards.maths.units import NUMBER_WORDS
 
 _ALIASES = {
     "asin": "arcsin", "acos": "arccos", "atan": "arctan", "lg": "log",
@@ -45,7 +42,7 @@ def in_base(digits: str, base: int) -> Based:
         raise Unreadable(f"{digits} in base {base}") from error
 
 
-def primary(p: Parser) -> Node:
+def primary(p: Grammar) -> Node:
     token = p.take()
     if token.kind == "num":
         return _numeral(p, token.text)
@@ -64,7 +61,7 @@ def primary(p: Parser) -> Node:
     raise Unreadable(f"{token.text!r} where a value should be")
 
 
-def _numeral(p: Parser, text: str) -> Node:
+def _numeral(p: Grammar, text: str) -> Node:
     if (p.is_op("overline", "dot", "bar") and "." in text) or text.endswith("."):
         return _repeating(p, text)
     value = number(text)
@@ -87,7 +84,7 @@ def _numeral(p: Parser, text: str) -> Node:
     return value
 
 
-def _repeating(p: Parser, text: str) -> Node:
+def _repeating(p: Grammar, text: str) -> Node:
     """0.1\\overline{6}, 0.\\dot{3}, 0.\\dot1\\dot4."""
     if p.is_op("("):
         p.at += 1
@@ -125,7 +122,7 @@ def _cycle(text: str, block: str) -> Node:
     return Num(base + Fraction(int(block), shift * (10 ** len(block) - 1)))
 
 
-def _word(p: Parser, text: str) -> Node:
+def _word(p: Grammar, text: str) -> Node:
     low = text.lower().strip()
     if low in NUMBER_WORDS:
         return Num(Fraction(NUMBER_WORDS[low]))
@@ -138,7 +135,7 @@ def _word(p: Parser, text: str) -> Node:
     raise Unreadable(f"the word {text!r}")
 
 
-def _bracket(p: Parser, opening: str) -> Node:
+def _bracket(p: Grammar, opening: str) -> Node:
     if opening == "{" or opening in ("lbrace", "\\{"):
         return _braces(p, plain=opening == "{")
     if opening == "langle":
@@ -164,7 +161,7 @@ def _bracket(p: Parser, opening: str) -> Node:
     return items[0]
 
 
-def _outward(p: Parser) -> Node:
+def _outward(p: Grammar) -> Node:
     """]a, b[ and its half-open relatives, as some countries write open ends."""
     items, _ = p.items()
     right = p.want("[", "]").text
@@ -173,7 +170,7 @@ def _outward(p: Parser) -> Node:
     return Group("(" + (")" if right == "[" else "]"), tuple(items))
 
 
-def _braces(p: Parser, *, plain: bool) -> Node:
+def _braces(p: Grammar, *, plain: bool) -> Node:
     """{...} as LaTeX grouping or a set, \\{...\\} as a set; a set-builder gives its condition."""
     if p.is_op("}", "rbrace"):
         p.at += 1
@@ -195,7 +192,7 @@ def _braces(p: Parser, *, plain: bool) -> Node:
     return Group("{}", tuple(items))
 
 
-def _absolute(p: Parser) -> Node:
+def _absolute(p: Grammar) -> Node:
     p.bars += 1
     inner = p.sum()
     p.bars -= 1
@@ -203,7 +200,7 @@ def _absolute(p: Parser) -> Node:
     return Call("abs", (inner,))
 
 
-def _command(p: Parser, name: str) -> Node:
+def _command(p: Grammar, name: str) -> Node:
     simple = {"pi": "pi", "infty": "infty", "imath": "i"}
     if name in simple:
         return Name(simple[name])
@@ -237,7 +234,7 @@ def _command(p: Parser, name: str) -> Node:
     raise Unreadable(f"the command \\{name}")
 
 
-def _blackboard(p: Parser) -> Node:
+def _blackboard(p: Grammar) -> Node:
     p.want("{")
     letter = p.take().text
     p.want("}")
@@ -252,7 +249,7 @@ def _letters(node: Node) -> str:
     raise Unreadable("a decorated expression")
 
 
-def _root(p: Parser, name: str) -> Node:
+def _root(p: Grammar, name: str) -> Node:
     degree: Node | None = None
     if name == "sqrt" and p.is_op("["):
         p.at += 1
@@ -267,7 +264,7 @@ def _root(p: Parser, name: str) -> Node:
     return Call("sqrt", (inner,)) if degree is None else Call("root", (inner, degree))
 
 
-def _function(p: Parser, name: str) -> Node:
+def _function(p: Grammar, name: str) -> Node:
     power: Node | None = None
     base: Node | None = None
     while p.is_op("^", "_", "**"):
@@ -294,7 +291,7 @@ def _function(p: Parser, name: str) -> Node:
     return made if power is None else Call("^", (made, power))
 
 
-def _function_argument(p: Parser) -> Node:
+def _function_argument(p: Grammar) -> Node:
     if p.is_op("(", "[", "{", "|"):
         inner = p.factor() if not p.is_op("{") else p.primary()
         if isinstance(inner, (Group, Relation, Quantity)):
@@ -312,7 +309,7 @@ def _function_argument(p: Parser) -> Node:
     return value
 
 
-def _environment(p: Parser) -> Node:
+def _environment(p: Grammar) -> Node:
     """\\begin{pmatrix} a & b \\\\ c & d \\end{pmatrix} and its relatives."""
 
     def title() -> str:
@@ -359,7 +356,7 @@ def _environment(p: Parser) -> Node:
     return Call("det", (matrix,)) if kind == "vmatrix" else matrix
 
 
-def _skip_gap(p: Parser) -> None:
+def _skip_gap(p: Grammar) -> None:
     """The optional length of \\\\[2pt]."""
     after = p.peek(2)
     if p.is_op("[") and after is not None and after.kind in ("word", "name", "cmd"):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from llmrl.rewards.math_nodes import Call, Group, Many, Name, Node, Num, Relation
-from llmrl.rewards.math_scalars import NeedsWorker, infinity_sign
-from llmrl.rewards.math_values import CONSTANTS, Numeric, Undefined, children, names, rational, substitute
+from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Relation
+from llmrl.rewards.maths.scalars import NeedsWorker, infinity_sign
+from llmrl.rewards.maths.values import CONSTANTS, Numeric, Undefined, children, names, rational, substitute
 
 _FLIP = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _INF = float("inf")
