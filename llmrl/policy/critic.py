@@ -83,10 +83,10 @@ class Critic:
         at = torch.arange(batch.tokens.shape[1])[None] + shift.cpu()[:, None]
         return found.gather(1, at.to(found.device))
 
-    def lend(self) -> None:
+    def join_gather(self) -> None:
         """Take part in the gathering of a rank that saves."""
         if self.model is not None:
-            self.model.lend()
+            self.model.join_gather()
 
     def save(self, folder: Path) -> None:
         """Write value_head.safetensors, and its own model as a plain Hugging Face folder around it."""

@@ -25,7 +25,7 @@ class Policy:
     """The trained model and its tokenizer. `source` is the folder or hub id it was loaded from.
 
     `whole` makes whole tensors of named parameters that are sharded over ranks; None: they are whole as they are. Then
-    `weights` and `save` are collective: a rank that does not write calls `lend`.
+    `weights` and `save` are collective: a rank that does not write calls `join_gather`.
     """
 
     model: nn.Module
@@ -55,7 +55,7 @@ class Policy:
     def _whole(self, named: Named) -> Iterator[tuple[str, Tensor]]:
         return ((name, p.detach()) for name, p in named) if self.whole is None else self.whole(named)
 
-    def lend(self) -> None:
+    def join_gather(self) -> None:
         """Take part in the gathering of a rank that saves."""
         if self.whole is not None:
             for _ in self.weights():

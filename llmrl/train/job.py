@@ -10,12 +10,12 @@ from llmrl.batch import Adaptive, Algorithm, Batch
 from llmrl.config import Recipe
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.store import rollouts_file, write_rollouts
-from llmrl.train.ahead import Ahead
 from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.log import Log
 from llmrl.train.models import Models
+from llmrl.train.rollout_queue import RolloutQueue
 from llmrl.train.sample import all_ranks
 from llmrl.train.world import World
 from llmrl.types import Trajectory
@@ -31,7 +31,7 @@ class Job:
     world: World
     models: Models
     algo: Algorithm  # as the recipe says; see `resumed`
-    ahead: Ahead  # the engine, and the batches it makes
+    rollouts: RolloutQueue  # the engine, and the batches it makes
     engine_faults: Callable[[], EngineFaults]  # since the last call
     evaluate: Evaluate
     writer: Writer | None  # on rank 0
@@ -77,7 +77,7 @@ def engine_health(job: Job) -> dict[str, float]:
         {
             "engine/restarts": faults.restarts,
             "engine/regenerated": faults.regenerated,
-            "rollout/too_stale": job.ahead.take_too_stale(),
+            "rollout/too_stale": job.rollouts.take_too_stale(),
         }
     )
 
@@ -86,7 +86,7 @@ def evaluated(job: Job, state: TrainState) -> TrainState:
     """Measure the policy on the held-out problems and log it."""
     clock = Clock()
     with clock("eval"):
-        metrics = job.ahead.run(lambda: job.evaluate(state.step))
+        metrics = job.rollouts.run(lambda: job.evaluate(state.step))
     metrics |= engine_health(job) | {"time/eval": clock.seconds()["time/eval"]}
     return job.log.evaluation(state, metrics)
 
@@ -100,11 +100,11 @@ def save(job: Job, state: TrainState, algo: Algorithm) -> TrainState:
         names = [item.name for item in fields(algo)] if "feedback" in algo.needs else []  # type: ignore[arg-type]
         changed = {name: getattr(algo, name) for name in names if getattr(algo, name) != getattr(job.algo, name)}
         state = replace(state, metrics_bytes=job.log.bytes, algo=changed)
-        pending = all_ranks(job.ahead.pending(), job.world)
+        pending = all_ranks(job.rollouts.pending(), job.world)
         tensors = job.models.tensors()
         if job.writer is not None:
             job.writer.save(job.models.policy, tensors, state, critic=job.models.critic, pending=pending)
         else:
-            job.models.lend()
+            job.models.join_gather()
     job.log.saved(clock.seconds()["time/checkpoint"])
     return state

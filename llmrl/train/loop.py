@@ -14,27 +14,27 @@ def train(job: Job, state: TrainState) -> TrainState:
     """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint."""
     recipe, models, world = job.recipe, job.models, job.world
     algo = resumed(job.algo, state)
-    job.ahead.load(models.policy.weights(), version=state.step)
+    job.rollouts.load(models.policy.weights(), version=state.step)
     if state.step == 0:
         state = evaluated(job, state)
     while state.step < recipe.train.steps:
         step, clock = state.step, Clock()
-        trajectories = job.ahead.take(step, clock)
+        trajectories = job.rollouts.take(step, clock)
         batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
         with clock("update"):
             batch = annotate(
-                batch, needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
-                updates=recipe.updates_per_step,
+                batch, needs=algo.needs, policy=models.logprob_model, critic=models.critic,
+                reference=models.reference_logprobs, updates=recipe.updates_per_step,
             )  # fmt: skip
             batch = credit(algo, batch, world)
             metrics = update(
-                batch, models.scorer, algo, models.updater, recipe.train, step=step, seed=recipe.seed, world=world,
-                valuer=models.valuer,
+                batch, models.logprob_model, algo, models.updater, recipe.train, step=step, seed=recipe.seed, world=world,
+                critic_trainer=models.critic_trainer,
             )  # fmt: skip
             algo = adapted(algo, metrics)
             models.follow(step + 1)
         with clock("sync"):
-            job.ahead.load(models.policy.weights(), version=step + 1)
+            job.rollouts.load(models.policy.weights(), version=step + 1)
         metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock), step=step) | engine_health(job)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)

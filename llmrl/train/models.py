@@ -20,11 +20,11 @@ from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.train.backends.build import choose, share, share_critic
-from llmrl.train.backends.seam import Moves
 from llmrl.train.collate import collate
+from llmrl.train.protocols import Moves
 from llmrl.train.reference import Reference
-from llmrl.train.update import Scorer
-from llmrl.train.values import Valuer
+from llmrl.train.update import LogprobModel
+from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 from llmrl.types import Completion, Prompt, Score, Status
 
@@ -44,32 +44,32 @@ class Models:
     """What learns, and what it is compared with."""
 
     policy: Policy
-    scorer: Scorer
+    logprob_model: LogprobModel
     updater: Moves
-    valuer: Valuer | None
+    critic_trainer: CriticTrainer | None
     reference: Reference | None
     privileged: Callable[[Prompt], tuple[int, ...]] | None  # tokens that only the value model reads
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """What a checkpoint needs beside the policy's folder, by file, on rank 0. Every rank must call it."""
         found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.updater.state()}
-        if self.valuer is not None:
-            found["critic"] = self.valuer.state()
+        if self.critic_trainer is not None:
+            found["critic"] = self.critic_trainer.state()
         if self.reference is not None and self.reference.stored:
             found["reference"] = self.reference.state()
         return found
 
-    def lend(self) -> None:
+    def join_gather(self) -> None:
         """Take part in the gathering of a rank that writes a checkpoint."""
-        self.policy.lend()
+        self.policy.join_gather()
         if self.critic is not None:
-            self.critic.lend()
+            self.critic.join_gather()
 
     def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
         self.updater.load(read("optimizer"))
-        if self.valuer is not None:
-            self.valuer.load(read("critic"))
+        if self.critic_trainer is not None:
+            self.critic_trainer.load(read("critic"))
         if self.reference is not None and self.reference.stored:
             self.reference.load(read("reference"))
 
@@ -80,10 +80,10 @@ class Models:
 
     @property
     def critic(self) -> Critic | None:
-        return None if self.valuer is None else self.valuer.critic
+        return None if self.critic_trainer is None else self.critic_trainer.critic
 
     @property
-    def asked(self) -> Callable[[Batch], Tensor] | None:
+    def reference_logprobs(self) -> Callable[[Batch], Tensor] | None:
         """The reference's log-probabilities of a batch."""
         return None if self.reference is None else self.reference.logprobs
 
@@ -93,7 +93,7 @@ def build_models(
 ) -> Models:
     """Everything as it was before the first step. `prompts` are for self-checks; `notes` gets what a user should know."""
     policy = load_policy(recipe.model, source=sources.policy, device=world.device, seed=key(recipe.seed, "adapter"))
-    scorer = make_scorer(recipe, policy, prompts, notes)
+    logprob_model = make_logprob_model(recipe, policy, prompts, notes)
     config = recipe.critic or CriticConfig()
     privileged = None
     if config.privileged is not None:
@@ -103,21 +103,21 @@ def build_models(
     backend = choose(recipe.train, world)
     if world.size > 1:
         notes.append(f"{world.size} processes share the policy: {backend}")
-    shared = share(backend, recipe.train, policy, scorer, world)
-    valuer = reference = None
+    shared = share(backend, recipe.train, policy, logprob_model, world)
+    critic_trainer = reference = None
     if critic is not None:
         critic, updater = share_critic(backend, recipe.train, critic, world)
-        valuer = Valuer(critic=critic, updater=updater, config=config)
+        critic_trainer = CriticTrainer(critic=critic, updater=updater, config=config)
     if "ref_logprobs" in algo.needs:
-        reference = Reference(recipe.reference, shared.scorer, shared.updater)
+        reference = Reference(recipe.reference, shared.logprob_model, shared.updater)
     return Models(
-        policy=shared.policy, scorer=shared.scorer, updater=shared.updater, valuer=valuer, reference=reference,
-        privileged=privileged,
+        policy=shared.policy, logprob_model=shared.logprob_model, updater=shared.updater,
+        critic_trainer=critic_trainer, reference=reference, privileged=privileged,
     )  # fmt: skip
 
 
-def make_scorer(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> Scorer:
-    return Scorer(
+def make_logprob_model(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> LogprobModel:
+    return LogprobModel(
         model=policy.causal_lm,
         mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
         temperature=recipe.rollout.temperature,

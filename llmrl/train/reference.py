@@ -15,8 +15,8 @@ from torch import Tensor
 
 from llmrl.batch import Batch
 from llmrl.policy.config import ReferenceConfig
-from llmrl.train.backends.seam import Moves
-from llmrl.train.update import Scorer
+from llmrl.train.protocols import Moves
+from llmrl.train.update import LogprobModel
 
 
 class Reference:
@@ -25,9 +25,9 @@ class Reference:
     With sharded weights every rank keeps its part.
     """
 
-    def __init__(self, config: ReferenceConfig, scorer: Scorer, updater: Moves) -> None:
+    def __init__(self, config: ReferenceConfig, logprob_model: LogprobModel, updater: Moves) -> None:
         self._config = config
-        self._scorer = scorer
+        self._scorer = logprob_model
         self._updater = updater
         self._kept = {name: held.clone() for name, held in updater.held().items()}
         # An average of bfloat16 numbers would not move.
@@ -41,11 +41,11 @@ class Reference:
     @contextmanager
     def _in_place(self) -> Iterator[None]:
         """The policy with the reference's weights."""
-        self._updater.exchange(self._kept)
+        self._updater.swap(self._kept)
         try:
             yield
         finally:
-            self._updater.exchange(self._kept)
+            self._updater.swap(self._kept)
 
     @torch.no_grad()
     def follow(self, step: int) -> None:
@@ -67,7 +67,7 @@ class Reference:
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint needs, whole tensors, on rank 0 at least. With several ranks all must call it."""
-        return self._updater.whole(self._average or self._kept) if self.stored else {}
+        return self._updater.unshard(self._average or self._kept) if self.stored else {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave. Raises ValueError if it is of another model."""
@@ -76,7 +76,7 @@ class Reference:
         if state.keys() != self._kept.keys():
             raise ValueError("the stored reference is of another model")
         for name, kept in self._kept.items():
-            part = self._updater.part(name, state[name])
+            part = self._updater.shard(name, state[name])
             kept.copy_(part)
             if self._average:
                 self._average[name].copy_(part)

@@ -85,13 +85,13 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: So
         trajectories = read_rollouts(rollouts_file(run, number))
         batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
         batch = annotate(
-            batch, needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
-            updates=recipe.updates_per_step,
+            batch, needs=algo.needs, policy=models.logprob_model, critic=models.critic,
+            reference=models.reference_logprobs, updates=recipe.updates_per_step,
         )  # fmt: skip
         batch = credit(algo, batch, world)
         metrics = update(
-            batch, models.scorer, algo, models.updater, recipe.train, step=number - 1, seed=recipe.seed, world=world,
-            valuer=models.valuer,
+            batch, models.logprob_model, algo, models.updater, recipe.train, step=number - 1, seed=recipe.seed, world=world,
+            critic_trainer=models.critic_trainer,
         )  # fmt: skip
         algo = adapted(algo, metrics)
         models.follow(number)

@@ -26,7 +26,6 @@ from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.stages.folder import policy_source
 from llmrl.stages.run import Stopped, run_stages
-from llmrl.train.ahead import Ahead
 from llmrl.train.checkpoint import (
     CheckpointError,
     TrainState,
@@ -43,6 +42,7 @@ from llmrl.train.job import Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
+from llmrl.train.rollout_queue import RolloutQueue
 from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
 from llmrl.types import Prompt, Trajectory
@@ -182,7 +182,7 @@ def _build(
     if started is not None:
         stack.callback(started[0].close)  # it starts while the model loads
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
-    engine, faults = started or native_engine(recipe, models.policy, models.scorer.mode)
+    engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
     state, pending, found = _restore(recipe, models, world)
     tracker = None
     if recipe.tracking.to:
@@ -198,13 +198,13 @@ def _build(
         stack.callback(writer.close)
     evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
     sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
-    ahead = Ahead(
+    rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
         pending=pending,
     )  # fmt: skip
-    stack.callback(ahead.close)
+    stack.callback(rollouts.close)
     job = Job(
-        recipe=recipe, world=world, models=models, algo=parts.algo, ahead=ahead, engine_faults=faults,
+        recipe=recipe, world=world, models=models, algo=parts.algo, rollouts=rollouts, engine_faults=faults,
         evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state

@@ -16,11 +16,11 @@ from llmrl.batch import Algorithm, Batch, Output, Reporting
 from llmrl.config import TrainConfig
 from llmrl.policy.critic import Critic
 from llmrl.policy.forward import ForwardMode, ValueHead, forward
-from llmrl.train.backends.seam import Forward, Moves
 from llmrl.train.collate import joined, with_totals
-from llmrl.train.portions import microbatches, minibatches, packed_tokens
+from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
+from llmrl.train.protocols import Forward, Moves
 from llmrl.train.updater import learning_rate
-from llmrl.train.values import Valuer
+from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
@@ -32,7 +32,7 @@ NO_SKIP = frozenset(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Scorer:
+class LogprobModel:
     """How log-probabilities are computed: which model, packed or plain, at which temperature, in which portions.
 
     With a sharded model every forward pass is a collective: `forward` is then the wrapped model's, and `together` gives
@@ -105,7 +105,7 @@ def annotate(
     batch: Batch,
     *,
     needs: frozenset[str],
-    policy: Scorer,
+    policy: LogprobModel,
     reference: Callable[[Batch], Tensor] | None,
     updates: int,
     critic: Critic | None = None,
@@ -146,8 +146,8 @@ def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
 
 
 def update(
-    batch: Batch, scorer: Scorer, algo: Algorithm, updater: Moves, config: TrainConfig, *, step: int, seed: int,
-    world: World, valuer: Valuer | None = None,
+    batch: Batch, logprob_model: LogprobModel, algo: Algorithm, updater: Moves, config: TrainConfig, *, step: int, seed: int,
+    world: World, critic_trainer: CriticTrainer | None = None,
 ) -> dict[str, float]:  # fmt: skip
     """All optimizer steps of one rollout. Returns their metrics: means over the steps, and sums for counts.
 
@@ -156,21 +156,21 @@ def update(
     too far from the rollout's is not made, nor any after it.
     """
     rate = partial(learning_rate, step, total=config.steps, warmup=config.warmup_steps, schedule=config.schedule)
-    warming = valuer is not None and step < valuer.config.warmup_steps
+    warming = critic_trainer is not None and step < critic_trainer.config.warmup_steps
     rates = {"lr": 0.0 if warming else rate(peak=config.lr)}
     movers: Movers = {"grad_norm": (updater, rates["lr"])}
-    if valuer is not None:
-        batch = valuer.with_targets(batch, world)
-        rates["value/lr"] = rate(peak=valuer.config.lr)
-        movers = ({} if warming else movers) | {"value/grad_norm": (valuer.updater, rates["value/lr"])}
+    if critic_trainer is not None:
+        batch = critic_trainer.with_targets(batch, world)
+        rates["value/lr"] = rate(peak=critic_trainer.config.lr)
+        movers = ({} if warming else movers) | {"value/grad_norm": (critic_trainer.updater, rates["value/lr"])}
     if "old_logprobs" in algo.needs and batch.old_logprobs is None and config.epochs * config.minibatches > 1:
-        batch = replace(batch, old_logprobs=scorer.logprobs(batch, rows=rows_that_learn(batch, algo.needs)))
+        batch = replace(batch, old_logprobs=logprob_model.logprobs(batch, rows=rows_that_learn(batch, algo.needs)))
     found: list[dict[str, float]] = []
     stopped = False
     for part in _parts(batch, config, order=(seed, step, "minibatches")):
         part = with_totals(part, reduce=world.sum_)
         with updater.frozen() if warming else nullcontext():
-            metrics = _accumulate(part, algo, scorer, updater, valuer, config, world)
+            metrics = _accumulate(part, algo, logprob_model, updater, critic_trainer, config, world)
         stopped = bool(found) and _too_far(metrics, config.stop_kl)
         if stopped:
             _discard(movers)
@@ -215,20 +215,22 @@ def _discard(movers: Movers) -> None:
         updater.discard()
 
 
-def _output(micro: Batch, needs: frozenset[str], scorer: Scorer, valuer: Valuer | None) -> Output:
+def _output(
+    micro: Batch, needs: frozenset[str], logprob_model: LogprobModel, critic_trainer: CriticTrainer | None
+) -> Output:
     """What policy and value model say of a micro-batch, with gradient."""
-    critic = valuer.critic if valuer is not None else None
+    critic = critic_trainer.critic if critic_trainer is not None else None
     head = critic.head if critic is not None and critic.model is None else None
-    out = scorer(micro, entropy="entropy" in needs, value_head=head)
+    out = logprob_model(micro, entropy="entropy" in needs, value_head=head)
     return replace(out, values=critic.values(micro)) if critic is not None and critic.model is not None else out
 
 
 def _accumulate(
     part: Batch,
     algo: Algorithm,
-    scorer: Scorer,
+    logprob_model: LogprobModel,
     updater: Moves,
-    valuer: Valuer | None,
+    critic_trainer: CriticTrainer | None,
     config: TrainConfig,
     world: World,
 ) -> dict[str, float]:
@@ -239,10 +241,10 @@ def _accumulate(
     chosen = part.select(running) if len(running) else None
     budget, whole = config.tokens_per_microbatch, "whole_groups" in algo.needs
     portions = microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else []
-    missing = scorer.missing(len(portions))
+    missing = logprob_model.missing(len(portions))
     for rows in portions:
         micro = chosen.select(rows) if chosen is not None else part
-        out = _output(micro, algo.needs, scorer, valuer)
+        out = _output(micro, algo.needs, logprob_model, critic_trainer)
         counts["tokens/packed"] += packed_tokens(micro)
         micro = micro.to(out.logprobs.device)
         result = algo.loss(out, micro)
@@ -252,7 +254,7 @@ def _accumulate(
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()
     for _ in range(missing):
-        out = _output(idle(part), algo.needs, scorer, valuer)
+        out = _output(idle(part), algo.needs, logprob_model, critic_trainer)
         nothing = out.logprobs.sum() if out.values is None else out.logprobs.sum() + out.values.sum()
         updater.backward(nothing * 0.0)
     names = list(sums)

@@ -108,16 +108,16 @@ class Updater:
         """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
         return {name: parameter.detach() for name, parameter in self._named}
 
-    def exchange(self, kept: dict[str, Tensor]) -> None:
+    def swap(self, kept: dict[str, Tensor]) -> None:
         """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
         for name, parameter in self._named:
             parameter.data, kept[name] = kept[name], parameter.data
 
-    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
         return dict(parts)
 
-    def part(self, name: str, tensor: Tensor) -> Tensor:
+    def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a whole `tensor`, shaped as in `held`."""
         return tensor
 

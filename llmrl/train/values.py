@@ -11,12 +11,12 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic
-from llmrl.train.backends.seam import Moves
+from llmrl.train.protocols import Moves
 from llmrl.train.world import World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Valuer:
+class CriticTrainer:
     """The value model with its own optimizer. `moments` are decayed sums of the targets' 1, value and square."""
 
     critic: Critic

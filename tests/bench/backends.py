@@ -81,7 +81,9 @@ def one_rank(source: str, backend: str, folder: Path) -> None:
     seconds, norms = [], []
     for step in range(STEPS):
         begin = time.perf_counter()
-        metrics = update(batch, models.scorer, GRPO(), models.updater, recipe.train, step=step, seed=0, world=world)
+        metrics = update(
+            batch, models.logprob_model, GRPO(), models.updater, recipe.train, step=step, seed=0, world=world
+        )
         seconds.append(time.perf_counter() - begin)
         norms.append(metrics["grad_norm"])
     gc.collect()

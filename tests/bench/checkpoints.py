@@ -21,7 +21,7 @@ from llmrl.memory import keep_freed_memory
 from llmrl.policy.model import Policy, load_policy
 from llmrl.train.checkpoint import TrainState, Writer, checkpoints, damage, read_tensors
 from llmrl.train.collate import collate
-from llmrl.train.update import Scorer, update
+from llmrl.train.update import LogprobModel, update
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
 from tests.tiny import random_trajectories
@@ -42,12 +42,12 @@ def main() -> None:
 def _update_seconds(policy: Policy, updater: Updater) -> dict[str, float]:
     rows = random_trajectories(0, groups=(8,) * 4, longest_prompt=60, longest=60)
     batch = GRPO().credit(collate(rows))
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
+    logprob_model = LogprobModel(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     times: dict[bool, list[float]] = {True: [], False: []}
     for number in range(2 * (ROUNDS + 1)):
         torch.use_deterministic_algorithms(number % 2 == 0)
         begin = time.perf_counter()
-        update(batch, scorer, GRPO(), updater, TrainConfig(steps=99), step=0, seed=0, world=World())
+        update(batch, logprob_model, GRPO(), updater, TrainConfig(steps=99), step=0, seed=0, world=World())
         times[number % 2 == 0].append(time.perf_counter() - begin)
     free, strict = (statistics.median(times[kind][1:]) for kind in (False, True))
     return {"update_s": round(free, 3), "deterministic_ratio": round(strict / free, 3)}

@@ -62,7 +62,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     from llmrl.policy.model import load_policy
     from llmrl.train.clock import Clock
     from llmrl.train.collate import collate
-    from llmrl.train.update import Scorer, annotate, update
+    from llmrl.train.update import LogprobModel, annotate, update
     from llmrl.train.updater import Updater
     from llmrl.train.world import World
 
@@ -71,7 +71,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
     config = TrainConfig(steps=99, lr=LR)
     tokens = config.tokens_per_microbatch
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=tokens)
+    logprob_model = LogprobModel(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=tokens)
     updater = Updater(policy.trainable(), betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1.0)
     algo = GRPO(importance_cap=None)
     prompts = _prompts(options, policy.tokenizer)
@@ -87,9 +87,9 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
             trajectories = _scored(trajectories, equal=options.mode == "equal")
         with clock("update"):
             batch = algo.credit(
-                annotate(collate(trajectories), needs=algo.needs, policy=scorer, reference=None, updates=1)
+                annotate(collate(trajectories), needs=algo.needs, policy=logprob_model, reference=None, updates=1)
             )
-            metrics = update(batch, scorer, algo, updater, config, step=step, seed=0, world=World())
+            metrics = update(batch, logprob_model, algo, updater, config, step=step, seed=0, world=World())
         with clock("sync"):
             engine.load(policy.weights(), version=step + 1)
         sampled = sum(t.sampled for t in trajectories)

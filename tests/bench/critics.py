@@ -25,9 +25,9 @@ from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import load_critic
 from llmrl.policy.model import load_policy
 from llmrl.train.collate import collate
-from llmrl.train.update import Scorer, annotate, credit, update
+from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater
-from llmrl.train.values import Valuer
+from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 from tests.tiny import random_trajectories
 
@@ -58,22 +58,32 @@ def measured(source: str, algo: Algorithm, config: CriticConfig | None) -> dict[
     cpu, settings = torch.device("cpu"), ModelConfig(path=source, dtype="bfloat16")
     policy = load_policy(settings, source=source, device=cpu, seed=0)
     options = {"betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.0, "max_grad_norm": 1.0}
-    updater, valuer = Updater(policy.trainable(), **options), None  # type: ignore[arg-type]
+    updater, critic_trainer = Updater(policy.trainable(), **options), None  # type: ignore[arg-type]
     if config is not None:
         critic = load_critic(config, settings, policy, source=source, device=cpu, seed=0)
-        valuer = Valuer(critic=critic, updater=Updater(critic.trainable(), **options), config=config)  # type: ignore[arg-type]
-    scorer = Scorer(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
+        critic_trainer = CriticTrainer(critic=critic, updater=Updater(critic.trainable(), **options), config=config)  # type: ignore[arg-type]
+    logprob_model = LogprobModel(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     rows = random_trajectories(0, groups=(8,) * 8, longest_prompt=60, longest=60)
     batch = collate(rows)
     seconds = []
     for step in range(ROUNDS + 1):
         begin = time.perf_counter()
         ready = annotate(
-            batch, needs=algo.needs, policy=scorer, reference=None, updates=1,
-            critic=None if valuer is None else valuer.critic,
+            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1,
+            critic=None if critic_trainer is None else critic_trainer.critic,
         )  # fmt: skip
         ready = credit(algo, ready, World())
-        update(ready, scorer, algo, updater, TrainConfig(steps=99), step=step, seed=0, world=World(), valuer=valuer)
+        update(
+            ready,
+            logprob_model,
+            algo,
+            updater,
+            TrainConfig(steps=99),
+            step=step,
+            seed=0,
+            world=World(),
+            critic_trainer=critic_trainer,
+        )
         seconds.append(time.perf_counter() - begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"step_s": round(statistics.median(seconds[1:]), 2), "peak_gib": round(peak, 2)}

@@ -21,9 +21,9 @@ from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, ValueHead
 from llmrl.train.collate import collate
 from llmrl.train.sample import by_prompt
-from llmrl.train.update import Scorer, annotate, credit, update
+from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater
-from llmrl.train.values import Valuer
+from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 from tests.tiny import random_model, random_trajectories
 
@@ -53,19 +53,26 @@ def learned(world: World, algo: Algorithm) -> tuple[dict[str, torch.Tensor], dic
         norm = CONFIG.max_grad_norm
         return Updater(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=norm, reduce=reduce)
 
-    updater, valuer = updater_of(named), None
+    updater, critic_trainer = updater_of(named), None
     if "values" in algo.needs:
         critic = Critic(head=ValueHead(64))
-        valuer = Valuer(
+        critic_trainer = CriticTrainer(
             critic=critic, updater=updater_of(critic.trainable()), config=CriticConfig(whiten_targets=True, lr=1e-2)
         )
         named = [*named, *critic.trainable()]
-    scorer = Scorer(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=30)
+    logprob_model = LogprobModel(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=30)
     batch = annotate(
-        collate(mine), needs=algo.needs, policy=scorer, reference=None, updates=1, critic=valuer and valuer.critic
+        collate(mine),
+        needs=algo.needs,
+        policy=logprob_model,
+        reference=None,
+        updates=1,
+        critic=critic_trainer and critic_trainer.critic,
     )
     batch = credit(algo, batch, world)
-    metrics = update(batch, scorer, algo, updater, CONFIG, step=0, seed=0, world=world, valuer=valuer)
+    metrics = update(
+        batch, logprob_model, algo, updater, CONFIG, step=0, seed=0, world=world, critic_trainer=critic_trainer
+    )
     found = {f"grad/{name}": grad for (name, _), grad in zip(named, grads, strict=True)}
     return found | {f"weight/{name}": p.detach().clone() for name, p in named}, metrics
 

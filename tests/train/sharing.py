@@ -128,16 +128,16 @@ def run_case(case: Case, world: World) -> None:
         groups = by_prompt(data(step))
         mine = [trajectory for prompt in world.share(list(groups)) for trajectory in groups[prompt]]
         batch = annotate(
-            collate(mine), needs=algo.needs, policy=models.scorer, critic=models.critic, reference=models.asked,
-            updates=recipe.updates_per_step,
+            collate(mine), needs=algo.needs, policy=models.logprob_model, critic=models.critic,
+            reference=models.reference_logprobs, updates=recipe.updates_per_step,
         )  # fmt: skip
         poisoned = case.poison and step in (1, 3) and world.rank == world.size - 1
         used: Algorithm = Poisoned(algo, step) if poisoned else algo
         batch = credit(used, batch, world)
         metrics.append(
             update(
-                batch, models.scorer, used, models.updater, recipe.train, step=step, seed=0, world=world,
-                valuer=models.valuer,
+                batch, models.logprob_model, used, models.updater, recipe.train, step=step, seed=0, world=world,
+                critic_trainer=models.critic_trainer,
             )
         )  # fmt: skip
         models.follow(step + 1)
@@ -148,7 +148,7 @@ def run_case(case: Case, world: World) -> None:
         writer.close()
         (Path(case.run) / "metrics.json").write_text(json.dumps(metrics))
     else:
-        models.lend()
+        models.join_gather()
 
 
 def write_cases(file: Path, cases: list[Case]) -> None:

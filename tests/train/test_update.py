@@ -13,8 +13,8 @@ from llmrl.config import TrainConfig
 from llmrl.policy.forward import forward
 from llmrl.train import update as update_module
 from llmrl.train.collate import collate, with_totals
-from llmrl.train.portions import microbatches, minibatches, packed_tokens
-from llmrl.train.update import Scorer, annotate, rows_that_learn, update
+from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
+from llmrl.train.update import LogprobModel, annotate, rows_that_learn, update
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
 from tests.tiny import random_batch, random_model, random_trajectories
@@ -22,8 +22,8 @@ from tests.tiny import random_batch, random_model, random_trajectories
 SEED = {"step": 0, "seed": 0, "world": World()}
 
 
-def scorer(model, *, mode="packed", budget=4096):
-    return Scorer(model=model, mode=mode, temperature=1.0, tokens_per_microbatch=budget)
+def logprob_model(model, *, mode="packed", budget=4096):
+    return LogprobModel(model=model, mode=mode, temperature=1.0, tokens_per_microbatch=budget)
 
 
 def one_update(batch, algo, *, mode="packed", model=None, step=0, **settings):
@@ -39,7 +39,7 @@ def one_update(batch, algo, *, mode="packed", model=None, step=0, **settings):
         max_grad_norm=1e9,
         reduce=lambda grad: seen.append(grad.clone()),
     )
-    used = scorer(model, mode=mode, budget=config.tokens_per_microbatch)
+    used = logprob_model(model, mode=mode, budget=config.tokens_per_microbatch)
     metrics = update(batch, used, algo, updater, config, **{**SEED, "step": step})
     count = len(list(model.parameters()))
     return metrics, [seen[start : start + count] for start in range(0, len(seen), count)], model
@@ -181,7 +181,7 @@ def test_old_log_probs_are_computed_for_rows_that_learn_and_for_no_others():
     batch = spy.credit(random_batch(14, groups=(3, 3, 2, 2)))
     batch = replace(batch, advantages=batch.advantages * (batch.group != 1)[:, None])
     rows = (batch.group != 1).nonzero().squeeze(1)
-    used = scorer(model)
+    used = logprob_model(model)
     whole, some = used.logprobs(batch), used.logprobs(batch, rows=rows)
     torch.testing.assert_close(some[rows], whole[rows], rtol=1e-5, atol=1e-6)
     assert not some[batch.group == 1].any() and whole[batch.group == 1].any()
@@ -216,11 +216,11 @@ def test_a_loss_that_is_not_finite_moves_nothing_and_is_counted(factor):
 
 
 def test_annotate_computes_what_is_asked_and_no_more():
-    batch, used = random_batch(1), scorer(random_model())
+    batch, used = random_batch(1), logprob_model(random_model())
     for updates in (1, 2):  # with one they are the update's own, with more the update makes those of rows that learn
         alone = annotate(batch, needs=frozenset({"old_logprobs"}), policy=used, reference=None, updates=updates)
         assert alone.old_logprobs is None and alone.ref_logprobs is None
-    other = scorer(random_model(seed=5)).logprobs
+    other = logprob_model(random_model(seed=5)).logprobs
     both = annotate(batch, needs=frozenset({"old_logprobs", "ref_logprobs"}), policy=used, reference=other, updates=2)
     assert torch.equal(both.ref_logprobs, other(batch)) and not torch.equal(both.ref_logprobs, both.old_logprobs)
     with pytest.raises(ValueError, match="no reference"):
@@ -233,7 +233,7 @@ def test_scored_log_probs_do_not_depend_on_the_budget(mode, budget):
     batch = random_batch(15)
     with torch.no_grad():
         wanted = forward(random_model(), batch, mode="plain").logprobs
-    got = scorer(random_model(), mode=mode, budget=budget).logprobs(batch)
+    got = logprob_model(random_model(), mode=mode, budget=budget).logprobs(batch)
     assert not got.requires_grad and got.dtype == torch.float32
     torch.testing.assert_close(got, wanted, rtol=1e-5, atol=3e-5)
 

@@ -14,9 +14,9 @@ from llmrl.policy.critic import Critic, ValueHead
 from llmrl.policy.forward import forward, forward_values
 from llmrl.policy.model import Policy
 from llmrl.train.collate import joined, with_totals
-from llmrl.train.update import Scorer, annotate, credit, update
+from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater
-from llmrl.train.values import Valuer
+from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 from tests.tiny import random_batch, random_model, tiny_tokenizer
 
@@ -31,7 +31,7 @@ def updater_of(named, seen=None):
 
 
 def parts(kind="shared", *, budget=4096, seen=None, **config):
-    """(scorer, policy's updater, valuer) on tiny models; `seen` collects the gradients of both."""
+    """(logprob_model, policy's updater, critic_trainer) on tiny models; `seen` collects the gradients of both."""
     model, head = random_model(), ValueHead(64)
     with torch.no_grad():
         head.weight.copy_(0.05 * torch.randn(64, generator=torch.Generator().manual_seed(1)))
@@ -39,21 +39,27 @@ def parts(kind="shared", *, budget=4096, seen=None, **config):
     if kind == "separate":
         own = Policy(model=random_model(seed=7), tokenizer=tiny_tokenizer(), source="", lora=False)
     critic = Critic(head=head, model=own)
-    scorer = Scorer(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=budget)
-    valuer = Valuer(critic=critic, updater=updater_of(critic.trainable(), seen), config=CriticConfig(**config))
-    return scorer, updater_of(list(model.named_parameters()), seen), valuer
+    logprob_model = LogprobModel(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=budget)
+    critic_trainer = CriticTrainer(
+        critic=critic, updater=updater_of(critic.trainable(), seen), config=CriticConfig(**config)
+    )
+    return logprob_model, updater_of(list(model.named_parameters()), seen), critic_trainer
 
 
 def one_update(kind, algo, *, budget=4096, step=0, config=None, train=None, batch=None):
     seen = []
-    scorer, updater, valuer = parts(kind, budget=budget, seen=seen, **(config or {}))
+    logprob_model, updater, critic_trainer = parts(kind, budget=budget, seen=seen, **(config or {}))
     settings = TrainConfig(steps=10, lr=1e-3, tokens_per_microbatch=budget, **(train or {}))
     batch = random_batch(11, **BATCH) if batch is None else batch
     updates = settings.epochs * settings.minibatches
-    batch = annotate(batch, needs=algo.needs, policy=scorer, reference=None, updates=updates, critic=valuer.critic)
+    batch = annotate(
+        batch, needs=algo.needs, policy=logprob_model, reference=None, updates=updates, critic=critic_trainer.critic
+    )
     batch = credit(algo, batch, World())
-    metrics = update(batch, scorer, algo, updater, settings, step=step, seed=0, world=World(), valuer=valuer)
-    return metrics, seen, scorer, valuer, batch
+    metrics = update(
+        batch, logprob_model, algo, updater, settings, step=step, seed=0, world=World(), critic_trainer=critic_trainer
+    )
+    return metrics, seen, logprob_model, critic_trainer, batch
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate"])
@@ -75,13 +81,13 @@ def test_ppos_gradients_and_values_do_not_depend_on_the_micro_batches(kind, budg
 def test_the_update_is_the_gradient_of_the_algorithms_own_loss(kind):
     algo = PPO(importance_cap=None, value_clip=None)
     _, seen, _, _, batch = one_update(kind, algo)
-    scorer, _, valuer = parts(kind)
-    out = forward(scorer.model, batch, mode="plain", value_head=valuer.critic.head)
+    logprob_model, _, critic_trainer = parts(kind)
+    out = forward(logprob_model.model, batch, mode="plain", value_head=critic_trainer.critic.head)
     if kind == "separate":
-        own = valuer.critic.model.causal_lm
-        out = replace(out, values=forward_values(own, batch, mode="plain", value_head=valuer.critic.head))
+        own = critic_trainer.critic.model.causal_lm
+        out = replace(out, values=forward_values(own, batch, mode="plain", value_head=critic_trainer.critic.head))
     algo.loss(out, with_totals(batch, reduce=lambda x: x)).value.backward()
-    named = [*scorer.model.named_parameters(), *valuer.critic.trainable()]
+    named = [*logprob_model.model.named_parameters(), *critic_trainer.critic.trainable()]
     size = max(float(p.grad.abs().max()) for _, p in named if p.grad is not None)
     for grad, (name, parameter) in zip(seen, named, strict=True):
         wanted = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -91,13 +97,15 @@ def test_the_update_is_the_gradient_of_the_algorithms_own_loss(kind):
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_in_warm_up_steps_only_the_value_model_moves(kind):
     fresh = random_model()
-    metrics, _, scorer, valuer, _ = one_update(kind, PPO(), config={"warmup_steps": 2}, step=1, train={"epochs": 2})
-    assert all(torch.equal(p, q) for p, q in zip(scorer.model.parameters(), fresh.parameters(), strict=True))
-    assert all(p.requires_grad and p.grad is None for p in scorer.model.parameters())
+    metrics, _, logprob_model, critic_trainer, _ = one_update(
+        kind, PPO(), config={"warmup_steps": 2}, step=1, train={"epochs": 2}
+    )
+    assert all(torch.equal(p, q) for p, q in zip(logprob_model.model.parameters(), fresh.parameters(), strict=True))
+    assert all(p.requires_grad and p.grad is None for p in logprob_model.model.parameters())
     assert metrics["grad_norm"] == 0.0 == metrics["lr"] and metrics["value/grad_norm"] > 0
-    assert bool((valuer.critic.head.weight != parts(kind)[2].critic.head.weight).any())
-    metrics, _, scorer, *_ = one_update(kind, PPO(), config={"warmup_steps": 2}, step=2)
-    assert not all(torch.equal(p, q) for p, q in zip(scorer.model.parameters(), fresh.parameters(), strict=True))
+    assert bool((critic_trainer.critic.head.weight != parts(kind)[2].critic.head.weight).any())
+    metrics, _, logprob_model, *_ = one_update(kind, PPO(), config={"warmup_steps": 2}, step=2)
+    assert not all(torch.equal(p, q) for p, q in zip(logprob_model.model.parameters(), fresh.parameters(), strict=True))
     assert metrics["grad_norm"] > 0 and metrics["lr"] == 1e-3
 
 
@@ -112,23 +120,27 @@ def test_the_value_model_has_its_own_learning_rate():
 
 def test_values_learn_the_returns_and_the_explained_variance_says_so():
     algo, seen = PPO(lam=1.0, value_clip=None, whiten_advantages=False), []
-    scorer, updater, valuer = parts("separate", lr=1e-2)
+    logprob_model, updater, critic_trainer = parts("separate", lr=1e-2)
     batch = random_batch(11, **BATCH)
     for step in range(40):
-        ready = annotate(batch, needs=algo.needs, policy=scorer, reference=None, updates=1, critic=valuer.critic)
+        ready = annotate(
+            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1, critic=critic_trainer.critic
+        )
         ready = credit(algo, ready, World())
         config = TrainConfig(steps=99, lr=1e-9)
-        metrics = update(ready, scorer, algo, updater, config, step=step, seed=0, world=World(), valuer=valuer)
+        metrics = update(
+            ready, logprob_model, algo, updater, config, step=step, seed=0, world=World(), critic_trainer=critic_trainer
+        )
         seen.append(metrics["explained_variance"])
     assert seen[0] < 0.0 and seen[-1] > 0.7  # siblings share the state before their first token, so 1 is out of reach
 
 
 def test_whitened_targets_change_the_unit_of_the_loss_and_no_value():
     algo, batch = PPO(value_clip=None), random_batch(11, **BATCH)
-    metrics, _, _, valuer, ready = one_update("separate", algo, config={"whiten_targets": True}, batch=batch)
+    metrics, _, _, critic_trainer, ready = one_update("separate", algo, config={"whiten_targets": True}, batch=batch)
     plain, *_, before = one_update("separate", algo, batch=batch)
     returns = ready.returns[ready.mask].double()
-    head = valuer.critic.head
+    head = critic_trainer.critic.head
     assert float(head.mean) == pytest.approx(float(returns.mean()), rel=1e-5)
     assert float(head.deviation) == pytest.approx(float(returns.std(correction=0)), rel=1e-5)
     assert metrics["value_loss"] == pytest.approx(plain["value_loss"] / float(head.deviation) ** 2, rel=1e-4)
@@ -137,29 +149,31 @@ def test_whitened_targets_change_the_unit_of_the_loss_and_no_value():
 
 
 def test_the_targets_statistics_are_decayed_and_have_a_floor():
-    _, _, valuer = parts("shared", whiten_targets=True, target_decay=0.5, target_std_floor=0.3)
+    _, _, critic_trainer = parts("shared", whiten_targets=True, target_decay=0.5, target_std_floor=0.3)
     batch = random_batch(1)
     constant = replace(batch, returns=torch.full(batch.mask.shape, 2.0).where(batch.mask, math.nan))
-    assert float(valuer.with_targets(constant, World()).value_unit) == pytest.approx(0.3)
-    assert float(valuer.critic.head.mean) == pytest.approx(2.0)
+    assert float(critic_trainer.with_targets(constant, World()).value_unit) == pytest.approx(0.3)
+    assert float(critic_trainer.critic.head.mean) == pytest.approx(2.0)
     other = replace(batch, returns=torch.full(batch.mask.shape, 5.0))
-    unit = valuer.with_targets(other, World()).value_unit
-    assert float(valuer.critic.head.mean) == pytest.approx((0.5 * 2.0 + 1.0 * 5.0) / 1.5)
+    unit = critic_trainer.with_targets(other, World()).value_unit
+    assert float(critic_trainer.critic.head.mean) == pytest.approx((0.5 * 2.0 + 1.0 * 5.0) / 1.5)
     assert float(unit) == pytest.approx(math.sqrt((0.5 * 4.0 + 25.0) / 1.5 - 16.0))
     nothing = replace(batch, mask=torch.zeros_like(batch.mask), returns=other.returns)
-    valuer.with_targets(nothing, World())
-    assert float(valuer.critic.head.mean) == pytest.approx(4.0)
+    critic_trainer.with_targets(nothing, World())
+    assert float(critic_trainer.critic.head.mean) == pytest.approx(4.0)
 
 
 @pytest.mark.parametrize("kind", ["shared", "separate"])
 def test_a_restored_value_model_goes_on_bit_for_bit(kind):
     algo, batch, config = PPO(), random_batch(11, **BATCH), {"whiten_targets": True}
 
-    def learn(scorer, updater, valuer, step):
-        ready = annotate(batch, needs=algo.needs, policy=scorer, reference=None, updates=1, critic=valuer.critic)
+    def learn(logprob_model, updater, critic_trainer, step):
+        ready = annotate(
+            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1, critic=critic_trainer.critic
+        )
         settings = TrainConfig(steps=9, lr=1e-3)
-        update(credit(algo, ready, World()), scorer, algo, updater, settings, step=step, seed=0, world=World(),
-               valuer=valuer)  # fmt: skip
+        update(credit(algo, ready, World()), logprob_model, algo, updater, settings, step=step, seed=0, world=World(),
+               critic_trainer=critic_trainer)  # fmt: skip
 
     first = parts(kind, **config)
     learn(*first, 0)
@@ -178,19 +192,21 @@ def test_a_restored_value_model_goes_on_bit_for_bit(kind):
 
 def test_updates_stop_before_the_step_that_would_start_too_far_away():
     train = {"epochs": 6, "stop_kl": 1e-3}
-    metrics, _, scorer, *_ = one_update("shared", PPO(), train=train)
+    metrics, _, logprob_model, *_ = one_update("shared", PPO(), train=train)
     assert metrics["update/stopped"] == 1.0 and 1 <= metrics["update/steps"] < 6
     same, _, other, *_ = one_update("shared", PPO(), train={"epochs": int(metrics["update/steps"])})
-    assert all(torch.equal(p, q) for p, q in zip(scorer.model.parameters(), other.model.parameters(), strict=True))
+    assert all(
+        torch.equal(p, q) for p, q in zip(logprob_model.model.parameters(), other.model.parameters(), strict=True)
+    )
     assert same["approx_kl"] == metrics["approx_kl"] <= 1e-3
     never, *_ = one_update("shared", PPO(), train={"epochs": 2, "stop_kl": 1e9})
     assert never["update/stopped"] == 0.0 and never["update/steps"] == 2.0
 
 
 def test_annotate_refuses_values_without_a_value_model():
-    scorer, *_ = parts()
+    logprob_model, *_ = parts()
     with pytest.raises(ValueError, match="no value model"):
-        annotate(random_batch(1), needs=PPO().needs, policy=scorer, reference=None, updates=1)
+        annotate(random_batch(1), needs=PPO().needs, policy=logprob_model, reference=None, updates=1)
 
 
 def test_joined_batches_credit_like_the_whole():

@@ -1,4 +1,4 @@
-"""Which back-end a run uses, and the policy, scorer, value model and updaters in its form."""
+"""Which back-end a run uses, and the policy, logprob_model, value model and updaters in its form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from llmrl.config import ConfigError, TrainConfig
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
-from llmrl.train.backends.seam import Moves
-from llmrl.train.update import Scorer
+from llmrl.train.protocols import Moves
+from llmrl.train.update import LogprobModel
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
 
@@ -22,10 +22,10 @@ Backend = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """A policy as its back-end holds it, its scorer, and what moves it."""
+    """A policy as its back-end holds it, its logprob_model, and what moves it."""
 
     policy: Policy
-    scorer: Scorer
+    logprob_model: LogprobModel
     updater: Moves
 
 
@@ -53,22 +53,22 @@ def _launched() -> Backend | None:
     return "fsdp2" if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" else None
 
 
-def share(backend: Backend, train: TrainConfig, policy: Policy, scorer: Scorer, world: World) -> Shared:
+def share(backend: Backend, train: TrainConfig, policy: Policy, logprob_model: LogprobModel, world: World) -> Shared:
     """Hand `policy` to `backend`: sharded over ranks unless it is ddp, with the optimizer that fits."""
     settings = _settings(train)
     if backend == "ddp":
-        return Shared(policy=policy, scorer=scorer, updater=_plain(policy.trainable(), train, world))
+        return Shared(policy=policy, logprob_model=logprob_model, updater=_plain(policy.trainable(), train, world))
     if backend == "fsdp2":
         from llmrl.train.backends import fsdp2
 
-        policy, scorer = fsdp2.shard_policy(policy, scorer, world)
+        policy, logprob_model = fsdp2.shard_policy(policy, logprob_model, world)
         moves: Moves = fsdp2.FSDP2Updater(policy.trainable(), world=world, **settings)
     else:
         from llmrl.train.backends import zero
 
         stage = 3 if backend == "zero3" else 2
-        policy, scorer, moves = zero.shard_policy(policy, scorer, world, stage=stage, **settings)
-    return Shared(policy=policy, scorer=scorer, updater=moves)
+        policy, logprob_model, moves = zero.shard_policy(policy, logprob_model, world, stage=stage, **settings)
+    return Shared(policy=policy, logprob_model=logprob_model, updater=moves)
 
 
 def share_critic(backend: Backend, train: TrainConfig, critic: Critic, world: World) -> tuple[Critic, Moves]:

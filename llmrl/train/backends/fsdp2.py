@@ -21,8 +21,8 @@ from llmrl.batch import Batch
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import Shard, gathered, rows_of
-from llmrl.train.backends.root import Root, ValueRoot, blocks, sharded_scorer
-from llmrl.train.update import Scorer
+from llmrl.train.backends.wrapped import Root, ValueRoot, blocks, sharded_scorer
+from llmrl.train.update import LogprobModel
 from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 
@@ -52,10 +52,10 @@ def shard(root: nn.Module, *, world: World, dtype: torch.dtype | None, scale: fl
     return root
 
 
-def shard_policy(policy: Policy, scorer: Scorer, world: World) -> tuple[Policy, Scorer]:
-    """The policy with float32 shards of what it trains, and the scorer that calls it."""
+def shard_policy(policy: Policy, logprob_model: LogprobModel, world: World) -> tuple[Policy, LogprobModel]:
+    """The policy with float32 shards of what it trains, and the logprob_model that calls it."""
     policy, root = _sharded(policy, Root(policy.causal_lm), world)
-    return policy, sharded_scorer(scorer, root, world)
+    return policy, sharded_scorer(logprob_model, root, world)
 
 
 def shard_critic(critic: Critic, world: World, *, scale: float) -> Critic:
@@ -181,9 +181,9 @@ class FSDP2Updater:
         check_names(list(self._masters), state)
         with torch.no_grad():
             for name, master in self._masters.items():
-                master.copy_(self.part(name, state[f"master/{name}"]))
+                master.copy_(self.shard(name, state[f"master/{name}"]))
                 keys = [key for key in STATES if f"{key}/{name}" in state]
-                kept = {key: self.part(name, state[f"{key}/{name}"]).to(master, copy=True) for key in keys}
+                kept = {key: self.shard(name, state[f"{key}/{name}"]).to(master, copy=True) for key in keys}
                 if kept:
                     self._adam.state[master] = kept | {"step": state[f"step/{name}"].clone()}
 
@@ -191,7 +191,7 @@ class FSDP2Updater:
         """This rank's rows of every trained weight, in float32, sharing the model's memory."""
         return {name: master.detach() for name, master in self._masters.items()}
 
-    def exchange(self, kept: dict[str, Tensor]) -> None:
+    def swap(self, kept: dict[str, Tensor]) -> None:
         """Other rows in the place of the model's, and the model's into `kept`: values move, since the model gathers from
         where they lie.
         """
@@ -200,11 +200,11 @@ class FSDP2Updater:
             own.copy_(kept[name])
             kept[name].copy_(before)
 
-    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors of all ranks' `parts` on the CPU of rank 0; {} elsewhere."""
         return self._collected(parts, {name: name for name in parts})
 
-    def part(self, name: str, tensor: Tensor) -> Tensor:
+    def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's rows of a whole `tensor`."""
         if not self._cut[name]:
             return tensor

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from llmrl.config import ConfigError
 from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import BUCKET_BYTES, Shard, buckets, gathered, rows_of
-from llmrl.train.backends.root import Root, sharded_scorer
-from llmrl.train.update import Scorer
+from llmrl.train.backends.wrapped import Root, sharded_scorer
+from llmrl.train.update import LogprobModel
 from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 
@@ -31,7 +31,7 @@ STATES = ("exp_avg", "exp_avg_sq")
 
 def shard_policy(
     policy: Policy,
-    scorer: Scorer,
+    logprob_model: LogprobModel,
     world: World,
     *,
     stage: int,
@@ -39,8 +39,8 @@ def shard_policy(
     eps: float,
     weight_decay: float,
     max_grad_norm: float,
-) -> tuple[Policy, Scorer, ZeROUpdater]:
-    """The policy shared as `stage` (2 or 3) says, the scorer that calls it, and what moves it."""
+) -> tuple[Policy, LogprobModel, ZeROUpdater]:
+    """The policy shared as `stage` (2 or 3) says, the logprob_model that calls it, and what moves it."""
     deepspeed = _deepspeed(world)
     named = policy.trainable()
     dtypes = {name: parameter.dtype for name, parameter in policy.model.named_parameters()}
@@ -56,7 +56,7 @@ def shard_policy(
         policy = replace(policy, whole=partial(_whole, dtypes=dtypes))
     return (
         policy,
-        sharded_scorer(scorer, engine, world),
+        sharded_scorer(logprob_model, engine, world),
         ZeROUpdater(engine, policy.trainable(), world=world, stage=stage),
     )
 
@@ -197,7 +197,7 @@ class ZeROUpdater:
             return {name: parameter.detach() for name, parameter in self._named}
         return {name: parameter.ds_tensor.detach() for name, parameter in self._named}
 
-    def exchange(self, kept: dict[str, Tensor]) -> None:
+    def swap(self, kept: dict[str, Tensor]) -> None:
         """Other parts in the place of the model's, and the model's into `kept`."""
         if self._stage == 3:
             self._engine.empty_partition_cache()  # gathered weights would outlive the exchange
@@ -206,7 +206,7 @@ class ZeROUpdater:
             own.copy_(kept[name])
             kept[name].copy_(before)
 
-    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors of all ranks' `parts` on rank 0 at least."""
         if self._stage == 2:
             return dict(parts)
@@ -214,7 +214,7 @@ class ZeROUpdater:
         shapes = {name: parameter.ds_shape for name, parameter in self._named}
         return {name: x.view(shapes[name]).cpu() for name, x in gathered(shards, self._world) if self._world.main}
 
-    def part(self, name: str, tensor: Tensor) -> Tensor:
+    def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a whole `tensor`; of stage 3 a run of elements, padded on the last rank."""
         return tensor if self._stage == 2 else self._cut(dict(self._named)[name], tensor)
 

@@ -62,14 +62,14 @@ class Moves(Protocol):
         """This rank's part of every trained weight by name, sharing the model's memory."""
         ...
 
-    def exchange(self, kept: dict[str, Tensor]) -> None:
+    def swap(self, kept: dict[str, Tensor]) -> None:
         """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`."""
         ...
 
-    def whole(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
         ...
 
-    def part(self, name: str, tensor: Tensor) -> Tensor:
+    def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a whole `tensor`, shaped as in `held`."""
         ...

@@ -22,7 +22,7 @@ Make = Callable[[int, int, Clock], list[Trajectory]]  # (step, version of the po
 OVERLAPPED = "overlapped_"  # before the names of phases that ran beside the training
 
 
-class Ahead:
+class RolloutQueue:
     """`make` samples and scores the batch of a step below `steps` with `engine`.
 
     `pending` are batches that a checkpoint brought, by step; those that would be more than `staleness` versions old when

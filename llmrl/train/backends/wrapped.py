@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmrl.batch import Batch, Output
 from llmrl.policy.forward import ForwardMode, ValueHead, forward, forward_values
-from llmrl.train.update import Scorer
+from llmrl.train.update import LogprobModel
 from llmrl.train.world import World, collective
 
 
@@ -62,9 +62,9 @@ def sharded_forward(
     )
 
 
-def sharded_scorer(scorer: Scorer, root: nn.Module, world: World) -> Scorer:
-    """`scorer` of a wrapped Root, whose passes all ranks make together."""
-    return replace(scorer, model=root, forward=sharded_forward, together=world.max)
+def sharded_scorer(logprob_model: LogprobModel, root: nn.Module, world: World) -> LogprobModel:
+    """`logprob_model` of a wrapped Root, whose passes all ranks make together."""
+    return replace(logprob_model, model=root, forward=sharded_forward, together=world.max)
 
 
 def blocks(causal_lm: nn.Module) -> list[nn.Module]:
