@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints on benchmarks, with honest intervals.")
 
 # The exit codes of `llmrl train`.
-EXIT_FAILED = 1  # the engine or the disk failed; what is finished is kept
-EXIT_USER = 2  # wrong arguments, data or settings
+EXIT_FAILED = 1  # the disk failed; what is finished is kept
 EXIT_FOUND = 3  # contamination was found: a limit was passed
 EXIT_STOPPED = 130  # Ctrl-C; what is finished is kept
 
@@ -67,7 +66,7 @@ def run(
     if context.invoked_subcommand is not None:
         return
     with _errors():
-        from llmrl.eval.errors import EvalError
+        from llmrl.errors import EvalError
         from llmrl.eval.evaluate import evaluate_all
         from llmrl.eval.plan import Options
 
@@ -184,16 +183,12 @@ def report(folders: Annotated[list[Path], typer.Argument(help="--out folders of 
 @contextmanager
 def _errors() -> Iterator[None]:
     """Known problems become one message and an exit code; anything else is a bug and keeps its traceback."""
-    from llmrl.data.errors import DataError
-    from llmrl.eval.errors import EvalError
-    from llmrl.rollout.engine import EngineError
+    from llmrl.errors import LlmrlError
 
     try:
         yield
-    except (EvalError, DataError) as error:
-        _fail(str(error), EXIT_USER)
-    except EngineError as error:
-        _fail(str(error), EXIT_FAILED)
+    except LlmrlError as error:
+        _fail(str(error), error.exit_code)
     except OSError as error:
         _fail(f"{type(error).__name__}: {error}", EXIT_FAILED)
     except KeyboardInterrupt:
@@ -212,7 +207,7 @@ def _say(message: str) -> None:
 def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
     import yaml
 
-    from llmrl.eval.errors import EvalError
+    from llmrl.errors import EvalError
     from llmrl.eval.scorers import ScorerSpec
 
     if len(arguments) > len(paths):
@@ -234,7 +229,7 @@ def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
 
 
 def _one_of(name: str, value: str | None, *known: str) -> Any:
-    from llmrl.eval.errors import EvalError
+    from llmrl.errors import EvalError
 
     if value is not None and value not in known:
         raise EvalError(f"{name}={value!r}; known: {', '.join(known)}")

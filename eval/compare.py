@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.metrics import PairedDifference, paired_difference
 from llmrl.eval.records import read_records
 from llmrl.eval.results import question_scores

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from llmrl.data.files import read_files
 from llmrl.data.rows import make_row
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.load import load_questions
 from llmrl.eval.tasks import find_task
 

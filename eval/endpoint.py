@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, collect
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import collect
 from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan
 from llmrl.eval.results import Results, TaskResult, summarise
@@ -27,7 +27,7 @@ from llmrl.eval.scorers import build_scorers
 from llmrl.eval.strategies import find_strategies
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
-from llmrl.rollout.engine import EngineError, EngineSettings, RolloutEngine, collect
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, collect
 from llmrl.types import Completion, Request, Reward
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from llmrl.eval.errors import EvalError
-from llmrl.rollout.engine import EngineError, StreamingEngine, collect
+from llmrl.errors import EngineError, EvalError
+from llmrl.rollout.engine import StreamingEngine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:

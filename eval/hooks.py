@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmrl.config import BenchmarkConfig, Recipe
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.models import Model
 from llmrl.eval.plan import Options, Plan, Say, make_plan
 from llmrl.eval.records import Record, open_records, to_line

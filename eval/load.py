@@ -15,7 +15,7 @@ from typing import Any
 from llmrl.data.config import DataConfig
 from llmrl.data.files import read_files
 from llmrl.data.source import load_rows
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.task import Generated, Question, Source, Task
 
 SHOWN_ERRORS = 5

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrl.eval.errors import EvalError
-from llmrl.policy.catalog import CatalogError, resolve
+from llmrl.errors import CatalogError, EvalError
+from llmrl.policy.catalog import resolve
 
 _STEP = re.compile(r"step-(\d+)")
 

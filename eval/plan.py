@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.load import Questions, load_questions, load_shots
 from llmrl.eval.models import Model
 from llmrl.eval.prompts import build_prompts, choose_mode, default_shots

@@ -11,7 +11,7 @@ from typing import Any
 from llmrl.data.config import DataConfig
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.task import Mode, Question, Task
 from llmrl.types import Prompt
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 
 SCHEMA = "llmrl.eval.samples/1"
 

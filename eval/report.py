@@ -15,7 +15,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.evaluate import read_results
 from llmrl.eval.records import Record, Sample, read_records
 from llmrl.eval.results import Metric, Results, TaskResult, right

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.metrics import clustered_interval, maj_at_k, pass_at_k, pass_hat_k, wilson_interval
 from llmrl.eval.records import Record, Sample
 from llmrl.eval.strategies import Strategy, as_weights

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from llmrl.errors import EngineError
 from llmrl.eval.prompts import response_of
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.task import Mode, Task
 from llmrl.rewards.border import load_object, load_reward, score_all
-from llmrl.rollout.engine import EngineError, RolloutEngine
+from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Reward, Sampling, Score, Trajectory
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.types import Reward, Score, Trajectory
 
 SHORT = {"likelihood": "llmrl.eval.scorers:Likelihood"}

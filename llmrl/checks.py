@@ -65,8 +65,9 @@ def check_rewards(
 ) -> None:
     """Do the data's own gold answers get full marks, and empty answers none? Exits with 1 if not."""
     from llmrl.cli import rewards_of
-    from llmrl.config import ConfigError, load_recipe
+    from llmrl.config import load_recipe
     from llmrl.data.source import load_train_eval
+    from llmrl.errors import ConfigError
     from llmrl.explain import nearest
     from llmrl.rewards.check import check_rows
     from llmrl.seeding import key

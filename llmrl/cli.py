@@ -21,6 +21,7 @@ import typer
 from rich.console import Console
 
 from llmrl import checks
+from llmrl.errors import LlmrlError
 from llmrl.eval.cli import app as eval_app
 from llmrl.launching.commands import launch
 from llmrl.scale.plan_command import plan
@@ -42,6 +43,7 @@ models_app = typer.Typer(help="Pretrained models by name.", no_args_is_help=True
 app.add_typer(models_app, name="models")
 app.add_typer(eval_app, name="eval")
 console = Console(soft_wrap=True)
+EXIT_MISSING_FILE = 2  # a path on the command line or in the recipe: the user's to mend
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
@@ -67,28 +69,11 @@ def main() -> None:
         sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
     try:
         app()
-    except Exception as error:
-        code = _exit_code(error)
-        if code is None:
-            raise
+    except (LlmrlError, FileNotFoundError) as error:
         Console(stderr=True, soft_wrap=True).print(f"[bold red]error:[/] {_escaped(str(error))}", highlight=False)
-        sys.exit(code)
+        sys.exit(error.exit_code if isinstance(error, LlmrlError) else EXIT_MISSING_FILE)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-def _exit_code(error: Exception) -> int | None:
-    """The exit code of an error whose message is all a user needs; None for a defect of ours."""
-    ours = [kind for kind in type(error).__mro__ if kind.__module__.partition(".")[0] in ("llmrl", "builtins")]
-    names = {kind.__name__ for kind in ours}
-    for code, known in ((2, USER_ERRORS), (3, {"LimitExceeded"}), (1, RUN_ERRORS)):
-        if names & known:
-            return code
-    return None
-
-
-USER_ERRORS = {"ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "FileNotFoundError"}
-RUN_ERRORS = {"EngineError", "CheckpointError", "StorageError", "RankLost"}
 
 
 def _escaped(text: str) -> str:
@@ -105,7 +90,8 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
-    from llmrl.config import ConfigError, check_same_run, load_recipe
+    from llmrl.config import check_same_run, load_recipe
+    from llmrl.errors import ConfigError
     from llmrl.memory import keep_freed_memory
 
     if resume and fresh:
@@ -115,9 +101,9 @@ def train(
         check_same_run(loaded)
     keep_freed_memory()
     parts = resolve(loaded)
+    from llmrl.errors import LimitExceeded
     from llmrl.report.failures import most_frequent
     from llmrl.train.start import run
-    from llmrl.train.telemetry import LimitExceeded
 
     quiet_transformers()
     try:
@@ -178,8 +164,7 @@ def sources_of(recipe: Recipe) -> Sources:
 
 def check_benchmarks(recipe: Recipe) -> None:
     """Raise ConfigError for a name in `eval.tasks` that is no benchmark."""
-    from llmrl.config import ConfigError
-    from llmrl.eval.errors import EvalError
+    from llmrl.errors import ConfigError, EvalError
     from llmrl.eval.tasks import find_task
 
     for task in recipe.eval.tasks:
@@ -191,8 +176,7 @@ def check_benchmarks(recipe: Recipe) -> None:
 
 def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
     """The benchmarks that the recipe's `eval.tasks` names, their questions loaded. Raises ConfigError or DataError."""
-    from llmrl.config import ConfigError
-    from llmrl.eval.errors import EvalError
+    from llmrl.errors import ConfigError, EvalError
     from llmrl.eval.hooks import training_benchmarks
 
     if not recipe.eval.tasks:
@@ -214,7 +198,7 @@ def model_folder(path: str) -> str:
 
 def check_trackers(recipe: Recipe) -> None:
     """Raise ConfigError for a tracker that is not installed."""
-    from llmrl.config import ConfigError
+    from llmrl.errors import ConfigError
 
     for name in recipe.tracking.to:
         if find_spec(name) is None:
@@ -223,7 +207,7 @@ def check_trackers(recipe: Recipe) -> None:
 
 def rewards_of(recipe: Recipe) -> Any:
     """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
-    from llmrl.config import ConfigError
+    from llmrl.errors import ConfigError
     from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum
     from llmrl.rewards.trl_adapter import TRLReward
@@ -273,7 +257,8 @@ def _show_end(recipe: Recipe, summary: dict[str, Any]) -> None:
 @app.command("hash")
 def hash_(run: RunFolder) -> None:
     """Print the digest of a run's newest whole checkpoint: float32 weights and optimizer state."""
-    from llmrl.train.checkpoint import CheckpointError, digest, newest_valid
+    from llmrl.errors import CheckpointError
+    from llmrl.train.checkpoint import digest, newest_valid
 
     folder, complaints = newest_valid(run)
     for complaint in complaints:

@@ -19,6 +19,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from pydantic import model_validator as rule
 
 from llmrl.data.config import DataConfig, EvalDataConfig
+from llmrl.errors import ConfigError
 from llmrl.explain import explain, nearest
 from llmrl.policy.config import CriticConfig, ModelConfig, ReferenceConfig, Section
 from llmrl.policy.config import LoraConfig as LoraConfig
@@ -26,10 +27,6 @@ from llmrl.rollout.config import RolloutConfig
 from llmrl.stages.config import Stage, Supervised, check_stages, supervised
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
-
-
-class ConfigError(ValueError):
-    """A recipe or an override is wrong; the message says what, where, and what to do."""
 
 
 class RewardConfig(Section):

@@ -8,7 +8,8 @@ import yaml
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.algos.build import build_algorithm
-from llmrl.config import ConfigError, dump_recipe, load_recipe, parse_recipe, recipe_schema
+from llmrl.config import dump_recipe, load_recipe, parse_recipe, recipe_schema
+from llmrl.errors import ConfigError
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 PLAIN = {

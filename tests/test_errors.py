@@ -271,11 +271,39 @@ def test_metrics_reach_tensorboard(llmrl: Llmrl, small: list[str]) -> None:
     assert read.Scalars("reward/mean")[0].value == pytest.approx(row["reward/mean"], rel=1e-6)
 
 
-def test_only_errors_of_our_own_are_shortened_to_a_message() -> None:
+def test_a_defect_keeps_its_traceback_even_if_it_is_named_like_an_error_of_ours(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     from torch.utils.checkpoint import CheckpointError as TorchsError
 
-    from llmrl.cli import _exit_code
-    from llmrl.train.checkpoint import CheckpointError
+    from llmrl import cli
+    from llmrl.errors import CheckpointError
 
-    assert _exit_code(CheckpointError("disk")) == 1
-    assert _exit_code(TorchsError("a defect that needs its traceback")) is None
+    def fails_with(error: Exception) -> None:
+        def app() -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "app", app)
+        cli.main()
+
+    with pytest.raises(SystemExit) as ended:
+        fails_with(CheckpointError("the disk is full"))
+    assert ended.value.code == 1
+    assert "the disk is full" in capsys.readouterr().err
+    with pytest.raises(TorchsError):
+        fails_with(TorchsError("a defect that needs its traceback"))
+
+
+EXIT_CODES = {
+    2: ["ConfigError", "DataError", "CatalogError", "RunFolderError", "ReplayError", "EvalError"],
+    3: ["LimitExceeded"],
+    1: ["EngineError", "CheckpointError", "StorageError", "RankLost"],
+}
+
+
+def test_every_error_of_ours_says_how_the_command_ends() -> None:
+    from llmrl import errors
+
+    kinds = {name: kind.exit_code for name, kind in vars(errors).items() if isinstance(kind, type)}
+    expected = {name: code for code, names in EXIT_CODES.items() for name in names}
+    assert kinds == {"LlmrlError": 1, **expected}

@@ -6,7 +6,7 @@ import difflib
 import importlib
 from pathlib import Path
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.task import Task
 
 TASKS = {

@@ -22,7 +22,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.task import Question, Source, Task, column, identity, text
 from llmrl.eval.tasks.competition_math import MATH
 

@@ -11,7 +11,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Remarking
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
+from llmrl.errors import ConfigError
 from llmrl.explain import nearest, plain_message
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError
 from llmrl.seeding import generator
 
 RawRow = dict[str, Any]

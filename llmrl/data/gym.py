@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from llmrl.data.errors import DataError
 from llmrl.data.generators import RawRow
+from llmrl.errors import DataError
 from llmrl.seeding import key
 
 PREFIX = "reasoning_gym:"

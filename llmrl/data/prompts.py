@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrl.data.config import DataConfig, template_parts
-from llmrl.data.errors import DataError
 from llmrl.data.rows import PROMPT_NAMES, Row
+from llmrl.errors import DataError
 from llmrl.types import Prompt
 
 

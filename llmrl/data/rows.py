@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrl.data.config import template_parts
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError
 
 HELD_OUT_FRACTION = 0.1
 PROMPT_NAMES = ("prompt", "problem", "question")

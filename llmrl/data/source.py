@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.data.errors import DataError
 from llmrl.data.files import is_file_source, read_files
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
+from llmrl.errors import DataError
 from llmrl.seeding import generator
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError
 from llmrl.seeding import generator
 from llmrl.types import Prompt
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.launching.topology import Topology
 
 STOP_S = 600  # how long torchrun lets its processes finish their step and save; by itself it gives them 30 s

@@ -69,7 +69,8 @@ def launch(
 
       llmrl launch recipes/math_large/grpo.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
     """
-    from llmrl.config import ConfigError, load_recipe
+    from llmrl.config import load_recipe
+    from llmrl.errors import ConfigError
     from llmrl.launching.slurm import SlurmSettings
 
     for one, other, names in ((slurm, ray, "--slurm and --ray"), (resume, fresh, "--resume and --fresh")):

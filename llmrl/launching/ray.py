@@ -15,7 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.launching.command import PORT, local_command
 from llmrl.launching.topology import Topology, topology
 

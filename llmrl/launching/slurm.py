@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
+from llmrl.errors import ConfigError
 from llmrl.launching.command import network_environment
 from llmrl.launching.topology import Topology
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
+from llmrl.errors import ConfigError
 from llmrl.explain import nearest
 
 # Name -> what it keeps whole on every device, and what it shares out.

@@ -29,15 +29,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmrl.errors import CatalogError
+
 MANIFEST = "llmrl-manifest.json"
 FORMAT = 1  # raise it when the conversion changes: cached folders of an older format are rebuilt
 DOWNLOAD_TIMEOUT_S = 1800.0
 
 Report = Callable[[str], None]
-
-
-class CatalogError(RuntimeError):
-    """A model could not be found, fetched or converted; the message says what to do."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Batch
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.policy.config import CriticConfig, ModelConfig
 from llmrl.policy.forward import ForwardMode, forward_values
 from llmrl.policy.model import Policy, load_policy

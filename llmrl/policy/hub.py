@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmrl.policy.catalog import CatalogError
+from llmrl.errors import CatalogError
 
 # What a model needs; pickled weights (*.bin, *.pt) are not fetched and not loaded.
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]

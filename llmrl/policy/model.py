@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.explain import nearest
 from llmrl.policy.attention import same_attention_again
 from llmrl.policy.config import LoraConfig, ModelConfig

@@ -12,14 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from llmrl.errors import EngineError
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-
-class EngineError(RuntimeError):
-    """An engine could not start, died more often than allowed, or was given weights that do not fit."""
 
 
 SAMPLED_COLUMNS = 2

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from llmrl.errors import EngineError
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.engine import EngineSettings, Look, collect
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 

@@ -21,11 +21,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmrl.errors import EngineError
 from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.rollout.engine import EngineSettings, Look, collect
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
+from llmrl.errors import ConfigError
 from llmrl.rollout.config import ServersConfig
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine

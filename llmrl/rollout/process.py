@@ -22,8 +22,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from llmrl.errors import EngineError
 from llmrl.memory import keep_freed_memory
-from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, RestingEngine, build_engine, collect
+from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, RestingEngine, build_engine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:

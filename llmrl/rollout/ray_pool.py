@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, EngineSettings, LocalEngine, Look, build_engine, collect
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, build_engine, collect
 from llmrl.rollout.process import EngineFaults, child_environment
 from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request, Sampling, Status, StatusKind

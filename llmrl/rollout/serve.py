@@ -18,7 +18,8 @@ from pathlib import Path
 
 import httpx
 
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.process import PR_SET_PDEATHSIG, child_environment
 
 LOOPBACK = "127.0.0.1"

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import httpx
 
-from llmrl.rollout.engine import EngineError, Look, collect
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import Look, collect
 from llmrl.rollout.openai import completion_body, completion_of
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.transfer import Transfer

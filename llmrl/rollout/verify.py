@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
-from llmrl.rollout.engine import EngineError, Look, RestingEngine, TrainedEngine
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import Look, RestingEngine, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:

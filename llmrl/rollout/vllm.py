@@ -8,7 +8,8 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llmrl.rollout.engine import EngineError, EngineSettings, Look, collect
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings, Look, collect
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 

@@ -44,7 +44,7 @@ def plan_scale(recipe: Recipe, question: Question, console: Console) -> list[Pre
 
     Raises ConfigError: nothing measured, unknown costs, or prompts that cannot be shared.
     """
-    from llmrl.config import ConfigError
+    from llmrl.errors import ConfigError
     from llmrl.scale.costs import fit, read_run
 
     if not question.measured:
@@ -73,7 +73,7 @@ def _groups(recipe: Recipe, runs: Sequence[Measured]) -> list[Group]:
 
 
 def _predict(recipe: Recipe, runs: Sequence[Measured], costs: Costs, question: Question) -> list[Predicted]:
-    from llmrl.config import ConfigError
+    from llmrl.errors import ConfigError
     from llmrl.scale.simulate import Load
     from llmrl.scale.sweep import layouts, on_shared_cores, sweep
 

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrl.config import ConfigError, Recipe, load_recipe
+from llmrl.config import Recipe, load_recipe
+from llmrl.errors import ConfigError
 from llmrl.explain import nearest
 from llmrl.scale.workload import Group, decode_steps, read_groups
 

@@ -51,7 +51,8 @@ def plan(
     """
     from llmrl.algos.build import build_algorithm, check_critic, check_siblings
     from llmrl.cli import rewards_of
-    from llmrl.config import ConfigError, load_recipe
+    from llmrl.config import load_recipe
+    from llmrl.errors import ConfigError
     from llmrl.scale.commands import Question, plan_scale
 
     loaded = load_recipe(recipe, overrides)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.scale.costs import Costs
 from llmrl.scale.simulate import Layout, Load, Predicted, simulate
 from llmrl.scale.workload import Group

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,12 +17,12 @@ from typing import Any
 from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from llmrl.errors import LimitExceeded
 from llmrl.stages.config import Supervised
 from llmrl.train.checkpoint import damage, seal
 from llmrl.train.folder import Metrics
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.log import progress_bar
-from llmrl.train.telemetry import LimitExceeded
 from llmrl.train.world import World
 
 POSITION = "position.json"  # in a checkpoint: how long metrics.jsonl was

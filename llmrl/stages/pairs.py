@@ -16,11 +16,11 @@ from typing import Any
 
 from llmrl.config import Recipe
 from llmrl.data.config import DataConfig
-from llmrl.data.errors import DataError
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
 from llmrl.data.rows import PROMPT_NAMES, Row, check_disjoint
 from llmrl.data.source import load_train_eval
+from llmrl.errors import DataError
 from llmrl.seeding import generator, key
 from llmrl.stages.config import Supervised
 

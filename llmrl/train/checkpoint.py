@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llmrl.errors import CheckpointError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.rollout.store import read_rollouts, rollouts_file, write_rollouts
@@ -31,10 +32,6 @@ from llmrl.types import Trajectory
 
 MANIFEST = "manifest.json"
 WRITE_ERRORS = (OSError, SafetensorError)
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint could not be written, or none can be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

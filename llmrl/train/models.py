@@ -11,8 +11,9 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from llmrl.batch import Algorithm, Batch
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
 from llmrl.data.prompts import privileged_tokens
+from llmrl.errors import ConfigError
 from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, load_critic
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short

@@ -15,6 +15,7 @@ import yaml
 
 from llmrl.batch import Algorithm
 from llmrl.config import Recipe, load_recipe
+from llmrl.errors import ReplayError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
 from llmrl.train.collate import collate
@@ -25,10 +26,6 @@ from llmrl.train.update import annotate, credit, update
 from llmrl.train.world import World
 
 COMPARED = ("loss", "grad_norm")
-
-
-class ReplayError(ValueError):
-    """The step cannot be replayed; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

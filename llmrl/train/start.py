@@ -17,24 +17,17 @@ from rich.console import Console
 
 from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
 from llmrl.batch import Algorithm
-from llmrl.config import ConfigError, Recipe
+from llmrl.config import Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import PromptStream
+from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.stages.folder import policy_source
 from llmrl.stages.run import Stopped, run_stages
-from llmrl.train.checkpoint import (
-    CheckpointError,
-    TrainState,
-    Writer,
-    read_pending,
-    read_state,
-    read_tensors,
-    set_aside,
-)
+from llmrl.train.checkpoint import TrainState, Writer, read_pending, read_state, read_tensors, set_aside
 from llmrl.train.evaluate import Benchmarks, Interval, held_out
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from llmrl.config import LimitsConfig
+from llmrl.errors import LimitExceeded
 from llmrl.types import StatusKind, Trajectory
 
 # Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.
@@ -16,10 +17,6 @@ ADVICE = {
     "mismatch/mean_abs_logprob": " nats per token: the sampler draws from another distribution than the trainer learns; "
     "top_p, top_k and min_p do that by their nature (raise the limit), a wrong dtype or chat template by mistake",
 }
-
-
-class LimitExceeded(RuntimeError):
-    """A health limit of the recipe was passed; the run stops instead of training on garbage."""
 
 
 def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[str, float]:

@@ -12,12 +12,10 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from llmrl.errors import RankLost
+
 CPU = torch.device("cpu")
 T = TypeVar("T")
-
-
-class RankLost(RuntimeError):
-    """Another process of this run died, hung or failed, so that this one cannot go on."""
 
 
 @contextmanager

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.data.errors import DataError
 from llmrl.data.source import load_rows, load_train_eval
+from llmrl.errors import DataError
 
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 

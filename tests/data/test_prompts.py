@@ -5,9 +5,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from llmrl.data.config import DataConfig
-from llmrl.data.errors import DataError
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import make_row
+from llmrl.errors import DataError
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

@@ -10,9 +10,9 @@ import pytest
 from pydantic import ValidationError
 
 from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.data.errors import DataError
 from llmrl.data.rows import Row, check_disjoint, is_held_out
 from llmrl.data.source import load_rows, load_train_eval
+from llmrl.errors import DataError
 
 
 def shared_data(name: str) -> Path:

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrl.data.errors import DataError
 from llmrl.data.stream import PromptStream
+from llmrl.errors import DataError
 from llmrl.types import Prompt
 
 

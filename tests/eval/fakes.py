@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from llmrl.rollout.engine import EngineError
+from llmrl.errors import EngineError
 from llmrl.types import Completion, Prompt, Request, Status
 
 TEMPLATE = (

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from llmrl.errors import EvalError
 from llmrl.eval.compare import compare
 from llmrl.eval.contamination import check_tasks, find_overlaps, ngrams, words
-from llmrl.eval.errors import EvalError
 from llmrl.eval.metrics import mcnemar_exact
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.tables import comparison_table, contamination_table

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import llmrl.eval.endpoint as endpoint
+from llmrl.errors import EngineError
 from llmrl.eval.endpoint import EndpointEngine
-from llmrl.rollout.engine import EngineError
 from llmrl.types import Request, Sampling, StatusKind
 from tests.eval.fakes import byte_tokenizer
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from llmrl.errors import EvalError
 from llmrl.eval.cli import app
-from llmrl.eval.errors import EvalError
 from llmrl.eval.evaluate import evaluate, evaluate_all, read_results
 from llmrl.eval.models import find_models
 from llmrl.eval.plan import Options

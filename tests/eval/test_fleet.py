@@ -12,12 +12,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from llmrl.errors import EngineError, EvalError
 from llmrl.eval import fleet
 from llmrl.eval.cli import app
-from llmrl.eval.errors import EvalError
 from llmrl.eval.fleet import Fleet, environments
 from llmrl.eval.records import read_records
-from llmrl.rollout.engine import EngineError
 from llmrl.types import Completion, Request, Sampling
 from tests.eval.fakes import FakeEngine
 

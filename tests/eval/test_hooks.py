@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import ConfigError, Recipe, parse_recipe
+from llmrl.config import Recipe, parse_recipe
+from llmrl.errors import ConfigError
 from llmrl.eval.hooks import metrics, training_benchmarks
 from llmrl.eval.records import Record, Sample, read_records
 from llmrl.report.page import write_report

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EvalError
 from llmrl.eval.prompts import build_prompts, choose_mode, response_of
 from llmrl.eval.task import Question
 from llmrl.eval.tasks import find_task

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from llmrl.eval.errors import EvalError
+from llmrl.errors import EngineError, EvalError
 from llmrl.eval.records import Record, read_records
 from llmrl.eval.run import Judge, run_task
 from llmrl.eval.task import Question, Source, Task
-from llmrl.rollout.engine import EngineError
 from llmrl.types import Sampling, Score, Status, Trajectory
 from tests.eval.fakes import FakeEngine, prompt
 

@@ -18,11 +18,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from llmrl.errors import EngineError
 from llmrl.eval.cli import app
 from llmrl.eval.evaluate import evaluate
 from llmrl.eval.plan import Options
 from llmrl.eval.records import read_records
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.hf import HFEngine
 
 pytestmark = [

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from llmrl.errors import EvalError
 from llmrl.eval import scorers, strategies
 from llmrl.eval.cli import app
-from llmrl.eval.errors import EvalError
 from llmrl.eval.evaluate import evaluate
 from llmrl.eval.plan import Options
 from llmrl.eval.records import read_records

@@ -13,8 +13,7 @@ from typing import Any
 
 import pytest
 
-from llmrl.data.errors import DataError
-from llmrl.eval.errors import EvalError
+from llmrl.errors import DataError, EvalError
 from llmrl.eval.load import load_questions, load_shots
 from llmrl.eval.task import Generated, Question
 from llmrl.eval.tasks import TASKS, find_task

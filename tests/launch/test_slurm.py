@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.config import ConfigError, load_recipe
+from llmrl.config import load_recipe
+from llmrl.errors import ConfigError
 from llmrl.launching.slurm import SlurmSettings, batch_script, submit
 from llmrl.launching.topology import Topology
 from llmrl.train.checkpoint import newest_valid, read_state

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmrl.config import ConfigError, load_recipe, recipes_folder
+from llmrl.config import load_recipe, recipes_folder
+from llmrl.errors import ConfigError
 from llmrl.launching.command import local_command
 from llmrl.launching.placement import placement
 from llmrl.launching.rank import share

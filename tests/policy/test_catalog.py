@@ -22,8 +22,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrl.errors import CatalogError
 from llmrl.policy import catalog
-from llmrl.policy.catalog import MANIFEST, MODELS, CatalogError, CatalogModel, list_models, pull, resolve
+from llmrl.policy.catalog import MANIFEST, MODELS, CatalogModel, list_models, pull, resolve
 
 pytest.importorskip("gguf")
 

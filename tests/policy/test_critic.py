@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmrl.config import ConfigError, ModelConfig
+from llmrl.config import ModelConfig
+from llmrl.errors import ConfigError
 from llmrl.policy.config import CriticConfig, LoraConfig
 from llmrl.policy.critic import HEAD_FILE, Critic, ValueHead, load_critic, with_privileged
 from llmrl.policy.forward import forward, forward_values

@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 
-from llmrl.policy.catalog import CatalogError
+from llmrl.errors import CatalogError
 from llmrl.policy.hub import fetch
 
 COMMIT = "0" * 40

@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmrl.config import ConfigError, LoraConfig, ModelConfig
+from llmrl.config import LoraConfig, ModelConfig
+from llmrl.errors import ConfigError
 from llmrl.policy.model import load_policy, model_length
 from tests.tiny import random_model, save_model
 

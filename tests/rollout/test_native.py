@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from llmrl.errors import EngineError
 from llmrl.policy.forward import forward
 from llmrl.rollout.draw import draw_tokens, uniforms
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.native import NativeEngine
 from llmrl.rollout.roll import single_turn

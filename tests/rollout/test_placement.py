@@ -16,7 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.process import ProcessEngine
 from llmrl.rollout.ray_pool import RayPool
 from llmrl.rollout.serve import ServerProcess, share_of_cores

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmrl.config import ConfigError
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.errors import ConfigError, EngineError
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.process import ProcessEngine
 from llmrl.rollout.verify import Checked
 from llmrl.rollout.vllm import VLLMEngine

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from llmrl.errors import EngineError
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import EngineError, EngineSettings
+from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.store import read_rollouts, write_rollouts
 from llmrl.types import Request, Sampling, StatusKind

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmrl.rollout.engine import EngineError, EngineSettings, Look
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings, Look
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.process import ProcessEngine
 from llmrl.rollout.verify import checksum, sync

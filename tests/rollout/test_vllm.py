@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from llmrl.rollout.engine import EngineError, EngineSettings, Look
+from llmrl.errors import EngineError
+from llmrl.rollout.engine import EngineSettings, Look
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import checksum, sync

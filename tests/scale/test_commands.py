@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmrl.config import ConfigError, dump_recipe, load_recipe, recipes_folder
+from llmrl.config import dump_recipe, load_recipe, recipes_folder
+from llmrl.errors import ConfigError
 from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.scale.commands import Question, plan_scale
 from llmrl.scale.costs import read_run

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.scale.costs import Costs, Measured, Row, fit, nonnegative, slowdown
 
 TRUE = {"step": 0.1, "token": 0.002, "fixed": 0.5, "each": 0.003, "serial": 0.6}

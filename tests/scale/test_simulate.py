@@ -3,7 +3,7 @@
 import pytest
 import simpy
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.scale.cores import SharedCores
 from llmrl.scale.costs import Costs
 from llmrl.scale.simulate import Layout, Load, simulate

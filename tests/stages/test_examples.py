@@ -6,7 +6,7 @@ import random
 import pytest
 
 from llmrl.config import parse_recipe
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError
 from llmrl.rewards.reward_model import RewardModel
 from llmrl.stages.examples import IGNORED, load_examples, scored_text
 from llmrl.stages.pairs import wrong_answer

@@ -13,15 +13,15 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from llmrl.cli import resolve
-from llmrl.config import ConfigError, parse_recipe
+from llmrl.config import parse_recipe
+from llmrl.errors import CheckpointError, ConfigError, LimitExceeded
 from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table
 from llmrl.stages.follow import Follower, checkpoints
 from llmrl.stages.run import check_stages
-from llmrl.train.checkpoint import CheckpointError, folder_of, seal
+from llmrl.train.checkpoint import folder_of, seal
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
-from llmrl.train.telemetry import LimitExceeded
 from llmrl.train.world import World
 
 SCORED = {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from llmrl.config import ModelConfig
+from llmrl.errors import CheckpointError
 from llmrl.policy.model import load_policy
 from llmrl.train import checkpoint
 from llmrl.train.checkpoint import (
-    CheckpointError,
     TrainState,
     Writer,
     checkpoints,

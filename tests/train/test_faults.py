@@ -13,14 +13,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.cli import _exit_code, resolve
+from llmrl.cli import resolve
 from llmrl.config import load_recipe
-from llmrl.data.errors import DataError
+from llmrl.errors import DataError, LimitExceeded, RunFolderError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.train.checkpoint import checkpoints
-from llmrl.train.folder import Lock, Metrics, RunFolderError, read_metrics
+from llmrl.train.folder import Lock, Metrics, read_metrics
 from llmrl.train.start import Outcome, run
-from llmrl.train.telemetry import LimitExceeded
 from tests.durability.harness import write_recipe
 
 QUIET = Console(quiet=True)
@@ -69,7 +68,7 @@ def test_a_reward_that_returns_nan_is_an_error_and_not_a_zero(tmp_path: Path, ti
 def test_a_reward_that_fails_too_often_ends_the_run_with_code_3(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(LimitExceeded, match=r"step 1: reward/errored=1 is above limits.max_reward_error_rate=0.1") as e:
         trained(tmp_path, tiny_model, reward("raises_always"))
-    assert _exit_code(e.value) == 3
+    assert e.value.exit_code == 3
     assert len(rows(tmp_path)) == 1 and not checkpoints(tmp_path / "run")
 
 
@@ -84,7 +83,7 @@ def test_losses_that_stay_nan_end_the_run_with_code_3(tmp_path: Path, tiny_model
     changes = {**reward("overflows_always"), "limits.max_skipped_updates": 1, "train.steps": 9}
     with pytest.raises(LimitExceeded, match=r"step 2: 2 updates in a row had a non-finite loss or gradient") as e:
         trained(tmp_path, tiny_model, changes)
-    assert _exit_code(e.value) == 3
+    assert e.value.exit_code == 3
     assert len(rows(tmp_path)) == 2
 
 
@@ -96,7 +95,7 @@ def test_a_corrupt_row_is_named_with_its_file_and_line_before_anything_starts(tm
     changes = {"data": {"source": str(data), "max_prompt_tokens": 100}}
     with pytest.raises(DataError, match=r"data\.jsonl:42: invalid JSON") as e:
         trained(tmp_path, tiny_model, changes)
-    assert _exit_code(e.value) == 2
+    assert e.value.exit_code == 2
 
 
 def test_a_reward_that_hangs_is_killed_and_counted_and_not_a_zero(tmp_path: Path, tiny_model: Path) -> None:
@@ -164,7 +163,7 @@ def test_a_read_only_place_is_told_before_anything_starts(tmp_path: Path, tiny_m
     try:
         with pytest.raises(RunFolderError, match=r"run cannot be used: .*Read-only file system.*choose another") as e:
             trained(tmp_path, tiny_model, {"runs_dir": str(place)})
-        assert _exit_code(e.value) == 2
+        assert e.value.exit_code == 2
     finally:
         subprocess.run(["umount", place], check=True)
 

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from llmrl.config import load_recipe, parse_recipe
-from llmrl.train.folder import Lock, Metrics, RunFolderError, open_folder, read_metrics, write_summary
+from llmrl.errors import RunFolderError
+from llmrl.train.folder import Lock, Metrics, open_folder, read_metrics, write_summary
 
 
 def recipe(runs, name="run"):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from llmrl.config import ConfigError, parse_recipe
+from llmrl.config import parse_recipe
+from llmrl.errors import ConfigError
 from llmrl.train.models import forward_mode
 from tests.tiny import random_batch, random_model
 

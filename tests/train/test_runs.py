@@ -11,7 +11,8 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import ConfigError, ModelConfig, parse_recipe
+from llmrl.config import ModelConfig, parse_recipe
+from llmrl.errors import ConfigError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics

@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from llmrl.config import ConfigError, TrainConfig
+from llmrl.config import TrainConfig
+from llmrl.errors import ConfigError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.train.protocols import Moves

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmrl.config import ConfigError
+from llmrl.errors import ConfigError
 from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import BUCKET_BYTES, Shard, buckets, gathered, rows_of
 from llmrl.train.backends.wrapped import Root, sharded_scorer
