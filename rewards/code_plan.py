@@ -1,19 +1,30 @@
 """What to do for one function test: a call whose result is compared outside, or test code that needs a process of its own.
 
 `assert f(1) == 2` and `[arguments, expected]` become a `Call`, so that the expected value never enters the
-candidate's process. Any other test code becomes a `Script` with the names that it takes from the program.
+candidate's process. Any other test code becomes a `Script` with the names that it takes from the program. Which names
+those are is read from the tests alone: if the program had a say, it could replace what the tests check it with.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import symtable
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmrl.rewards.sandbox import SandboxError
+
+# What tests use without importing it, because the reference solution does: name -> module, or module and member.
+_LIBRARY = {
+    **{name: ("collections", name) for name in ("Counter", "OrderedDict", "defaultdict", "deque", "namedtuple")},
+    **{name: ("math", name) for name in ("inf", "isclose", "nan")},
+    **{"Decimal": ("decimal", "Decimal"), "Fraction": ("fractions", "Fraction"), "deepcopy": ("copy", "deepcopy")},
+    **{"np": ("numpy", ""), "numpy": ("numpy", ""), "pd": ("pandas", ""), "pandas": ("pandas", "")},
+    **{"scipy": ("scipy", ""), "sympy": ("sympy", ""), "pytest": ("pytest", "")},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,16 +39,46 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Test code of any other form."""
+    """Test code of any other form. stubs: names of the program. library: name -> (module, member or "")."""
 
     source: str
     stubs: tuple[str, ...]
-    modules: tuple[str, ...]
+    library: Mapping[str, tuple[str, str]]
 
 
-def plan_test(test: Any, entry_point: str | None, setup: str, program: str) -> Call | Script:
+@dataclass(frozen=True, slots=True)
+class _Free:
+    """The names that test code uses and does not define: the program's, the library's, and what of those is called."""
+
+    program: frozenset[str]
+    library: frozenset[str]
+    called: frozenset[str]
+
+
+def plan_tests(tests: Sequence[Any], entry_point: str | None, setup: str) -> list[Call | Script]:
+    """One plan a test. Raises SandboxError for a test that cannot be understood.
+
+    A name that Python or its library has is the library's, unless it is the entry point. If no entry point is given, and
+    the tests take no other name from the program (`assert sum(1, 2) == 3`), the one such name they call is meant.
+    """
+    sources = [f"{setup}\n{test}" if setup else test for test in tests if isinstance(test, str)]
+    names = [_free_names(source, entry_point) for source in sources]
+    if sources and not entry_point and not any(free.program for free in names):
+        called = sorted({name for free in names for name in free.called})
+        if len(called) > 1:
+            raise SandboxError(f"which of {', '.join(called)} is the program's? Say so with entry_point")
+        entry_point = called[0] if called else None
+    return [_plan(test, entry_point, setup) for test in tests]
+
+
+def _plan(test: Any, entry_point: str | None, setup: str) -> Call | Script:
     if isinstance(test, str):
-        return _of_source(test, entry_point, setup, program)
+        if not setup and (call := _split(test, entry_point)):
+            return call
+        source = f"{setup}\n{test}" if setup else test
+        free = _free_names(source, entry_point)
+        library = {name: _LIBRARY.get(name, (name, "")) for name in free.library if not hasattr(builtins, name)}
+        return Script(source, tuple(sorted(free.program)), library)
     if not isinstance(test, (list, tuple)) or len(test) != 2:
         raise SandboxError(f"a function test must be a string or [arguments, expected], got {str(test)[:80]!r}")
     if not entry_point:
@@ -47,31 +88,41 @@ def plan_test(test: Any, entry_point: str | None, setup: str, program: str) -> C
     return Call(entry_point, args, {}, expected)
 
 
-def _of_source(source: str, entry_point: str | None, setup: str, program: str) -> Call | Script:
+def _free_names(source: str, entry_point: str | None) -> _Free:
     try:
-        tree = ast.parse(source)
+        tree, table = ast.parse(source), symtable.symtable(source, "<test>", "exec")
     except (SyntaxError, ValueError, RecursionError) as error:
         raise SandboxError(f"a test cannot be parsed: {error}") from error
-    if not setup and len(tree.body) == 1 and (call := _split(tree.body[0], entry_point)):
-        return call
-    tree = ast.parse(f"{setup}\n{source}") if setup else tree
-    loaded = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
-    made = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load)}
-    made |= {n.name for n in ast.walk(tree) if isinstance(n, (ast.FunctionDef, ast.ClassDef))}
-    made |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            made |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
-    free = loaded - made
-    entry = entry_point or next((n for n in sorted(free) if n in _defined(program) and hasattr(builtins, n)), None)
-    stubs = {name for name in free if not hasattr(builtins, name) or name == entry}
-    modules = {name for name in stubs if name in sys.stdlib_module_names and name not in _defined(program)}
-    text = f"{setup}\n{source}" if setup else source
-    return Script(text, tuple(sorted(stubs - modules)), tuple(sorted(modules)))
+    tables = list(_tables(table))
+    made = {s.get_name() for s in table.get_symbols() if s.is_assigned() or s.is_imported()}
+    made |= {s.get_name() for t in tables for s in t.get_symbols() if s.is_declared_global() and s.is_assigned()}
+    used = {
+        s.get_name() for t in tables for s in t.get_symbols() if s.is_referenced() and (t is table or s.is_global())
+    }
+    free = used - made
+    called = {n.func.id for n in ast.walk(tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    library = {name for name in free if name != entry_point and _in_library(name, name in called)}
+    return _Free(frozenset(free - library), frozenset(library), frozenset(library & called))
 
 
-def _split(node: ast.stmt, entry_point: str | None) -> Call | None:
-    """`assert f(literals) == literal`, either way round, as a call; None for any other statement."""
+def _tables(table: symtable.SymbolTable) -> Iterator[symtable.SymbolTable]:
+    yield table
+    for child in table.get_children():
+        yield from _tables(child)
+
+
+def _in_library(name: str, called: bool) -> bool:
+    """Whether Python or its library has the name. A module cannot be called: a name that is called is none."""
+    return hasattr(builtins, name) or name in _LIBRARY or (name in sys.stdlib_module_names and not called)
+
+
+def _split(source: str, entry_point: str | None) -> Call | None:
+    """`assert f(literals) == literal`, either way round, as a call; None for any other test."""
+    try:
+        body = ast.parse(source).body
+    except (SyntaxError, ValueError, RecursionError) as error:
+        raise SandboxError(f"a test cannot be parsed: {error}") from error
+    node = body[0] if len(body) == 1 else None
     if not isinstance(node, ast.Assert) or not isinstance(node.test, ast.Compare) or len(node.test.ops) != 1:
         return None
     if not isinstance(node.test.ops[0], ast.Eq):
@@ -79,7 +130,7 @@ def _split(node: ast.stmt, entry_point: str | None) -> Call | None:
     for call, value in ((node.test.left, node.test.comparators[0]), (node.test.comparators[0], node.test.left)):
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name):
             continue
-        if hasattr(builtins, call.func.id) and call.func.id != entry_point:
+        if call.func.id != entry_point and _in_library(call.func.id, called=True):
             continue
         try:
             args = tuple(ast.literal_eval(arg) for arg in call.args)
@@ -89,12 +140,3 @@ def _split(node: ast.stmt, entry_point: str | None) -> Call | None:
         except (ValueError, TypeError, SyntaxError, RecursionError):
             continue
     return None
-
-
-def _defined(program: str) -> set[str]:
-    """Top-level functions and classes of a program; empty if it cannot be parsed."""
-    try:
-        body = ast.parse(program).body
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return set()
-    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef, ast.AsyncFunctionDef))}

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmrl.rewards.border import failed
-from llmrl.rewards.code_plan import Call, Script, plan_test
+from llmrl.rewards.code_plan import Call, Script, plan_tests
 from llmrl.rewards.sandbox import (
     START_S,
     Box,
@@ -89,8 +89,7 @@ def run_program(
             return _run_stdio(program, tests, limits, rung, timeout_s, comparison)
         if kind != "function":
             raise SandboxError(f"kind={kind!r}; there are 'function' and 'stdio'")
-        plan = [plan_test(test, entry_point, setup, program) for test in tests]
-        return _run_function(program, plan, limits, rung, timeout_s)
+        return _run_function(program, plan_tests(tests, entry_point, setup), limits, rung, timeout_s)
     except SandboxError as error:
         return CodeOutcome(status="harness_error", passed=0, total=len(tests), detail=str(error))
     except OSError as error:
@@ -223,7 +222,7 @@ def _equal(value: Any, expected: Any) -> bool:
 
 
 def _run_script(test: Script, candidate: _Candidate, tester: Box, deadline: float) -> tuple[str, str]:
-    start = {"source": test.source, "stubs": test.stubs, "modules": test.modules}
+    start = {"source": test.source, "stubs": test.stubs, "library": test.library}
     try:
         tester.send(start, deadline)
         while True:

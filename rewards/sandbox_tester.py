@@ -141,8 +141,9 @@ def run(role: str, first: dict, receive: Any, send: Any) -> None:
         exceptions.clear()
         try:
             caught = _caught(test["source"])
-            for name in test["modules"]:
-                scope[name] = importlib.import_module(name)
+            for name, (module, member) in test["library"].items():
+                scope[name] = importlib.import_module(module)
+                scope[name] = getattr(scope[name], member) if member else scope[name]
             for name in test["stubs"]:
                 if name in caught:
                     scope[name] = exceptions[name] = type(name, (Exception,), {})

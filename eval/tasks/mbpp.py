@@ -6,10 +6,22 @@ Plain mode is the paper's few-shot prompt with problems 2, 3 and 4 of the prompt
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llmrl.eval.task import Question, Source, Task, items, text
+
+
+def tested_name(code: str, tests: Sequence[str]) -> str:
+    """The function or class of the reference solution that the tests use, the last one it defines; "" if none.
+
+    >>> tested_name("def half(a): ...\ndef sum(a, b): ...", ["assert sum(10, 15) == 6"])
+    'sum'
+    """
+    used = {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+    defined = [node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    return next((name for name in reversed(defined) if name in used), "")
 
 
 def read(row: Mapping[str, Any], number: int) -> Question:
@@ -23,6 +35,7 @@ def read(row: Mapping[str, Any], number: int) -> Question:
         "tests": tests,
         "setup": setup,
         "code": code,
+        "entry_point": tested_name(code, tests),
     }
     return Question(id=f"mbpp/{text(row, 'task_id')}", answer=code, columns=columns)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from llmrl.eval.task import Question, Source, Task, column, items, text
 from llmrl.eval.tasks.mbpp import TASK as MBPP
+from llmrl.eval.tasks.mbpp import tested_name
 
 _NUMBER = re.compile(r"\(?[-+0-9.e]*[0-9]j?\)?")
 # Their reference alone needs minutes or gigabytes on the added inputs; only the base inputs are used.
@@ -139,8 +140,9 @@ def read(row: Mapping[str, Any], number: int) -> Question:
         )
     else:
         program = text(row, "test")
+        name = tested_name(code, [program])
     task_id = text(row, "task_id").removeprefix("Mbpp/")
-    columns = {"problem": prompt.strip().strip('"').strip(), "tests": [program], "code": code}
+    columns = {"problem": prompt.strip().strip('"').strip(), "tests": [program], "code": code, "entry_point": name}
     return Question(id=f"mbppplus/{task_id}", answer=code, columns=columns)
 
 
