@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmrl.config import BenchmarkConfig, Recipe
 from llmrl.errors import EvalError
 from llmrl.eval.models import Model
 from llmrl.eval.plan import Options, Plan, Say, make_plan
@@ -21,6 +20,7 @@ from llmrl.eval.results import Metric, budgets, summarise
 from llmrl.eval.run import Judge, run_task, windows
 from llmrl.eval.tasks import find_task
 from llmrl.rollout.engine import RolloutEngine
+from llmrl.settings.recipe import BenchmarkConfig, Recipe
 from llmrl.train.world import World
 from llmrl.types import Completion, Request
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from llmrl.data.config import DataConfig
 from llmrl.data.files import read_files
 from llmrl.data.source import load_rows
 from llmrl.errors import EvalError
 from llmrl.eval.task import Generated, Question, Source, Task
+from llmrl.settings.data import DataConfig
 
 SHOWN_ERRORS = 5
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from llmrl.data.config import DataConfig
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
 from llmrl.errors import EvalError
 from llmrl.eval.task import Mode, Question, Task
+from llmrl.settings.data import DataConfig
 from llmrl.types import Prompt
 
 ANY_LENGTH = 2**31

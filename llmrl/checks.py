@@ -65,12 +65,12 @@ def check_rewards(
 ) -> None:
     """Do the data's own gold answers get full marks, and empty answers none? Exits with 1 if not."""
     from llmrl.cli import rewards_of
-    from llmrl.config import load_recipe
     from llmrl.data.source import load_train_eval
     from llmrl.errors import ConfigError
-    from llmrl.explain import nearest
     from llmrl.rewards.check import check_rows
     from llmrl.seeding import key
+    from llmrl.settings.explain import nearest
+    from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     parts = dict(rewards_of(loaded).rewards)

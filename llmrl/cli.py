@@ -27,7 +27,7 @@ from llmrl.launching.commands import launch
 from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
-    from llmrl.config import Recipe, RewardConfig
+    from llmrl.settings.recipe import Recipe, RewardConfig
     from llmrl.train.evaluate import Benchmarks
     from llmrl.train.models import Sources
     from llmrl.train.start import Parts
@@ -90,9 +90,9 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
-    from llmrl.config import check_same_run, load_recipe
     from llmrl.errors import ConfigError
     from llmrl.memory import keep_freed_memory
+    from llmrl.settings.load import check_same_run, load_recipe
 
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
@@ -311,7 +311,7 @@ def recipes() -> None:
     import yaml
     from rich.table import Table
 
-    from llmrl.config import recipes_folder
+    from llmrl.settings.load import recipes_folder
 
     table = Table("recipe", "what it does")
     for file in sorted(recipes_folder().rglob("*.yaml")):
@@ -324,7 +324,7 @@ def recipes() -> None:
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of recipes, for editors."""
-    from llmrl.config import recipe_schema
+    from llmrl.settings.load import recipe_schema
 
     print(recipe_schema())
 

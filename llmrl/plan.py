@@ -10,12 +10,12 @@ from typing import Any
 
 from llmrl.algos.build import remarks
 from llmrl.batch import Algorithm
-from llmrl.config import LoraConfig, Recipe
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
-from llmrl.data.source import load_train_eval
-from llmrl.policy.config import CriticConfig
+from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.seeding import key
+from llmrl.settings.model import CriticConfig, LoraConfig
+from llmrl.settings.recipe import Recipe
 from llmrl.stages.pairs import stage_data
 
 BYTES = {"bfloat16": 2, "float32": 4}
@@ -141,7 +141,7 @@ def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
 
 def _data(recipe: Recipe) -> str:
     """Counts of what generators and files give; a data set on the hub is not fetched."""
-    held_out = recipe.eval.data.over(recipe.data)
+    held_out = held_out_config(recipe.eval.data, recipe.data)
     remote = [c.source for c in (recipe.data, held_out) if not (is_generator(c.source) or is_file_source(c.source))]
     if any("/" in source for source in remote):
         return f"{recipe.data.source}, looked at when training starts"

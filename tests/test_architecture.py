@@ -86,7 +86,7 @@ HEAVY = "{'torch', 'transformers', 'vllm', 'datasets', 'accelerate', 'peft', 'tr
     [
         "import llmrl",
         "import llmrl.types, llmrl.rewards",
-        "import llmrl.config",
+        "import llmrl.settings.load",
         "import sys; sys.argv = ['llmrl', '--help']\nfrom llmrl.cli import main\ntry:\n    main()\nexcept SystemExit: pass",
         "import sys; sys.argv = ['llmrl', 'recipes']\nfrom llmrl.cli import main\ntry:\n    main()\nexcept SystemExit: pass",
     ],

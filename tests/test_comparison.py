@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llmrl.config import load_recipe
+from llmrl.settings.load import load_recipe
 from tests.bench.compare import METHODS, PROMPTS, RECIPES, TASKS, base, runs, train
 from tests.bench.compare_report import BEGIN, END, PLOT, diversity, write_report
 

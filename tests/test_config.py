@@ -8,8 +8,8 @@ import yaml
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.algos.build import build_algorithm
-from llmrl.config import dump_recipe, load_recipe, parse_recipe, recipe_schema
 from llmrl.errors import ConfigError
+from llmrl.settings.load import dump_recipe, load_recipe, parse_recipe, recipe_schema
 
 RECIPES = sorted((Path(__file__).parents[1] / "recipes").rglob("*.yaml"))
 PLAIN = {

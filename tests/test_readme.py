@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-import llmrl.config
+import llmrl.settings.load
 from llmrl.algos import ALGORITHMS, PRESETS
-from llmrl.config import Recipe, load_recipe
+from llmrl.settings.load import load_recipe
+from llmrl.settings.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 READMES = [*sorted(path for path in ROOT.glob("*/**/README.md") if ".venv" not in path.parts), ROOT / "README.md"]
@@ -35,7 +36,7 @@ def tiny_recipes(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         return load_recipe(ROOT / path, [*overrides, *small])
 
     threads = torch.get_num_threads()
-    monkeypatch.setattr(llmrl.config, "load_recipe", load)
+    monkeypatch.setattr(llmrl.settings.load, "load_recipe", load)
     yield tmp_path
     torch.set_num_threads(threads)
 

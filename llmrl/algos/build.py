@@ -11,9 +11,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Remarking
-from llmrl.config import Recipe
 from llmrl.errors import ConfigError
-from llmrl.explain import nearest, plain_message
+from llmrl.settings.explain import nearest, plain_message
+from llmrl.settings.recipe import Recipe
 
 
 def build_algorithm(section: Mapping[str, Any]) -> Algorithm:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.data.config import DataConfig, template_parts
 from llmrl.data.rows import PROMPT_NAMES, Row
 from llmrl.errors import DataError
+from llmrl.settings.data import DataConfig, template_parts
 from llmrl.types import Prompt
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.data.config import template_parts
 from llmrl.errors import DataError
+from llmrl.settings.data import template_parts
 
 HELD_OUT_FRACTION = 0.1
 PROMPT_NAMES = ("prompt", "problem", "question")

@@ -10,13 +10,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llmrl.data.config import DataConfig, EvalDataConfig
 from llmrl.data.files import is_file_source, read_files
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.errors import DataError
 from llmrl.seeding import generator
+from llmrl.settings.data import DataConfig, EvalDataConfig
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
 Shape = Callable[[Any, str], Any]  # (record, its place) -> record
@@ -43,6 +43,23 @@ def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> l
     return _drawn(rows, config, seed)
 
 
+def held_out_config(held_out: EvalDataConfig, train: DataConfig) -> DataConfig:
+    """The full configuration of the held-out data, given that of the training data.
+
+    A source of its own does not inherit split, subset, args and columns, which describe the other source.
+    """
+    own_source = held_out.source is not None and held_out.source != train.source
+    describing = {"split", "subset", "args", "columns"}
+    kept = {} if own_source else {name: getattr(train, name) for name in describing}
+    if is_generator(held_out.source or train.source):
+        kept["split"] = "held_out"
+    elif own_source:
+        kept["split"] = "test"
+    kept |= {name: getattr(train, name) for name in ("source", "template", "system", "chat", "max_prompt_tokens")}
+    said = {name: value for name, value in held_out if value is not None and name not in ("n", "seed")}
+    return DataConfig(**(kept | said), limit=held_out.n, shuffle=True)
+
+
 def load_train_eval(
     train: DataConfig, held_out: EvalDataConfig, *, seed: int, shape: Shape | None = None
 ) -> tuple[list[Row], list[Row]]:
@@ -51,7 +68,7 @@ def load_train_eval(
     If both come from one file or hub split, a tenth of its problems, chosen by a hash of the problem and of nothing
     else, is held out. Two different sources are loaded as they are. Either way disjointness is checked: DataError.
     """
-    evaluation = held_out.over(train)
+    evaluation = held_out_config(held_out, train)
     stored = not is_generator(train.source)
     if stored and (evaluation.source, evaluation.subset, evaluation.split) == (train.source, train.subset, train.split):
         rows = load_rows(train.model_copy(update={"limit": None, "shuffle": False}), seed=seed, shape=shape)

@@ -12,9 +12,9 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from llmrl.config import Recipe
     from llmrl.launching.slurm import SlurmSettings
     from llmrl.launching.topology import Topology
+    from llmrl.settings.recipe import Recipe
 
 RUN, CLUSTER, MEMORY = "What runs", "Slurm and Ray", "Memory plan"
 
@@ -69,9 +69,9 @@ def launch(
 
       llmrl launch recipes/math_large/grpo.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
     """
-    from llmrl.config import load_recipe
     from llmrl.errors import ConfigError
     from llmrl.launching.slurm import SlurmSettings
+    from llmrl.settings.load import load_recipe
 
     for one, other, names in ((slurm, ray, "--slurm and --ray"), (resume, fresh, "--resume and --fresh")):
         if one and other:
@@ -132,8 +132,8 @@ def _with_threads(
     recipe: Path, overrides: list[str], chosen: Topology, *, elsewhere: bool, cores: int | None
 ) -> list[str]:
     """On CPUs the trainer is told how many cores are its own, unless the recipe says it."""
-    from llmrl.config import load_recipe
     from llmrl.launching.command import cores_per_rank
+    from llmrl.settings.load import load_recipe
 
     if not chosen.on_cpu or chosen.ranks_per_node == 1 or load_recipe(recipe, overrides).train.threads:
         return overrides

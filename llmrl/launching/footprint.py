@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from llmrl.config import LoraConfig, Recipe
 from llmrl.launching.topology import Topology
 from llmrl.plan import BYTES, GIB, ModelSize
 from llmrl.policy.head import CHUNK_ELEMENTS
+from llmrl.settings.model import LoraConfig
+from llmrl.settings.recipe import Recipe
 
 # Shared out among all processes, by back-end.
 SHARED = {

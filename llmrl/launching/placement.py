@@ -6,8 +6,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrl.config import Recipe
 from llmrl.launching.topology import BACKENDS, Topology
+from llmrl.settings.recipe import Recipe
 
 
 def placement(recipe: Recipe, chosen: Topology) -> list[tuple[str, str]]:

@@ -7,12 +7,12 @@ from functools import partial
 
 from rich.table import Table
 
-from llmrl.config import Recipe
 from llmrl.launching.footprint import Footprint, advice, footprint
 from llmrl.launching.placement import placement
 from llmrl.launching.sizes import find_size
 from llmrl.launching.topology import Topology
 from llmrl.plan import GIB
+from llmrl.settings.recipe import Recipe
 
 GPU_GIB = 80.0
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmrl.config import Recipe
 from llmrl.errors import ConfigError
 from llmrl.launching.command import network_environment
 from llmrl.launching.topology import Topology
+from llmrl.settings.recipe import Recipe
 
 TEMPLATE = Path(__file__).parents[1] / "launch" / "slurm" / "train.sbatch"
 TIME = re.compile(r"(\d+-)?\d{1,3}(:\d{2}){0,2}")

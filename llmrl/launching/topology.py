@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmrl.config import Recipe
 from llmrl.errors import ConfigError
-from llmrl.explain import nearest
+from llmrl.settings.explain import nearest
+from llmrl.settings.recipe import Recipe
 
 # Name -> what it keeps whole on every device, and what it shares out.
 BACKENDS: Mapping[str, str] = {

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from llmrl.batch import Batch
 from llmrl.errors import ConfigError
-from llmrl.policy.config import CriticConfig, ModelConfig
 from llmrl.policy.forward import ForwardMode, forward_values
 from llmrl.policy.model import Policy, load_policy
+from llmrl.settings.model import CriticConfig, ModelConfig
 
 HEAD_FILE = "value_head.safetensors"
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.errors import ConfigError
-from llmrl.explain import nearest
 from llmrl.policy.attention import same_attention_again
-from llmrl.policy.config import LoraConfig, ModelConfig
+from llmrl.settings.explain import nearest
+from llmrl.settings.model import LoraConfig, ModelConfig
 
 Named = Iterable[tuple[str, Tensor]]
 ADAPTER_PREFIX = "base_model.model."

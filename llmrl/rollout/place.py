@@ -9,12 +9,12 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from llmrl.config import Recipe
 from llmrl.errors import ConfigError
-from llmrl.rollout.config import ServersConfig
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import Checked
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.rollout import ServersConfig
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from llmrl.rollout.config import RolloutConfig
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
+from llmrl.settings.rollout import RolloutConfig
 from llmrl.types import Completion, Prompt, Request, Sampling, Trajectory
 
 

@@ -12,10 +12,10 @@ from rich.console import Console
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from llmrl.config import Recipe
     from llmrl.scale.costs import Costs, Measured
     from llmrl.scale.simulate import Predicted
     from llmrl.scale.workload import Group
+    from llmrl.settings.recipe import Recipe
 
 MEASURE = (
     "measure first: train a few steps (train.steps=8), give the run with --measured runs/NAME, better two that differ in "

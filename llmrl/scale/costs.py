@@ -19,10 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
-from llmrl.config import Recipe, load_recipe
 from llmrl.errors import ConfigError
-from llmrl.explain import nearest
 from llmrl.scale.workload import Group, decode_steps, read_groups
+from llmrl.settings.explain import nearest
+from llmrl.settings.load import load_recipe
+from llmrl.settings.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from llmrl.batch import Algorithm
-    from llmrl.config import Recipe
+    from llmrl.settings.recipe import Recipe
 
 SCALE = "With --scale"
 
@@ -51,9 +51,9 @@ def plan(
     """
     from llmrl.algos.build import build_algorithm, check_critic, check_siblings
     from llmrl.cli import rewards_of
-    from llmrl.config import load_recipe
     from llmrl.errors import ConfigError
     from llmrl.scale.commands import Question, plan_scale
+    from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)

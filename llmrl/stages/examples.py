@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.config import Recipe
-from llmrl.data.config import DataConfig
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
 from llmrl.errors import DataError
-from llmrl.stages.config import Supervised
+from llmrl.settings.data import DataConfig
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import Supervised
 from llmrl.stages.pairs import load_stage_rows, named, told
 from llmrl.types import Prompt
 

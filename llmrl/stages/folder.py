@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from llmrl.config import Recipe
-from llmrl.stages.config import REFERENCE, Supervised
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import REFERENCE, Supervised
 
 
 def stage_folder(recipe: Recipe, stage: Supervised) -> Path:

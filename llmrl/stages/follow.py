@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmrl.errors import LimitExceeded
-from llmrl.stages.config import Supervised
+from llmrl.settings.stages import Supervised
 from llmrl.train.checkpoint import damage, seal
 from llmrl.train.folder import Metrics
 from llmrl.train.interrupts import Interrupts

@@ -14,15 +14,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from llmrl.config import Recipe
-from llmrl.data.config import DataConfig
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
 from llmrl.data.rows import PROMPT_NAMES, Row, check_disjoint
-from llmrl.data.source import load_train_eval
+from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.errors import DataError
 from llmrl.seeding import generator, key
-from llmrl.stages.config import Supervised
+from llmrl.settings.data import DataConfig
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import Supervised
 
 
 def shaper(columns: Mapping[str, str]) -> Callable[[Any, str], Any]:
@@ -75,7 +75,7 @@ def load_stage_rows(stage: Supervised, recipe: Recipe) -> tuple[list[Row], list[
     train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shaper(data.columns))
     if stage.data:
         check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.data, seed=seed)[1])
-    return train_rows, eval_rows, data, held_out.over(data)
+    return train_rows, eval_rows, data, held_out_config(held_out, data)
 
 
 def stage_data(stage: Supervised, recipe: Recipe) -> str:

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llmrl.config import Recipe
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer
-from llmrl.stages.config import Supervised
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import Supervised
 from llmrl.stages.examples import Examples, load_examples
 from llmrl.stages.folder import model_folder, policy_source, stage_folder
 from llmrl.train.checkpoint import damage, seal

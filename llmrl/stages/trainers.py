@@ -18,10 +18,10 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
-from llmrl.config import Recipe
 from llmrl.policy.model import Policy, load_policy, load_tokenizer
 from llmrl.seeding import key
-from llmrl.stages.config import DPOStage, RewardModelStage, Supervised
+from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import DPOStage, RewardModelStage, Supervised
 from llmrl.stages.examples import Examples
 from llmrl.stages.follow import Follower
 from llmrl.stages.optimizer import MasterAdamW

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from llmrl.config import Recipe
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.rollout.roll import greedy
+from llmrl.settings.recipe import Recipe
 from llmrl.train.world import World
 from llmrl.types import Prompt, Score, StatusKind, Trajectory
 

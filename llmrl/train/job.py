@@ -7,9 +7,9 @@ from dataclasses import dataclass, fields, replace
 from typing import cast
 
 from llmrl.batch import Adaptive, Algorithm, Batch
-from llmrl.config import Recipe
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.store import rollouts_file, write_rollouts
+from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
 from llmrl.train.interrupts import Interrupts

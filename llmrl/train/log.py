@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from llmrl.config import Recipe
+from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.folder import Metrics

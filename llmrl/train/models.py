@@ -11,15 +11,15 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from llmrl.batch import Algorithm, Batch
-from llmrl.config import Recipe
 from llmrl.data.prompts import privileged_tokens
 from llmrl.errors import ConfigError
-from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, load_critic
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
+from llmrl.settings.model import CriticConfig
+from llmrl.settings.recipe import Recipe
 from llmrl.train.backends.build import choose, share, share_critic
 from llmrl.train.collate import collate
 from llmrl.train.protocols import Moves

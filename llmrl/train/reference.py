@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
-from llmrl.policy.config import ReferenceConfig
+from llmrl.settings.model import ReferenceConfig
 from llmrl.train.protocols import Moves
 from llmrl.train.update import LogprobModel
 

@@ -14,9 +14,10 @@ import torch
 import yaml
 
 from llmrl.batch import Algorithm
-from llmrl.config import Recipe, load_recipe
 from llmrl.errors import ReplayError
 from llmrl.rollout.store import read_rollouts, rollouts_file
+from llmrl.settings.load import load_recipe
+from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.folder import read_metrics

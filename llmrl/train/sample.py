@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import cast
 
-from llmrl.config import Recipe
 from llmrl.data.stream import PromptStream
 from llmrl.rollout.engine import RestingEngine, RolloutEngine
 from llmrl.rollout.roll import roll
+from llmrl.settings.recipe import Recipe
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
 from llmrl.types import Prompt, Score, Trajectory

@@ -17,14 +17,14 @@ from rich.console import Console
 
 from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
 from llmrl.batch import Algorithm
-from llmrl.config import Recipe
 from llmrl.data.prompts import PromptReport, to_prompts
-from llmrl.data.source import load_train_eval
+from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
+from llmrl.settings.recipe import Recipe
 from llmrl.stages.folder import policy_source
 from llmrl.stages.run import Stopped, run_stages
 from llmrl.train.checkpoint import TrainState, Writer, read_pending, read_state, read_tensors, set_aside
@@ -207,7 +207,7 @@ def load_prompts(recipe: Recipe, tokenizer: Any) -> tuple[list[Prompt], list[Pro
     """(training prompts, held-out prompts, what a user should know about them)."""
     train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
     train_prompts, report = to_prompts(train_rows, tokenizer, recipe.data)
-    eval_prompts, eval_report = to_prompts(eval_rows, tokenizer, recipe.eval.data.over(recipe.data))
+    eval_prompts, eval_report = to_prompts(eval_rows, tokenizer, held_out_config(recipe.eval.data, recipe.data))
     notes = [_prompt_note(report, "training"), _prompt_note(eval_report, "held-out")]
     return train_prompts, eval_prompts, notes
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from llmrl.config import LimitsConfig
 from llmrl.errors import LimitExceeded
+from llmrl.settings.recipe import LimitsConfig
 from llmrl.types import StatusKind, Trajectory
 
 # Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.

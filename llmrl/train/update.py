@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Algorithm, Batch, Output, Reporting
-from llmrl.config import TrainConfig
 from llmrl.policy.critic import Critic
 from llmrl.policy.forward import ForwardMode, ValueHead, forward
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import joined, with_totals
 from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
 from llmrl.train.protocols import Forward, Moves

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch
-from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic
+from llmrl.settings.model import CriticConfig
 from llmrl.train.protocols import Moves
 from llmrl.train.world import World
 

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from llmrl.algos.grpo import GRPO
-from llmrl.config import parse_recipe
+from llmrl.settings.load import parse_recipe
 from llmrl.train.collate import collate
 from llmrl.train.models import Sources, build_models
 from llmrl.train.sample import by_prompt

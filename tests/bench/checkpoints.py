@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 
 from llmrl.algos.grpo import GRPO
-from llmrl.config import ModelConfig, TrainConfig
 from llmrl.memory import keep_freed_memory
 from llmrl.policy.model import Policy, load_policy
+from llmrl.settings.recipe import ModelConfig, TrainConfig
 from llmrl.train.checkpoint import TrainState, Writer, checkpoints, damage, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.update import LogprobModel, update

@@ -148,8 +148,8 @@ def sample(finished: Sequence[Run], folder: Path) -> None:
     if not waiting and all(file.is_file() for file in bases.values()):
         return
     from llmrl.cli import model_folder
-    from llmrl.config import load_recipe
     from llmrl.rollout.engine import EngineSettings, build_engine
+    from llmrl.settings.load import load_recipe
 
     source = model_folder(finished[0].model)
     recipe = load_recipe(RECIPES / "grpo.yaml", finished[0].changes)
@@ -174,10 +174,10 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
     import torch
 
     from llmrl.cli import rewards_of
-    from llmrl.config import load_recipe
     from llmrl.policy.model import load_policy, load_tokenizer
     from llmrl.rewards.border import score_all
     from llmrl.rollout.roll import roll
+    from llmrl.settings.load import load_recipe
     from llmrl.train.start import load_prompts
 
     recipe = load_recipe(RECIPES / f"{run.method}.yaml", [*run.changes, f"rollout.group_size={SAMPLES}"])

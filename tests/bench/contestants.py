@@ -39,8 +39,8 @@ class Gate:
 
 def problems(steps: int) -> list[Any]:
     """The rows of addition problems that every side trains on, PROMPTS a step."""
-    from llmrl.data.config import DataConfig
     from llmrl.data.source import load_rows
+    from llmrl.settings.data import DataConfig
 
     return load_rows(DataConfig(source="addition", limit=steps * PROMPTS, shuffle=False), seed=7)
 
@@ -58,8 +58,8 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     import torch
 
     from llmrl.algos.grpo import GRPO
-    from llmrl.config import ModelConfig, TrainConfig
     from llmrl.policy.model import load_policy
+    from llmrl.settings.recipe import ModelConfig, TrainConfig
     from llmrl.train.clock import Clock
     from llmrl.train.collate import collate
     from llmrl.train.update import LogprobModel, annotate, update
@@ -113,8 +113,8 @@ def _engine(options: argparse.Namespace, policy: Any) -> Any:
 
 
 def _prompts(options: argparse.Namespace, tokenizer: Any) -> list[Any]:
-    from llmrl.data.config import DataConfig
     from llmrl.data.prompts import to_prompts
+    from llmrl.settings.data import DataConfig
 
     return to_prompts(problems(options.steps), tokenizer, DataConfig(source="addition"))[0]
 

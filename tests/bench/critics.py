@@ -19,11 +19,11 @@ import torch
 from llmrl.algos.grpo import GRPO
 from llmrl.algos.ppo import PPO
 from llmrl.batch import Algorithm
-from llmrl.config import ModelConfig, TrainConfig
 from llmrl.memory import keep_freed_memory
-from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import load_critic
 from llmrl.policy.model import load_policy
+from llmrl.settings.model import CriticConfig
+from llmrl.settings.recipe import ModelConfig, TrainConfig
 from llmrl.train.collate import collate
 from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater

@@ -38,8 +38,8 @@ def serve(options: argparse.Namespace) -> None:
 def _prompts(options: argparse.Namespace) -> list[tuple[int, ...]]:
     from transformers import AutoTokenizer
 
-    from llmrl.data.config import DataConfig
     from llmrl.data.prompts import to_prompts
+    from llmrl.settings.data import DataConfig
 
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     prompts, _ = to_prompts(problems(options.sequences // GROUP // 8 + 1), tokenizer, DataConfig(source="addition"))

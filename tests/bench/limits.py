@@ -72,8 +72,8 @@ class Training:
     def __init__(self, source: str) -> None:
         import torch
 
-        from llmrl.config import ModelConfig
         from llmrl.policy.model import load_policy
+        from llmrl.settings.recipe import ModelConfig
         from llmrl.train.updater import Updater
 
         torch.use_deterministic_algorithms(True)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.data.config import DataConfig
 from llmrl.data.generators import GENERATORS, addition, arithmetic, countdown
 from llmrl.data.source import load_rows
 from llmrl.errors import DataError
+from llmrl.settings.data import DataConfig
 
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 

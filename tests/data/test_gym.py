@@ -5,9 +5,9 @@ import sys
 
 import pytest
 
-from llmrl.data.config import DataConfig, EvalDataConfig
 from llmrl.data.source import load_rows, load_train_eval
 from llmrl.errors import DataError
+from llmrl.settings.data import DataConfig, EvalDataConfig
 
 SMALL = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
 

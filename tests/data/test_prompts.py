@@ -4,10 +4,10 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from llmrl.data.config import DataConfig
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import make_row
 from llmrl.errors import DataError
+from llmrl.settings.data import DataConfig
 
 CHAT = (
     "{{ bos_token }}{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from llmrl.data.config import DataConfig, EvalDataConfig
 from llmrl.data.rows import Row, check_disjoint, is_held_out
-from llmrl.data.source import load_rows, load_train_eval
+from llmrl.data.source import held_out_config, load_rows, load_train_eval
 from llmrl.errors import DataError
+from llmrl.settings.data import DataConfig, EvalDataConfig
 
 
 def shared_data(name: str) -> Path:
@@ -267,13 +267,13 @@ def test_settings_that_cannot_work_are_refused():
 
 def test_held_out_data_inherits_what_it_does_not_say():
     train = DataConfig(source="addition", args={"high": 9}, template="Sum: {problem}", system="S", max_prompt_tokens=99)
-    same = EvalDataConfig(n=7).over(train)
+    same = held_out_config(EvalDataConfig(n=7), train)
     assert (same.source, same.split, same.args, same.limit) == ("addition", "held_out", {"high": 9}, 7)
     assert (same.template, same.system, same.max_prompt_tokens) == ("Sum: {problem}", "S", 99)
-    other = EvalDataConfig(source="org/name", template="{question}", n=None).over(train)
+    other = held_out_config(EvalDataConfig(source="org/name", template="{question}", n=None), train)
     assert (other.split, other.args, other.limit, other.template) == ("test", {}, None, "{question}")
-    assert EvalDataConfig(source="countdown").over(train).split == "held_out"
-    assert EvalDataConfig().over(DataConfig(source="org/name", split="train[:50%]")).split == "train[:50%]"
+    assert held_out_config(EvalDataConfig(source="countdown"), train).split == "held_out"
+    assert held_out_config(EvalDataConfig(), DataConfig(source="org/name", split="train[:50%]")).split == "train[:50%]"
 
 
 def test_gsm8k_loads_whole_and_its_own_splits_do_not_leak():

@@ -14,11 +14,12 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import Recipe, parse_recipe
 from llmrl.errors import ConfigError
 from llmrl.eval.hooks import metrics, training_benchmarks
 from llmrl.eval.records import Record, Sample, read_records
 from llmrl.report.page import write_report
+from llmrl.settings.load import parse_recipe
+from llmrl.settings.recipe import Recipe
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
 from llmrl.train.world import World

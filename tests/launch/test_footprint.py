@@ -2,13 +2,13 @@
 
 import pytest
 
-from llmrl.config import load_recipe, recipes_folder
 from llmrl.launching.footprint import adapter_parameters, advice, footprint
 from llmrl.launching.show import capacity
 from llmrl.launching.sizes import config_of, find_size
 from llmrl.launching.topology import Topology
 from llmrl.plan import GIB, ModelSize
-from llmrl.policy.config import CriticConfig, LoraConfig
+from llmrl.settings.load import load_recipe, recipes_folder
+from llmrl.settings.model import CriticConfig, LoraConfig
 
 TINY = ModelSize(
     parameters=1000, layers=2, kv_width=16, vocabulary=50, hidden=8, heads=2, intermediate=24

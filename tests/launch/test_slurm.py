@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.config import load_recipe
 from llmrl.errors import ConfigError
 from llmrl.launching.slurm import SlurmSettings, batch_script, submit
 from llmrl.launching.topology import Topology
+from llmrl.settings.load import load_recipe
 from llmrl.train.checkpoint import newest_valid, read_state
 from llmrl.train.folder import read_metrics
 from tests.durability.harness import ROOT, START_S, tail, write_recipe

@@ -2,12 +2,12 @@
 
 import pytest
 
-from llmrl.config import load_recipe, recipes_folder
 from llmrl.errors import ConfigError
 from llmrl.launching.command import local_command
 from llmrl.launching.placement import placement
 from llmrl.launching.rank import share
 from llmrl.launching.topology import Topology, check_recipe, topology
+from llmrl.settings.load import load_recipe, recipes_folder
 
 RECIPE = load_recipe(recipes_folder() / "arithmetic" / "grpo.yaml")  # 16 prompts a step
 

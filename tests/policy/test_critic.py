@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from llmrl.config import ModelConfig
 from llmrl.errors import ConfigError
-from llmrl.policy.config import CriticConfig, LoraConfig
 from llmrl.policy.critic import HEAD_FILE, Critic, ValueHead, load_critic, with_privileged
 from llmrl.policy.forward import forward, forward_values
 from llmrl.policy.model import Policy, load_policy
+from llmrl.settings.model import CriticConfig, LoraConfig
+from llmrl.settings.recipe import ModelConfig
 from tests.tiny import random_batch, random_model, save_model, tiny_tokenizer
 
 CPU = torch.device("cpu")

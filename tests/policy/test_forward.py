@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from llmrl.config import LoraConfig, ModelConfig
 from llmrl.policy.forward import check_forward, forward
 from llmrl.policy.model import load_policy
+from llmrl.settings.model import LoraConfig
+from llmrl.settings.recipe import ModelConfig
 from llmrl.train.collate import collate
 from tests.tiny import random_batch, random_model, random_trajectories, save_model, trajectory
 

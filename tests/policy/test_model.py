@@ -7,9 +7,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from llmrl.config import LoraConfig, ModelConfig
 from llmrl.errors import ConfigError
 from llmrl.policy.model import load_policy, model_length
+from llmrl.settings.model import LoraConfig
+from llmrl.settings.recipe import ModelConfig
 from tests.tiny import random_model, save_model
 
 CPU = torch.device("cpu")

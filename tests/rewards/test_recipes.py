@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmrl.config import load_recipe
+from llmrl.settings.load import load_recipe
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
 MODEL = Path(os.environ.get("LLMRL_MODEL", ""))

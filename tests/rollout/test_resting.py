@@ -98,7 +98,7 @@ def test_an_engine_in_a_child_process_is_told_to_rest_and_what_it_cannot_do_is_a
     "changes", [{"engine": "native"}, {"placement": "server"}, {"max_staleness": 1}], ids=lambda c: next(iter(c))
 )
 def test_engines_that_cannot_rest_are_refused(changes):
-    from llmrl.config import parse_recipe
+    from llmrl.settings.load import parse_recipe
 
     values = recipe().model_dump()
     values["rollout"] |= {"sleep": True, **changes}

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from llmrl.config import dump_recipe, load_recipe, recipes_folder
 from llmrl.errors import ConfigError
 from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.scale.commands import Question, plan_scale
 from llmrl.scale.costs import read_run
 from llmrl.scale.workload import Group
+from llmrl.settings.load import dump_recipe, load_recipe, recipes_folder
 from tests.tiny import trajectory
 
 RECIPE = load_recipe(

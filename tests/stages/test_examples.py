@@ -5,9 +5,9 @@ import random
 
 import pytest
 
-from llmrl.config import parse_recipe
 from llmrl.errors import DataError
 from llmrl.rewards.reward_model import RewardModel
+from llmrl.settings.load import parse_recipe
 from llmrl.stages.examples import IGNORED, load_examples, scored_text
 from llmrl.stages.pairs import wrong_answer
 from llmrl.train.start import load_prompts

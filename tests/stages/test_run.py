@@ -13,10 +13,10 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from llmrl.cli import resolve
-from llmrl.config import parse_recipe
 from llmrl.errors import CheckpointError, ConfigError, LimitExceeded
 from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table
+from llmrl.settings.load import parse_recipe
 from llmrl.stages.follow import Follower, checkpoints
 from llmrl.stages.run import check_stages
 from llmrl.train.checkpoint import folder_of, seal

@@ -10,8 +10,8 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import parse_recipe
 from llmrl.policy.catalog import cache_root
+from llmrl.settings.load import parse_recipe
 from llmrl.train.folder import read_metrics
 from llmrl.train.start import run
 

@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from llmrl.algos.grpo import GRPO
 from llmrl.algos.ppo import PPO
 from llmrl.batch import Algorithm
-from llmrl.config import TrainConfig
-from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, ValueHead
+from llmrl.settings.model import CriticConfig
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import collate
 from llmrl.train.sample import by_prompt
 from llmrl.train.update import LogprobModel, annotate, credit, update

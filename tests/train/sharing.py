@@ -17,7 +17,8 @@ import torch
 
 from llmrl.algos.build import build_algorithm
 from llmrl.batch import Algorithm, Batch, Loss, Output
-from llmrl.config import Recipe, parse_recipe
+from llmrl.settings.load import parse_recipe
+from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState, Writer, read_state, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.models import Sources, build_models

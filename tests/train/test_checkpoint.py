@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 
-from llmrl.config import ModelConfig
 from llmrl.errors import CheckpointError
 from llmrl.policy.model import load_policy
+from llmrl.settings.recipe import ModelConfig
 from llmrl.train import checkpoint
 from llmrl.train.checkpoint import (
     TrainState,

@@ -14,9 +14,9 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import load_recipe
 from llmrl.errors import DataError, LimitExceeded, RunFolderError
 from llmrl.rollout.store import read_rollouts, rollouts_file
+from llmrl.settings.load import load_recipe
 from llmrl.train.checkpoint import checkpoints
 from llmrl.train.folder import Lock, Metrics, read_metrics
 from llmrl.train.start import Outcome, run

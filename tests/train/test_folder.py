@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llmrl.config import load_recipe, parse_recipe
 from llmrl.errors import RunFolderError
+from llmrl.settings.load import load_recipe, parse_recipe
 from llmrl.train.folder import Lock, Metrics, open_folder, read_metrics, write_summary
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmrl.config import parse_recipe
 from llmrl.errors import ConfigError
+from llmrl.settings.load import parse_recipe
 from llmrl.train.models import forward_mode
 from tests.tiny import random_batch, random_model
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from llmrl.config import TrainConfig
 from llmrl.errors import ConfigError
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.backends.build import choose
 from llmrl.train.backends.gather import Shard, buckets, gathered, rows_of
 from llmrl.train.world import World

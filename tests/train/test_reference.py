@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llmrl.policy.config import ReferenceConfig
+from llmrl.settings.model import ReferenceConfig
 from llmrl.train.reference import Reference
 from llmrl.train.update import LogprobModel
 from llmrl.train.updater import Updater

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from llmrl.config import ModelConfig
 from llmrl.policy.model import Policy, load_policy
+from llmrl.settings.recipe import ModelConfig
 from llmrl.train.checkpoint import TrainState, Writer, checkpoints, digest, newest_valid, read_tensors, set_aside
 from llmrl.train.updater import Updater
 

@@ -11,8 +11,8 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import load_recipe
 from llmrl.rollout.store import read_rollouts, rollouts_file
+from llmrl.settings.load import load_recipe
 from llmrl.train.start import run
 from tests.durability.harness import CASES, result, write_recipe
 

@@ -11,9 +11,10 @@ import torch
 from rich.console import Console
 
 from llmrl.cli import resolve
-from llmrl.config import ModelConfig, parse_recipe
 from llmrl.errors import ConfigError
 from llmrl.rollout.store import read_rollouts, rollouts_file
+from llmrl.settings.load import parse_recipe
+from llmrl.settings.recipe import ModelConfig
 from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics
 from llmrl.train.replay import replay

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmrl.config import LimitsConfig
 from llmrl.errors import LimitExceeded
+from llmrl.settings.recipe import LimitsConfig
 from llmrl.train.telemetry import WATCHED, check_limits, describe_rollouts
 from llmrl.types import Score, Status
 from tests.tiny import trajectory

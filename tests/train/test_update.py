@@ -9,8 +9,8 @@ import torch
 from llmrl.algos.grpo import GRPO
 from llmrl.algos.pacs import PACS
 from llmrl.batch import Loss
-from llmrl.config import TrainConfig
 from llmrl.policy.forward import forward
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train import update as update_module
 from llmrl.train.collate import collate, with_totals
 from llmrl.train.microbatches import microbatches, minibatches, packed_tokens

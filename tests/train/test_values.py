@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from llmrl.algos.ppo import PPO
-from llmrl.config import TrainConfig
 from llmrl.credit import whiten
-from llmrl.policy.config import CriticConfig
 from llmrl.policy.critic import Critic, ValueHead
 from llmrl.policy.forward import forward, forward_values
 from llmrl.policy.model import Policy
+from llmrl.settings.model import CriticConfig
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import joined, with_totals
 from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from llmrl.config import TrainConfig
 from llmrl.errors import ConfigError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.protocols import Moves
 from llmrl.train.update import LogprobModel
 from llmrl.train.updater import Updater

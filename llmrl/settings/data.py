@@ -6,19 +6,17 @@ import string
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from llmrl.data.generators import is_generator
+from llmrl.settings.section import Section
 
 
-class DataConfig(BaseModel):
+class DataConfig(Section):
     """Where training problems come from.
 
     >>> DataConfig(source="addition", args={"high": 20}).limit is None
     True
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str = Field(
         description="a generator (addition, arithmetic, countdown), reasoning_gym:<task>, a .jsonl, .json or .parquet "
@@ -51,14 +49,12 @@ class DataConfig(BaseModel):
         return self
 
 
-class EvalDataConfig(BaseModel):
+class EvalDataConfig(Section):
     """Where held-out problems come from. What is left out is taken from the training data's section.
 
     With the same source, the problems are a part of it that training never sees. `seed` is not the run's seed, so that
     every run of a recipe is measured on the same problems.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     source: str | None = None
     split: str | None = Field(
@@ -73,22 +69,6 @@ class EvalDataConfig(BaseModel):
     max_prompt_tokens: int | None = Field(None, ge=1)
     n: int | None = Field(200, ge=1, description="number of problems; null takes all of a file")
     seed: int = Field(0, description="which problems are drawn; not the run's seed")
-
-    def over(self, train: DataConfig) -> DataConfig:
-        """The full configuration of the held-out data, given that of the training data.
-
-        A source of its own does not inherit split, subset, args and columns, which describe the other source.
-        """
-        own_source = self.source is not None and self.source != train.source
-        describing = {"split", "subset", "args", "columns"}
-        kept = {} if own_source else {name: getattr(train, name) for name in describing}
-        if is_generator(self.source or train.source):
-            kept["split"] = "held_out"
-        elif own_source:
-            kept["split"] = "test"
-        kept |= {name: getattr(train, name) for name in ("source", "template", "system", "chat", "max_prompt_tokens")}
-        said = {name: value for name, value in self if value is not None and name not in ("n", "seed")}
-        return DataConfig(**(kept | said), limit=self.n, shuffle=True)
 
 
 def template_fields(template: str) -> list[str]:

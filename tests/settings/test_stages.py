@@ -3,8 +3,8 @@
 import pytest
 import yaml
 
-from llmrl.config import check_same_run, dump_recipe, load_recipe, parse_recipe
 from llmrl.errors import ConfigError
+from llmrl.settings.load import check_same_run, dump_recipe, load_recipe, parse_recipe
 from llmrl.stages.folder import model_folder, policy_source, with_models
 
 PLAIN = {

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from llmrl.policy.config import Section
+from llmrl.settings.section import Section
 
 
 class DynamicSampling(Section):

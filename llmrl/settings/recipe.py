@@ -1,30 +1,20 @@
-"""The recipe: one YAML file says everything about a run. Its schema, dotted overrides, and errors that help.
-
-    recipe = load_recipe("recipes/arithmetic/grpo.yaml", ["train.steps=50", "algo.clip_high=0.28"])
-
-Unknown keys are errors that name the nearest known one; rules that span sections say what is wrong, the value, and what
-to do. `algo` and `reward` stay plain mappings here; `cli.py` turns them into objects.
+"""The sections of a recipe, and the rules that span them. `algo` and `reward` stay plain mappings here; compose.py turns
+them into objects.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as rule
 
-from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.errors import ConfigError
-from llmrl.explain import explain, nearest
-from llmrl.policy.config import CriticConfig, ModelConfig, ReferenceConfig, Section
-from llmrl.policy.config import LoraConfig as LoraConfig
-from llmrl.rollout.config import RolloutConfig
-from llmrl.stages.config import Stage, Supervised, check_stages, supervised
+from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.model import CriticConfig, ModelConfig, ReferenceConfig
+from llmrl.settings.rollout import RolloutConfig
+from llmrl.settings.section import Section
+from llmrl.settings.stages import Stage, Supervised, check_stages, supervised
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -235,128 +225,3 @@ class Recipe(Section):
                     f"{key}={value}: rollout.engine=native samples with the very model that trains, whole and in turns; "
                     f"set {key}={only}, or rollout.engine=vllm"
                 )
-
-
-def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe and apply `section.key=value` overrides (values are YAML).
-
-    Raises ConfigError: missing file (with the nearest recipe), bad YAML, unknown key (with the nearest name), a value
-    of the wrong type, or a rule between sections.
-    """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(_missing(file))
-    try:
-        data = yaml.safe_load(file.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file} is not valid YAML: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
-    for text in overrides or []:
-        _override(data, text)
-    return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
-
-
-def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
-    """A checked Recipe from plain data. Raises ConfigError."""
-    try:
-        return Recipe.model_validate(data)
-    except ValidationError as error:
-        raise ConfigError(f"{where} is not a valid recipe:\n" + explain(error, Recipe)) from error
-
-
-# What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
-MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "eval.tasks", "eval.data_dir",
-              "train.steps", "train.save_every", "train.keep_", "train.backend", "train.threads",
-              "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
-              "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
-              "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip
-
-
-def check_same_run(recipe: Recipe) -> None:
-    """Raise ConfigError if the run folder holds a run of a recipe that differs in more than MAY_CHANGE."""
-    file = recipe.run_dir / "recipe.yaml"
-    if not file.is_file():
-        return
-    before, now = (dict(_flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
-    keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    changed = [key for key in keys if not key.startswith(MAY_CHANGE)]
-    if changed:
-        lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
-        raise ConfigError(
-            f"{recipe.run_dir} is a run of another recipe; resume with its values, or start a run with another name=...\n"
-            + "\n".join(lines)
-        )
-
-
-def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in data.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict):
-            value = {str(place): item for place, item in enumerate(value)}
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
-
-
-def dump_recipe(recipe: Recipe) -> str:
-    """The recipe with every default spelled out, as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=120)
-
-
-def recipe_schema() -> str:
-    """JSON Schema of recipes, for editors."""
-    return json.dumps(Recipe.model_json_schema(), indent=2)
-
-
-def recipes_folder() -> Path:
-    """Where the packaged recipes lie."""
-    return Path(__file__).parent / "recipes"
-
-
-def _missing(file: Path) -> str:
-    packaged = sorted(str(p.relative_to(recipes_folder().parent)) for p in recipes_folder().rglob("*.yaml"))
-    close = difflib.get_close_matches(str(file), packaged, n=1, cutoff=0.5)
-    return f"no recipe at {file}" + (
-        f"; did you mean {close[0]}?" if close else "; `llmrl recipes` lists what there is"
-    )
-
-
-def _override(data: dict[str, Any], text: str) -> None:
-    key, separator, value = text.partition("=")
-    parts = key.strip().split(".")
-    if not separator or not all(parts):
-        raise ConfigError(f"override {text!r} is not of the form section.key=value")
-    node = data
-    if parts[0] == "stages" and len(parts) > 2:
-        node, parts = _stage(data.get("stages"), parts[1], text), parts[2:]
-    for part in parts[:-1]:
-        child = node.get(part)
-        if child is None:
-            child = node[part] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"override {text!r}: {part} holds {child!r}, not a section")
-        node = child
-    try:
-        node[parts[-1]] = _with_spaces(yaml.safe_load(value), text)
-    except yaml.YAMLError as error:
-        reason = getattr(error, "problem", None) or error
-        raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
-
-
-def _stage(stages: Any, which: str, text: str) -> dict[str, Any]:
-    """The stage that an override names, by its place or by its name."""
-    found = {}
-    for place, stage in enumerate(stages if isinstance(stages, list) else []):
-        if isinstance(stage, dict):
-            found[str(place)] = found[str(stage.get("name") or stage.get("kind"))] = stage
-    if which not in found:
-        raise ConfigError(f"override {text!r}: the recipe has no stage {which!r}; {nearest(which, list(found))}")
-    return found[which]
-
-
-def _with_spaces(value: Any, text: str) -> Any:
-    """YAML reads {low:1} as the key "low:1" without a value, which nobody means."""
-    if isinstance(value, dict) and any(":" in str(key) and item is None for key, item in value.items()):
-        raise ConfigError(f"override {text!r}: YAML wants a space after the colon, {{key: value}}")
-    return value

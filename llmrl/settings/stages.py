@@ -14,19 +14,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from llmrl.data.config import DataConfig, EvalDataConfig
-from llmrl.explain import nearest
+from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.explain import nearest
+from llmrl.settings.section import Section
 
 REFERENCE = "stage:"  # how a reward's argument names the model of a stage
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class StageTrainConfig(_Section):
+class StageTrainConfig(Section):
     """The optimisation of a supervised stage. AdamW works on float32 weights here too."""
 
     steps: PositiveInt = Field(description="optimizer steps")
@@ -56,14 +53,14 @@ class StageTrainConfig(_Section):
         return self
 
 
-class StageEvalConfig(_Section):
+class StageEvalConfig(Section):
     """The loss on held-out examples."""
 
     every: NonNegativeInt = Field(0, description="steps between evaluations; 0: only before and after")
     data: EvalDataConfig = Field(default_factory=EvalDataConfig)
 
 
-class _Supervised(_Section):
+class _Supervised(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="names the stage's folder; default: its kind")
     data: DataConfig | None = Field(None, description="default: the recipe's own data section")
     train: StageTrainConfig
@@ -107,7 +104,7 @@ class DPOStage(_Supervised):
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
 
 
-class RLStage(_Section):
+class RLStage(Section):
     """The reinforcement learning that the rest of the recipe describes."""
 
     kind: Literal["rl"]
