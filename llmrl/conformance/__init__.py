@@ -3,8 +3,8 @@
     results = llmrl.conformance.run()
     rich.print(llmrl.conformance.table(results))
 
-It judges the pure maths and the packed forward pass on the machine's own torch, in under two minutes on one CPU core;
-the tests call the same code.
+It judges the pure maths, that of privacy too, and the packed forward pass on the machine's own torch, in under two
+minutes on one CPU core; the tests call the same code.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from llmrl.conformance.algorithms import algorithms, check_algorithm
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.packed import check_packed
+from llmrl.conformance.privacy import check_privacy
 from llmrl.conformance.report import Result, fitting_table, summarise, table
 
 __all__ = ["Result", "fitting_table", "run", "table"]
@@ -30,4 +31,5 @@ def run(seeds: Iterable[int] = range(5)) -> list[Result]:
         for finding in check_algorithm(name, algo, seed)
     )
     by_forward = (finding for seed in seeds for finding in check_packed(seed))
-    return [*summarise(by_function), *summarise(by_algorithm), *summarise(by_forward)]
+    by_privacy = (finding for seed in seeds for finding in check_privacy(seed))
+    return [*summarise(by_function), *summarise(by_algorithm), *summarise(by_forward), *summarise(by_privacy)]
