@@ -6,8 +6,12 @@ rows in any order and groups of any size, and look at no slot outside `mask`, wh
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
+
+Truncation = Literal["bootstrap", "drop", "terminal"]
 
 
 def group_center(score: Tensor, group: Tensor) -> Tensor:
@@ -130,6 +134,60 @@ def step_gae(rewards: Tensor, values: Tensor, step: Tensor, *, gamma: float, lam
     by_step = gae(step_rewards, step_values, exists, gamma=gamma, lam=lam)
     advantages, returns = (_inside(x.gather(1, step.clamp(min=0)), mask) for x in by_step)
     return advantages, returns
+
+
+def episode_gae(
+    rewards: Tensor,
+    values: Tensor,
+    *,
+    terminated: Tensor,
+    truncated: Tensor,
+    final_values: Tensor,
+    gamma: float,
+    lam: float,
+    truncation: Truncation = "bootstrap",
+) -> tuple[Tensor, Tensor]:
+    """GAE over one environment's steps, episode after episode (VL-DAC, Bredis et al. 2025, arXiv:2508.04280).
+
+    Everything is [N], one row a step, in time order -> (advantages, returns) [N], returns = advantages + values.
+    `values[n]` is the value of the state in which step n acted; the state after it is that of row n + 1, unless the
+    episode ended at n. gamma and lam act once per environment step and never across the end of an episode.
+
+    terminated  the episode is over: nothing comes after step n.
+    truncated   the episode was cut (a step limit), though more would have come; `truncation` says what that means:
+                bootstrap  final_values[n], the value of the true final observation, follows (before any reset)
+                drop       the step has advantage 0 and return values[n]; the step before it still bootstraps from
+                           values[n] (the released code's "proper time limits")
+                terminal   as if it had terminated
+    Both at once is terminated. `final_values` is read at a truncated row under "bootstrap", and on the last row if its
+    episode goes on (the rollout ended in the middle of it); elsewhere it may hold anything, even NaN.
+
+    Raises ValueError for an unknown truncation.
+
+    >>> episode_gae(torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.5, 0.5, 0.2]), gamma=1.0, lam=0.5,
+    ...             terminated=torch.tensor([False, True, False]), truncated=torch.tensor([False, False, True]),
+    ...             final_values=torch.tensor([0.0, 0.0, 0.6]))
+    (tensor([0.2500, 0.5000, 0.4000]), tensor([0.7500, 1.0000, 0.6000]))
+    """
+    if truncation not in ("bootstrap", "drop", "terminal"):
+        raise ValueError(f"truncation={truncation!r} is not known; use bootstrap, drop or terminal")
+    cut = truncated & ~terminated
+    ended = terminated | truncated
+    goes_on = torch.zeros_like(ended)
+    goes_on[-1:] = ~ended[-1:]
+    follows = torch.cat([values[1:], values[:1]])  # the last row's is replaced below
+    follows = torch.where(goes_on, final_values, torch.where(ended, torch.zeros_like(values), follows))
+    if truncation == "bootstrap":
+        follows = torch.where(cut, final_values, follows)
+    deltas = rewards + gamma * follows - values
+    dropped = cut if truncation == "drop" else torch.zeros_like(cut)
+    advantages = torch.zeros_like(values)
+    after = torch.zeros_like(values[:1]).sum()
+    for n in reversed(range(len(values))):
+        after = torch.where(ended[n], deltas[n], deltas[n] + gamma * lam * after)
+        after = torch.where(dropped[n], 0.0, after)
+        advantages[n] = after
+    return advantages, advantages + values
 
 
 def discounted_returns(rewards: Tensor, mask: Tensor, *, gamma: float) -> Tensor:

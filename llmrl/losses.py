@@ -17,6 +17,13 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from llmrl.credit import group_center, group_deviation, leave_one_out
+from llmrl.losses_outcome import Alignment as Alignment
+from llmrl.losses_outcome import NllNormalize as NllNormalize
+from llmrl.losses_outcome import Pool as Pool
+from llmrl.losses_outcome import ScoreScale as ScoreScale
+from llmrl.losses_outcome import pooled_logits as pooled_logits
+from llmrl.losses_outcome import token_scores as token_scores
+from llmrl.losses_outcome import weighted_nll as weighted_nll
 
 LOG_RATIO_LIMIT = 20.0
 

@@ -12,9 +12,18 @@ from llmrl.algos.ppo import PPO
 from llmrl.conformance.algorithms import check_algorithm
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.measure import difference_quotient, gap
+from llmrl.conformance.plain import check_plain, plain_subjects
 from llmrl.conformance.report import summarise
+from llmrl.eval import metrics
+from llmrl.rewards import critique
 
 SUBJECTS = {subject.name: subject for subject in subjects()}
+OUTSIDE = {
+    **{name: getattr(critique, name) for name in ("verdict", "credited", "discrimination_reward")},
+    **{name: getattr(critique, name) for name in ("refinement_reward", "graded_discrimination")},
+    **{name: getattr(metrics, name) for name in ("n_at_k", "critique_metrics")},
+}
+PLAIN = {subject.name: subject for subject in plain_subjects(OUTSIDE)}
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -24,20 +33,42 @@ def test_function_is_its_definition_and_keeps_its_invariances(name):
     assert [result for result in results if not result.passed] == []
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_function_of_plain_values_is_its_definition(name):
+    results = summarise(finding for seed in (11, 12, 13) for finding in check_plain(PLAIN[name], seed))
+    assert "definition" in {result.check for result in results}
+    assert [result for result in results if not result.passed] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("verdict", lambda text: "correct" if "final answer: Correct" in text else None),
+        ("split_point", lambda p_pass, p_fail: p_pass.index(max(p_pass, default=0)) if p_pass else 0),
+        ("best_failing", lambda p_pass, m: sorted(range(len(p_pass)), key=lambda i: p_pass[i])[-m:]),
+        ("n_at_k", lambda hidden, example, n: float(any(hidden))),
+        ("parse_action", lambda text, n_actions: int(text[text.find("action") + 9 :][:1] == "1")),
+        ("episode_gae", lambda rewards, values, **_: (rewards, values)),
+    ],
+)
+def test_a_wrong_function_of_plain_values_is_caught(name, wrong):
+    findings = check_plain(replace(PLAIN[name], fast=wrong, alike=None), 1)
+    assert [result.check for result in summarise(findings) if not result.passed] == ["definition"]
+
+
 def test_every_public_function_is_a_subject():
     public = {
         *(name for name in vars(credit) if callable(getattr(credit, name)) and not name.startswith("_")),
         *(name for name in vars(losses) if callable(getattr(losses, name)) and not name.startswith("_")),
     }
+    homes = ("llmrl.credit", "llmrl.losses", "llmrl.losses_outcome")
     own = {
-        name
-        for name in public
-        if getattr(vars(credit).get(name, vars(losses).get(name)), "__module__", "") in ("llmrl.credit", "llmrl.losses")
+        name for name in public if getattr(vars(credit).get(name, vars(losses).get(name)), "__module__", "") in homes
     }
     # Parts of the subjects, or tested by hand in test_losses.py and test_credit.py.
     parts = {"keep", "probability_ratio", "group_deviation", "length_adaptive_lambda"}
     parts |= {"pacs_proxy", "pacs_center", "pacs_coefficients"}
-    assert own - parts == {name.split()[0] for name in SUBJECTS}
+    assert own - parts == {name.split()[0] for name in SUBJECTS} | {"episode_gae"}
 
 
 def failures(name, seed=1):
@@ -189,4 +220,5 @@ def test_run_covers_functions_and_algorithms():
     checks = {result.check for result in results if result.name == "ppo"}
     assert {"ranks", "micro-batches", "padding", "row order", "garbage", "finite difference"} <= checks
     names = {result.name for result in results}
+    assert {"episode_gae", "split_point", "copies", "best_failing", "parse_action"} <= names
     assert {"gae advantages", "clipped_value", "pacs_loss", "grpo", "pacs", "ppo", "forward: values"} <= names

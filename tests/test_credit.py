@@ -1,4 +1,5 @@
 import doctest
+import math
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch
 from llmrl import credit
 from llmrl.credit import (
     discounted_returns,
+    episode_gae,
     gae,
     group_center,
     group_deviation,
@@ -237,3 +239,77 @@ def test_the_examples_in_the_docstrings_hold():
     outcome = doctest.testmod(credit)
     assert outcome.attempted >= 9
     assert outcome.failed == 0
+
+
+def episodes(rewards, values, *, terminated=(), truncated=(), final=None, **options):
+    """Lists and the indices of the rows where an episode ended -> (advantages, returns) as lists."""
+    rows = range(len(rewards))
+    options = {"gamma": 0.5, "lam": 0.5} | options
+    advantages, returns = episode_gae(
+        torch.tensor(rewards, dtype=F64),
+        torch.tensor(values, dtype=F64),
+        terminated=torch.tensor([n in terminated for n in rows], dtype=torch.bool),
+        truncated=torch.tensor([n in truncated for n in rows], dtype=torch.bool),
+        final_values=torch.tensor([math.nan] * len(rewards) if final is None else final, dtype=F64),
+        **options,
+    )
+    return advantages.tolist(), returns.tolist()
+
+
+def test_episode_gae_by_hand():
+    # delta_1 = 2 - 4 = -2; delta_0 = 1 + 4 / 2 - 2 = 1, A_0 = 1 - 2 / 4
+    advantages, returns = episodes([1.0, 2.0], [2.0, 4.0], terminated=[1])
+    assert advantages == pytest.approx([0.5, -2.0]) and returns == pytest.approx([2.5, 2.0])
+
+
+def test_the_three_meanings_of_truncation_by_hand():
+    steps = {"rewards": [1.0, 2.0], "values": [2.0, 4.0], "truncated": [1], "final": [math.nan, 6.0]}
+    # bootstrap: delta_1 = 2 + 6 / 2 - 4 = 1. drop: A_1 = 0, so A_0 is delta_0. terminal: as terminated.
+    assert episodes(**steps)[0] == pytest.approx([1.25, 1.0])
+    assert episodes(**steps, truncation="drop") == (pytest.approx([1.0, 0.0]), pytest.approx([3.0, 4.0]))
+    assert episodes(**steps, truncation="terminal") == episodes([1.0, 2.0], [2.0, 4.0], terminated=[1])
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "drop", "terminal"])
+def test_a_rollout_that_stops_inside_an_episode_bootstraps_from_its_last_observation(truncation):
+    found, _ = episodes([1.0], [2.0], final=[6.0], truncation=truncation)
+    assert found == pytest.approx([1.0 + 6.0 / 2 - 2.0])
+
+
+@pytest.mark.parametrize("truncation", ["bootstrap", "drop", "terminal"])
+def test_an_episode_is_credited_alone_and_beside_others_alike(truncation):
+    draw = torch.Generator().manual_seed(5)
+    rewards, values, final = (torch.randn(9, generator=draw, dtype=F64).tolist() for _ in range(3))
+    together = episodes(rewards, values, terminated=[2], truncated=[5], final=final, truncation=truncation)
+    pieces = [
+        episodes(rewards[:3], values[:3], terminated=[2], truncation=truncation),
+        episodes(rewards[3:6], values[3:6], truncated=[2], final=final[3:6], truncation=truncation),
+        episodes(rewards[6:], values[6:], final=final[6:], truncation=truncation),
+    ]
+    for which in (0, 1):
+        assert together[which] == pytest.approx([x for piece in pieces for x in piece[which]], abs=1e-12)
+
+
+def test_terminated_and_truncated_at_once_is_terminated():
+    over = episodes([1.0, 2.0], [2.0, 4.0], terminated=[1])
+    for truncation in ("bootstrap", "drop", "terminal"):
+        assert episodes([1.0, 2.0], [2.0, 4.0], terminated=[1], truncated=[1], truncation=truncation) == over
+
+
+def test_episode_gae_of_one_episode_is_gae_over_its_steps():
+    draw = torch.Generator().manual_seed(6)
+    rewards, values = (torch.randn(1, 7, generator=draw, dtype=F64) for _ in range(2))
+    by_token = gae(rewards, values, torch.ones(1, 7, dtype=torch.bool), gamma=0.9, lam=0.8)
+    by_step = episodes(rewards[0].tolist(), values[0].tolist(), terminated=[6], gamma=0.9, lam=0.8)
+    for token, step in zip(by_token, by_step):
+        assert token[0].tolist() == pytest.approx(step, abs=1e-12)
+
+
+def test_episode_gae_takes_no_steps_keeps_the_dtype_and_refuses_an_unknown_truncation():
+    assert episodes([], []) == ([], [])
+    nothing = torch.zeros(0)
+    flags = torch.zeros(0, dtype=torch.bool)
+    options = {"terminated": flags, "truncated": flags, "final_values": nothing, "gamma": 1.0, "lam": 1.0}
+    assert episode_gae(nothing, nothing, **options)[0].dtype == torch.float32
+    with pytest.raises(ValueError, match="truncation='cut'"):
+        episode_gae(nothing, nothing, **options, truncation="cut")

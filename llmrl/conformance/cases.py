@@ -76,10 +76,10 @@ def random_output(batch: Batch, seed: int, *, spread: float = 0.4) -> Output:
 
 
 def with_garbage(x: Tensor, mask: Tensor) -> Tensor:
-    """`x` with NaN, inf and -inf in turn outside `mask`; keeps no gradient."""
+    """`x` [B, T] or [B, T, K] with NaN, inf and -inf in turn outside `mask` [B, T]; keeps no gradient."""
     junk = torch.tensor([float("nan"), float("inf"), float("-inf")], dtype=x.dtype)
     pattern = junk[torch.arange(x.numel()) % 3].reshape(x.shape)
-    return torch.where(mask, x.detach(), pattern)
+    return torch.where(mask.reshape(*mask.shape, *(1,) * (x.dim() - mask.dim())), x.detach(), pattern)
 
 
 def garbage_batch(batch: Batch) -> Batch:

@@ -176,6 +176,44 @@ def pacs_loss(scores: Row, labels: Row, weights: Row) -> float:
     return math.fsum(terms) / len(scores)
 
 
+def pooled_logits(logits: list[Grid], mask: Mask, pool: str) -> Grid:
+    result = []
+    for i, row in enumerate(mask):
+        seen = [logits[i][t] for t, sampled in enumerate(row) if sampled]
+        classes = range(len(logits[i][0]))
+        if not seen:
+            result.append([0.0 for _ in classes])
+        elif pool == "last":
+            result.append(seen[-1])
+        else:
+            result.append([max(x[k] for x in seen) if pool == "max" else mean([x[k] for x in seen]) for k in classes])
+    return result
+
+
+def token_scores(logits: list[Grid], outcome: list[int], mask: Mask, alignment: str, scale: str) -> Grid:
+    result = blank(mask)
+    for i, row in enumerate(mask):
+        at = [t for t, sampled in enumerate(row) if sampled]
+        scores = []
+        for t in at:
+            weights = [math.exp(x) for x in logits[i][t]]
+            scores.append(weights[outcome[i]] / math.fsum(weights))
+        if alignment == "shifted":
+            scores = [0.0, *scores][: len(at)]
+        unit = {"none": 1.0, "mean_one": mean(scores or [1.0]), "max_one": max(scores or [1.0])}[scale]
+        for t, score in zip(at, scores, strict=True):
+            result[i][t] = score / unit if unit else 0.0
+    return result
+
+
+def weighted_nll(new: Grid, weights: Grid, mask: Mask, normalize: str) -> float:
+    terms = [[-weights[i][t] * new[i][t] for t, sampled in enumerate(row) if sampled] for i, row in enumerate(mask)]
+    rows = [row for row in terms if row]
+    if normalize == "token":
+        return mean([term for row in rows for term in row])
+    return mean([mean(row) if normalize == "sequence" else math.fsum(row) for row in rows])
+
+
 def blank(mask: Mask) -> Grid:
     return [[0.0] * len(row) for row in mask]
 

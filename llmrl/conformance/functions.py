@@ -38,9 +38,12 @@ class Sample:
     score: Tensor  # [B], any number
     labels: Tensor  # [B], 0 or 1
     psi: Tensor  # [B], logits
+    logits: Tensor  # [B, T, CLASSES] of an outcome critic
+    outcome: Tensor  # [B] int64, one of CLASSES
 
 
-FLOAT_GRIDS = ("new", "old", "ref", "advantages", "rewards", "values", "old_values")
+CLASSES = 4
+FLOAT_GRIDS = ("new", "old", "ref", "advantages", "rewards", "values", "old_values", "logits")
 
 
 def random_sample(seed: int) -> Sample:
@@ -50,7 +53,8 @@ def random_sample(seed: int) -> Sample:
     def normal(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=draw, dtype=torch.float64)
 
-    grids = {name: normal(*batch.mask.shape) for name in FLOAT_GRIDS}
+    shape = {name: batch.mask.shape for name in FLOAT_GRIDS} | {"logits": (*batch.mask.shape, CLASSES)}
+    grids = {name: normal(*shape[name]) for name in FLOAT_GRIDS}
     return Sample(
         **grids,
         mask=batch.mask,
@@ -59,6 +63,7 @@ def random_sample(seed: int) -> Sample:
         score=normal(batch.rows),
         labels=(batch.score == 1).to(torch.float64),
         psi=3 * normal(batch.rows),
+        outcome=torch.randint(0, CLASSES, (batch.rows,), generator=draw),
     )
 
 
@@ -78,7 +83,7 @@ def _tokens(rule: Callable[[Any, int, int], float]) -> Callable[[Any], slow.Grid
 
 def subjects() -> list[Subject]:
     """Every public function, the ones with named options once for each option."""
-    return [*_credit_subjects(), *_loss_subjects(), *_pacs_subjects()]
+    return [*_credit_subjects(), *_loss_subjects(), *_pacs_subjects(), *_outcome_subjects()]
 
 
 def _credit_subjects() -> list[Subject]:
@@ -183,6 +188,45 @@ def _pacs_subjects() -> list[Subject]:
     ]
 
 
+def _outcome_subjects() -> list[Subject]:
+    pools: tuple[losses.Pool, ...] = ("max", "mean", "last")
+    alignments: tuple[losses.Alignment, ...] = ("inclusive", "shifted")
+    scales: tuple[losses.ScoreScale, ...] = ("none", "mean_one", "max_one")
+    ways: tuple[losses.NllNormalize, ...] = ("token", "sequence", "sum")
+    return [
+        *(_pooled(pool) for pool in pools),
+        *(_token_scores(alignment, scale) for alignment in alignments for scale in scales),
+        *(_weighted_nll(normalize) for normalize in ways),
+    ]
+
+
+def _pooled(pool: losses.Pool) -> Subject:
+    return Subject(
+        name=f"pooled_logits {pool}",
+        fast=lambda s: losses.pooled_logits(s.logits, s.mask, pool=pool),
+        slow=lambda s: slow.pooled_logits(s.logits, s.mask, pool),
+        wrt=("logits",),
+    )
+
+
+def _token_scores(alignment: losses.Alignment, scale: losses.ScoreScale) -> Subject:
+    return Subject(
+        name=f"token_scores {alignment} {scale}",
+        fast=lambda s: losses.token_scores(s.logits, s.outcome, s.mask, alignment=alignment, scale=scale),
+        slow=lambda s: slow.token_scores(s.logits, s.outcome, s.mask, alignment, scale),
+        wrt=("logits",),
+    )
+
+
+def _weighted_nll(normalize: losses.NllNormalize) -> Subject:
+    return Subject(
+        name=f"weighted_nll {normalize}",
+        fast=lambda s: losses.weighted_nll(s.new, s.advantages, s.mask, normalize=normalize),
+        slow=lambda s: slow.weighted_nll(s.new, s.advantages, s.mask, normalize),
+        wrt=("new",),
+    )
+
+
 def _clipped(dual: float | None) -> Subject:
     def rule(s: Any, i: int, t: int) -> float:
         return slow.clipped_surrogate(s.new[i][t], s.old[i][t], s.advantages[i][t], 0.2, 0.28, dual)
@@ -269,7 +313,7 @@ def check_function(subject: Subject, seed: int) -> Iterator[Finding]:
 
 def _seen(result: Tensor, mask: Tensor) -> Tensor:
     """The result with what lies outside the mask, which nobody reads, set to 0."""
-    return losses.keep(result, mask) if result.dim() == 2 else result
+    return losses.keep(result, mask) if result.shape == mask.shape else result
 
 
 def _lists(sample: Sample) -> SimpleNamespace:
@@ -288,7 +332,8 @@ def _gradient_gap(subject: Subject, sample: Sample, name: str) -> float:
 
 
 def _padding_gap(subject: Subject, sample: Sample, result: Tensor) -> float:
-    wide = {name: pad(getattr(sample, name), (0, 3), value=float("nan")) for name in FLOAT_GRIDS}
+    wide = {name: pad(getattr(sample, name), (0, 3), value=float("nan")) for name in FLOAT_GRIDS if name != "logits"}
+    wide["logits"] = pad(sample.logits, (0, 0, 0, 3), value=float("nan"))
     mask = pad(sample.mask, (0, 3), value=False)
     padded = _seen(subject.fast(replace(sample, **wide, mask=mask, step=pad(sample.step, (0, 3), value=-1))), mask)
-    return gap(padded[:, : sample.mask.shape[1]] if padded.dim() == 2 else padded, result)
+    return gap(padded[:, : sample.mask.shape[1]] if padded.shape == mask.shape else padded, result)

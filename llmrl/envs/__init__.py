@@ -1,0 +1,1 @@
+"""Environments: where a turn of the model is answered."""

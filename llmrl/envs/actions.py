@@ -1,0 +1,55 @@
+"""The one rule that reads an action out of what a model wrote: data in, a number or None out, nothing is evaluated."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+
+MOST_STARTS = 64  # opening braces tried, so that a text of nothing but braces costs no more than its length times this
+
+
+def parse_action(text: str, n_actions: int) -> int | None:
+    """The action in the first balanced {...} of `text`: 0 .. n_actions - 1, or None if there is no valid one.
+
+    The object must be JSON and its key "action" a whole number in range (a string of digits counts: models write
+    `"action": "2"`). Braces inside JSON strings do not count. Later objects are not looked at: what a text says first
+    is its action. An invalid action is None, never a default: the environment decides what that costs.
+
+    >>> parse_action('I go left. {"thoughts": "a {wall}", "action": 2}', 4)
+    2
+    >>> parse_action('{"action": __import__("os").getpid()}', 4) is None
+    True
+    """
+    found = _first_balanced(text)
+    if found is None:
+        return None
+    try:
+        parsed = json.loads(found)
+    except (ValueError, RecursionError):  # no JSON, a number of too many digits, nested too deep
+        return None
+    action = parsed.get("action")
+    if isinstance(action, str) and action.strip().isascii() and action.strip().isdigit() and len(action) < 20:
+        action = int(action)
+    if isinstance(action, bool) or not isinstance(action, int):
+        return None
+    return action if 0 <= action < n_actions else None
+
+
+def _first_balanced(text: str) -> str | None:
+    """The first {...} whose braces close, strings left out of the count; the outermost one."""
+    starts = (i for i, character in enumerate(text) if character == "{")
+    for start in islice(starts, MOST_STARTS):
+        depth, quoted, escaped = 0, False, False
+        for i in range(start, len(text)):
+            character = text[i]
+            if escaped:
+                escaped = False
+            elif character == "\\":
+                escaped = quoted
+            elif character == '"':
+                quoted = not quoted
+            elif not quoted and character in "{}":
+                depth += 1 if character == "{" else -1
+                if depth == 0:
+                    return text[start : i + 1]
+    return None
