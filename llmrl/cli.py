@@ -21,10 +21,10 @@ import typer
 from rich.console import Console
 
 from llmrl import checks
+from llmrl.commands.launch import launch
+from llmrl.commands.plan import plan
 from llmrl.errors import LlmrlError
 from llmrl.eval.cli import app as eval_app
-from llmrl.launching.commands import launch
-from llmrl.scale.plan_command import plan
 
 if TYPE_CHECKING:
     from llmrl.settings.recipe import Recipe, RewardConfig

@@ -45,6 +45,29 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
         raise ConfigError(f"algo: {error}") from error
 
 
+def check_run(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
+    """Raise ConfigError if `train` with this many processes would refuse the recipe: the one rule for train, plan, launch."""
+    check_siblings(recipe, algo)
+    check_critic(recipe, algo)
+    check_staleness(recipe, algo, ranks=ranks)
+    check_shares(recipe, ranks=ranks)
+
+
+def check_shares(recipe: Recipe, *, ranks: int) -> None:
+    """Raise ConfigError if the prompts of a step cannot be shared equally by `ranks`; says which numbers would do."""
+    prompts, minibatches = recipe.rollout.prompts_per_step, recipe.train.minibatches
+    unit = ranks * minibatches
+    if prompts % unit == 0:
+        return
+    below, above = prompts // unit * unit, -(-prompts // unit) * unit
+    fits = max(n for n in range(1, ranks + 1) if prompts % (n * minibatches) == 0)
+    sizes = f"rollout.prompts_per_step={above}" + (f" (or {below})" if below else "")
+    raise ConfigError(
+        f"rollout.prompts_per_step={prompts} cannot be shared equally by {ranks} processes and "
+        f"train.minibatches={minibatches}; use {sizes}, or {fits} processes"
+    )
+
+
 def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
     """Raise ConfigError if the algorithm compares siblings and there are none."""
     if "siblings" in algo.needs and recipe.rollout.group_size < 2:

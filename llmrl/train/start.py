@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from llmrl.algos.build import check_critic, check_siblings, check_staleness, remarks
+from llmrl.algos.build import check_run, remarks
 from llmrl.batch import Algorithm
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import held_out_config, load_train_eval
@@ -68,14 +68,7 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     """
     accelerator, world = _start_processes(recipe)
     _make_repeatable(recipe, world)
-    check_siblings(recipe, parts.algo)
-    check_critic(recipe, parts.algo)
-    check_staleness(recipe, parts.algo, ranks=world.size)
-    if recipe.rollout.prompts_per_step % (world.size * recipe.train.minibatches):
-        raise ConfigError(
-            f"rollout.prompts_per_step={recipe.rollout.prompts_per_step} cannot be shared equally by {world.size} processes "
-            f"and train.minibatches={recipe.train.minibatches}; make it a multiple of {world.size * recipe.train.minibatches}"
-        )
+    check_run(recipe, parts.algo, ranks=world.size)
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmrl.errors import ConfigError
-from llmrl.launching.topology import Topology
+from llmrl.launcher.topology import Topology
 
 STOP_S = 600  # how long torchrun lets its processes finish their step and save; by itself it gives them 30 s
 PORT = 29500
@@ -31,7 +31,7 @@ def local_command(
     """
     if chosen.world == 1:
         return Command(arguments=(sys.executable, "-m", "llmrl", *arguments), environment={})
-    program = ("-m", "llmrl.launching.rank") if chosen.on_cpu else ("-m", "llmrl")
+    program = ("-m", "llmrl.launcher.rank") if chosen.on_cpu else ("-m", "llmrl")
     meeting: tuple[str, ...] = ("--standalone",)
     if chosen.nodes > 1:
         meeting = ("--nnodes", str(chosen.nodes), "--node-rank", str(node_rank), *_rendezvous(head, name))

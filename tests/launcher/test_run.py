@@ -11,9 +11,13 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from llmrl.launching.command import Command
-from llmrl.launching.run import run
+from llmrl.cli import app
+from llmrl.errors import ConfigError
+from llmrl.launcher.command import Command
+from llmrl.launcher.run import run
+from llmrl.settings.load import recipes_folder
 from llmrl.train.checkpoint import newest_valid, read_state
 from llmrl.train.folder import read_metrics
 from tests.durability.harness import ROOT, START_S, start, tail, write_recipe
@@ -65,7 +69,7 @@ sys.exit(1)
 @pytest.mark.parametrize("signals", [1, 2])
 def test_each_signal_is_passed_on_and_the_end_is_that_of_a_stopped_process(signals):
     program = (
-        "import sys; from llmrl.launching.command import Command; from llmrl.launching.run import run; "
+        "import sys; from llmrl.launcher.command import Command; from llmrl.launcher.run import run; "
         "sys.exit(run(Command(arguments=tuple(sys.argv[1:]), environment={})))"
     )
     arguments = [sys.executable, "-c", program, sys.executable, "-c", STUBBORN, str(signals)]
@@ -78,7 +82,7 @@ def test_each_signal_is_passed_on_and_the_end_is_that_of_a_stopped_process(signa
 
 
 def test_two_processes_run_over_gloo_each_on_cores_of_its_own(tmp_path: Path, tiny_model: Path) -> None:
-    reward = {"name": "tests.launch.rewards:NoteTheProcess", "args": {"folder": str(tmp_path)}, "isolated": False}
+    reward = {"name": "tests.launcher.rewards:NoteTheProcess", "args": {"folder": str(tmp_path)}, "isolated": False}
     recipe = write_recipe(
         tmp_path, tiny_model, {**QUICK, "train.steps": 2, "train.threads": 0, "reward": {"only": reward}}
     )
@@ -110,3 +114,16 @@ def test_a_signal_to_the_launcher_saves_in_every_process_and_resume_goes_on(tmp_
     assert again.wait(START_S) == 0, tail(tmp_path / "log.txt")
     steps = [row["step"] for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
     assert steps == list(range(1, saved + 3))
+
+
+def test_a_dry_run_of_several_nodes_names_a_head_node_to_fill_in_and_a_real_one_asks_for_it() -> None:
+    words = ["launch", str(recipes_folder() / "arithmetic" / "grpo.yaml"), "--gpus-per-node", "0", "--nodes", "2"]
+    shown = CliRunner().invoke(app, [*words, "--dry-run"])
+    assert shown.exit_code == 0, shown.output
+    assert "memory of each process" in shown.output
+    for rank in (0, 1):
+        assert f"--node-rank {rank} --rdzv-backend c10d --rdzv-endpoint HEAD_NODE:29500" in shown.output
+    assert "give it with --head" in shown.output
+    assert "HEAD_NODE" not in CliRunner().invoke(app, [*words, "--dry-run", "--head", "first"]).output
+    real = CliRunner().invoke(app, words)
+    assert isinstance(real.exception, ConfigError) and "need --head" in str(real.exception)

@@ -6,8 +6,18 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from llmrl.launching.topology import BACKENDS, Topology
+from rich.table import Table
+
+from llmrl.launcher.topology import BACKENDS, Topology
 from llmrl.settings.recipe import Recipe
+
+
+def placement_table(recipe: Recipe, chosen: Topology) -> Table:
+    """Where the processes go."""
+    table = Table(title="placement", title_justify="left", show_header=False)
+    for what, how in placement(recipe, chosen):
+        table.add_row(what, how)
+    return table
 
 
 def placement(recipe: Recipe, chosen: Topology) -> list[tuple[str, str]]:
@@ -23,7 +33,10 @@ def placement(recipe: Recipe, chosen: Topology) -> list[tuple[str, str]]:
         first, last = node * chosen.ranks_per_node, (node + 1) * chosen.ranks_per_node - 1
         ranks = f"rank {first}" if first == last else f"ranks {first} to {last}"
         writes = ", rank 0 writes the run folder" if node == 0 and world > 1 else ""
-        engine = f" and has a {rollout.engine} engine of its own" if rollout.placement == "colocated" else ""
+        engine = ""
+        if rollout.placement == "colocated":
+            own = rollout.engine == "native"
+            engine = " and samples with its own model" if own else f" and has a {rollout.engine} engine of its own"
         rows.append((f"node {node}", f"{ranks}, each trains{engine}{writes}"))
     if rollout.placement == "server":
         where = f"at {', '.join(rollout.servers.urls)}" if rollout.servers.urls else "beside rank 0, started by it"

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 from llmrl.errors import ConfigError
-from llmrl.launching.slurm import SlurmSettings, batch_script, submit
-from llmrl.launching.topology import Topology
+from llmrl.launcher.slurm import SlurmSettings, batch_script, submit
+from llmrl.launcher.topology import Topology
 from llmrl.settings.load import load_recipe
 from llmrl.train.checkpoint import newest_valid, read_state
 from llmrl.train.folder import read_metrics

@@ -12,8 +12,8 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from llmrl.launching.slurm import SlurmSettings
-    from llmrl.launching.topology import Topology
+    from llmrl.launcher.slurm import SlurmSettings
+    from llmrl.launcher.topology import Topology
     from llmrl.settings.recipe import Recipe
 
 RUN, CLUSTER, MEMORY = "What runs", "Slurm and Ray", "Memory plan"
@@ -70,7 +70,7 @@ def launch(
       llmrl launch recipes/math_large/grpo.yaml --backend fsdp2 --nodes 2 --gpus-per-node 8 --slurm --dry-run
     """
     from llmrl.errors import ConfigError
-    from llmrl.launching.slurm import SlurmSettings
+    from llmrl.launcher.slurm import SlurmSettings
     from llmrl.settings.load import load_recipe
 
     for one, other, names in ((slurm, ray, "--slurm and --ray"), (resume, fresh, "--resume and --fresh")):
@@ -114,7 +114,7 @@ class _Job:
 
 
 def _topology(backend: str, nodes: int, gpus_per_node: int | None, processes: int | None) -> Topology:
-    from llmrl.launching.topology import topology
+    from llmrl.launcher.topology import topology
 
     if gpus_per_node is None:
         import torch
@@ -132,7 +132,7 @@ def _with_threads(
     recipe: Path, overrides: list[str], chosen: Topology, *, elsewhere: bool, cores: int | None
 ) -> list[str]:
     """On CPUs the trainer is told how many cores are its own, unless the recipe says it."""
-    from llmrl.launching.command import cores_per_rank
+    from llmrl.launcher.command import cores_per_rank
     from llmrl.settings.load import load_recipe
 
     if not chosen.on_cpu or chosen.ranks_per_node == 1 or load_recipe(recipe, overrides).train.threads:
@@ -141,15 +141,12 @@ def _with_threads(
 
 
 def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, console: Console) -> None:
-    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
-    from llmrl.launching.placement import hints
-    from llmrl.launching.show import memory_table, placement_table
-    from llmrl.launching.topology import check_recipe
+    from llmrl.algos.build import build_algorithm, check_run
+    from llmrl.commands.memory_table import memory_table
+    from llmrl.launcher.placement import hints, placement_table
 
     algo = build_algorithm(recipe.algo)
-    check_siblings(recipe, algo)
-    check_critic(recipe, algo)
-    check_recipe(recipe, chosen)
+    check_run(recipe, algo, ranks=chosen.world)
     console.print(placement_table(recipe, chosen))
     console.print(memory_table(recipe, chosen, algo.needs, device_gib=device_gib))
     for hint in hints(recipe, chosen):
@@ -157,7 +154,7 @@ def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, conso
 
 
 def _by_slurm(job: _Job, console: Console, *, dry_run: bool) -> int:
-    from llmrl.launching.slurm import batch_script, check_installed, submit
+    from llmrl.launcher.slurm import batch_script, check_installed, submit
 
     script = batch_script(job.recipe, job.topology, job.arguments, job.options, job.slurm)
     file = job.recipe.run_dir.parent / f"{job.recipe.name}.sbatch"
@@ -169,7 +166,7 @@ def _by_slurm(job: _Job, console: Console, *, dry_run: bool) -> int:
 
 
 def _by_ray(job: _Job, console: Console, *, address: str | None, cores: int | None, dry_run: bool) -> int:
-    from llmrl.launching.ray import job_command, submit
+    from llmrl.launcher.ray import job_command, submit
 
     whole = (cores or 8) * job.topology.ranks_per_node
     arguments = (*job.arguments, *job.options)
@@ -181,16 +178,20 @@ def _by_ray(job: _Job, console: Console, *, address: str | None, cores: int | No
 
 
 def _here(job: _Job, console: Console, *, head: str | None, node_rank: int, dry_run: bool) -> int:
-    from llmrl.launching.command import local_command
-    from llmrl.launching.run import run
+    from llmrl.launcher.command import local_command
+    from llmrl.launcher.run import run
 
     ranks = range(job.topology.nodes) if dry_run else [node_rank]
     for number in ranks:
         arguments = (*job.arguments, *job.options)
-        command = local_command(job.topology, arguments, name=job.recipe.name, head=head, node_rank=number)
+        reached = head or ("HEAD_NODE" if dry_run else None)  # several nodes start with a real one only
+        command = local_command(job.topology, arguments, name=job.recipe.name, head=reached, node_rank=number)
         settings = [f"{key}={shlex.quote(value)}" for key, value in command.environment.items()]
         where = f"on node {number}:" if job.topology.nodes > 1 else "the command:"
         _print_exact(console, where, " ".join([*settings, shlex.join(command.arguments)]))
+    if dry_run and head is None and job.topology.nodes > 1:
+        note = "HEAD_NODE stands for the first node's name or address; to start, give it with --head"
+        console.print(f"note: {note}", markup=False, highlight=False)
     return 0 if dry_run else run(command)
 
 

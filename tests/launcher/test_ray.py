@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.launching import ray as launching
-from llmrl.launching.topology import topology
+from llmrl.launcher import ray as launching
+from llmrl.launcher.topology import topology
 from llmrl.train.folder import read_metrics
 from tests.durability.harness import write_recipe
 
@@ -34,7 +34,7 @@ def test_the_driver_reads_what_the_command_says(monkeypatch: pytest.MonkeyPatch)
     )  # fmt: skip
     environment = json.loads(command[command.index("--runtime-env-json") + 1])
     assert environment == {"env_vars": {"PYTHONPATH": str(ROOT)}}
-    begin = command.index("llmrl.launching.ray")
+    begin = command.index("llmrl.launcher.ray")
     seen: dict[str, object] = {}
 
     def drive(*arguments: object, **named: object) -> int:

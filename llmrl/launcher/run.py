@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from llmrl.launching.command import Command
+from llmrl.launcher.command import Command
 
 PASSED_ON = (signal.SIGINT, signal.SIGTERM)
 

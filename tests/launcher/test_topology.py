@@ -2,11 +2,12 @@
 
 import pytest
 
+from llmrl.algos.build import check_shares
 from llmrl.errors import ConfigError
-from llmrl.launching.command import local_command
-from llmrl.launching.placement import placement
-from llmrl.launching.rank import share
-from llmrl.launching.topology import Topology, check_recipe, topology
+from llmrl.launcher.command import local_command
+from llmrl.launcher.placement import placement
+from llmrl.launcher.rank import share
+from llmrl.launcher.topology import Topology, topology
 from llmrl.settings.load import load_recipe, recipes_folder
 
 RECIPE = load_recipe(recipes_folder() / "arithmetic" / "grpo.yaml")  # 16 prompts a step
@@ -31,14 +32,14 @@ def test_processes_that_contradict_the_gpus_are_refused():
 )
 def test_prompts_that_cannot_be_shared_come_with_numbers_that_can(chosen, advice):
     with pytest.raises(ConfigError, match=advice):
-        check_recipe(RECIPE, chosen)
+        check_shares(RECIPE, ranks=chosen.world)
 
 
 def test_the_numbers_of_the_advice_are_accepted():
     for prompts in (15, 18):
         rollout = RECIPE.rollout.model_copy(update={"prompts_per_step": prompts})
-        check_recipe(RECIPE.model_copy(update={"rollout": rollout}), Topology(processes_per_node=3))
-    check_recipe(RECIPE, Topology(processes_per_node=2))
+        check_shares(RECIPE.model_copy(update={"rollout": rollout}), ranks=3)
+    check_shares(RECIPE, ranks=2)
 
 
 def test_every_rank_is_placed_once_and_gets_its_share_of_prompts():

@@ -1,6 +1,6 @@
 """A run as a Ray job: the job's driver starts torchrun once on every node, and passes its end on.
 
-`ray job submit` brings the driver to the cluster, `python -m llmrl.launching.ray` is that driver. It asks for one bundle
+`ray job submit` brings the driver to the cluster, `python -m llmrl.launcher.ray` is that driver. It asks for one bundle
 of a node's GPUs (or CPUs) on each of the nodes, so that nothing starts before everything is there.
 """
 
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import ConfigError
-from llmrl.launching.command import PORT, local_command
-from llmrl.launching.topology import Topology, topology
+from llmrl.launcher.command import PORT, local_command
+from llmrl.launcher.topology import Topology, topology
 
 PLACED_S = 600.0  # how long to wait for the nodes' resources
 
@@ -34,7 +34,7 @@ def job_command(
         "gpus_per_node": chosen.gpus_per_node,
         "processes": chosen.ranks_per_node,
     }
-    driver = ("python", "-m", "llmrl.launching.ray", json.dumps(shape), name, str(cores), str(Path.cwd()), *arguments)
+    driver = ("python", "-m", "llmrl.launcher.ray", json.dumps(shape), name, str(cores), str(Path.cwd()), *arguments)
     where = ("--address", address) if address else ()
     settings = json.dumps({"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2])}})  # on disks that all nodes share
     job = f"{name}-{now:%Y%m%d-%H%M%S}"

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmrl.errors import ConfigError
-from llmrl.launching.command import network_environment
-from llmrl.launching.topology import Topology
+from llmrl.launcher.command import network_environment
+from llmrl.launcher.topology import Topology
 from llmrl.settings.recipe import Recipe
 
 TEMPLATE = Path(__file__).parents[1] / "launch" / "slurm" / "train.sbatch"
@@ -50,7 +50,7 @@ def batch_script(
     run = recipe.run_dir.absolute()
     asked = {"partition": settings.partition, "account": settings.account}
     extra = [f"--{name}={value}" for name, value in asked.items() if value] + list(settings.extra)
-    module = "llmrl.launching.rank" if chosen.on_cpu and chosen.ranks_per_node > 1 else "llmrl"
+    module = "llmrl.launcher.rank" if chosen.on_cpu and chosen.ranks_per_node > 1 else "llmrl"
     environment = network_environment(chosen)
     return _filled(
         TEMPLATE.read_text(),

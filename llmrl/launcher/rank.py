@@ -1,6 +1,6 @@
 """One process of several on a CPU: takes its share of the cores, then is `llmrl`.
 
-    torchrun --nproc-per-node 2 -m llmrl.launching.rank train recipe.yaml
+    torchrun --nproc-per-node 2 -m llmrl.launcher.rank train recipe.yaml
 
 Without it every process, and every engine beside it, would start a thread for each core of the machine, and they would
 wait for one another at every barrier of every matrix product.

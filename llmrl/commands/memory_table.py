@@ -1,55 +1,49 @@
-"""The tables that `llmrl launch` prints before it starts anything."""
+"""The one table of memory, for `llmrl plan` and `llmrl launch`."""
 
 from __future__ import annotations
 
 import os
-from functools import partial
 
 from rich.table import Table
 
-from llmrl.launching.footprint import Footprint, advice, footprint
-from llmrl.launching.placement import placement
-from llmrl.launching.sizes import find_size
-from llmrl.launching.topology import Topology
-from llmrl.plan import GIB
+from llmrl.launcher.topology import Topology
 from llmrl.settings.recipe import Recipe
+from llmrl.sizing import GIB, Change, Footprint, advice, footprint, model_size
 
 GPU_GIB = 80.0
 
 
-def placement_table(recipe: Recipe, chosen: Topology) -> Table:
-    """Where the processes go."""
-    table = Table(title="placement", title_justify="left", show_header=False)
-    for what, how in placement(recipe, chosen):
-        table.add_row(what, how)
-    return table
-
-
-def memory_table(recipe: Recipe, chosen: Topology, needs: frozenset[str], *, device_gib: float | None) -> Table:
+def memory_table(recipe: Recipe, chosen: Topology, needs: frozenset[str], *, device_gib: float | None = None) -> Table:
     """What each device holds, whether that fits, and what to change if not. `device_gib`: see `capacity`."""
     who = "process" if chosen.on_cpu else "GPU"
     table = Table(f"memory of each {who}, estimated", "GiB", title_justify="left")
     table.columns[1].justify = "right"
-    path = recipe.model.path
-    size = find_size(path)
-    if size is None:
+    separate = recipe.critic.path if recipe.critic is not None and "values" in needs else None
+    paths = [recipe.model.path, separate or recipe.model.path]
+    size, critic = (model_size(path) for path in paths)
+    if size is None or critic is None:
+        path = paths[0] if size is None else paths[1]
         table.add_row(f"unknown: {path} is not here yet, or its config.json has no familiar sizes", "")
         return table
     room = capacity(chosen, device_gib)
-    estimate = partial(_estimate, size=size, needs=needs, device_gib=device_gib)
+
+    def estimate(changed: Recipe, where: Topology) -> Footprint:
+        return footprint(changed, size, where, needs, capacity=capacity(where, device_gib), critic=critic)
+
     found = estimate(recipe, chosen)
-    for name, amount in [*found.trainer.items(), *found.engine.items()]:
+    for name, amount in found.parts.items():
         table.add_row(name, f"{amount / GIB:.2f}")
     table.add_section()
-    table.add_row(f"together ({size.parameters / 1e9:.2f} billion parameters)", f"{found.total / GIB:.1f}")
+    together = "at most, the engine asleep while the policy trains" if found.sleeps else "together"
+    table.add_row(f"{together} ({size.parameters / 1e9:.2f} billion parameters)", f"{found.total / GIB:.1f}")
     table.add_row(f"there is{_whose(chosen, device_gib)}", f"{room / GIB:.1f}" if room else "?")
     table.add_section()
-    for text in _verdict(found, recipe, chosen, estimate):
+    for text in _verdict(found, advice(recipe, chosen, estimate)):
         table.add_row(text, "")
     return table
 
 
-def _verdict(found: Footprint, recipe: Recipe, chosen: Topology, estimate: partial[Footprint]) -> list[str]:
+def _verdict(found: Footprint, changes: list[Change]) -> list[str]:
     cache = f"the engine's cache holds {found.kv_tokens:,} tokens; its requests can need {found.kv_wanted:,}"
     lines = [cache + (": some will wait" if found.kv_tokens < found.kv_wanted else "")] if found.engine else []
     if found.capacity is None:
@@ -59,17 +53,10 @@ def _verdict(found: Footprint, recipe: Recipe, chosen: Topology, estimate: parti
     if found.engine and found.kv_tokens < found.longest:
         lines.append(f"[red]not even one request of {found.longest:,} tokens fits the engine's cache[/]")
     lines.append("[red]it does not fit[/]; what would help, one on top of the other:")
-    changes = advice(recipe, chosen, estimate)
     lines += [f"  {change.what}: {change.total / GIB:.1f} GiB{', fits' if change.fits else ''}" for change in changes]
     if not changes or not changes[-1].fits:
         lines.append("  nothing here is enough: take larger devices or a smaller model")
     return lines
-
-
-def _estimate(
-    recipe: Recipe, chosen: Topology, *, size: object, needs: frozenset[str], device_gib: float | None
-) -> Footprint:
-    return footprint(recipe, size, chosen, needs, capacity=capacity(chosen, device_gib))  # type: ignore[arg-type]
 
 
 def capacity(chosen: Topology, device_gib: float | None) -> int | None:

@@ -1,4 +1,4 @@
-"""The body of `llmrl plan`, with and without --scale."""
+"""`llmrl plan`: what a recipe will do, from arithmetic alone; no weights are loaded."""
 
 from __future__ import annotations
 
@@ -35,9 +35,6 @@ def plan(
     cores: Annotated[
         int | None, typer.Option(min=1, help="CPU cores. Default: this machine's.", rich_help_panel=SCALE)
     ] = None,
-    bind: Annotated[
-        bool, typer.Option(help="Each worker has cores of its own, as llmrl launch does.", rich_help_panel=SCALE)
-    ] = True,
     network_gb_s: Annotated[
         float | None, typer.Option(min=0.001, help="GB/s of each trainer's link.", rich_help_panel=SCALE)
     ] = None,
@@ -49,44 +46,47 @@ def plan(
 
     With --scale: what a step would take on another cluster, simulated from what measured runs cost here.
     """
-    from llmrl.algos.build import build_algorithm, check_critic, check_siblings
+    from llmrl.algos.build import build_algorithm, check_run
     from llmrl.cli import rewards_of
     from llmrl.errors import ConfigError
-    from llmrl.scale.commands import Question, plan_scale
     from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     algo = build_algorithm(loaded.algo)
-    check_siblings(loaded, algo)
-    check_critic(loaded, algo)
+    check_run(loaded, algo, ranks=1)
     rewards_of(loaded)
     console = Console()
     if scale:
+        from llmrl.commands.plan_scale import Question, plan_scale
+
         question = Question(
-            nodes=nodes, gpus_per_node=gpus_per_node, processes=processes, cores=cores, bound=bind,
-            measured=tuple(measured or ()), check=tuple(check or ()), given=tuple(cost or ()), network_gb_s=network_gb_s,
-            max_staleness=max_staleness,
+            recipe=recipe, overrides=tuple(overrides or ()), nodes=nodes, gpus_per_node=gpus_per_node,
+            processes=processes, cores=cores, measured=tuple(measured or ()), check=tuple(check or ()),
+            given=tuple(cost or ()), network_gb_s=network_gb_s, max_staleness=max_staleness,
         )  # fmt: skip
-        plan_scale(loaded, question, console)
+        plan_scale(question, console)
         return
     if measured or cost or gpus_per_node or nodes > 1:
         raise ConfigError("--measured, --cost, --nodes and --gpus-per-node belong to --scale; add it")
     _show(loaded, algo, console)
 
 
-def _show(loaded: Recipe, algo: Algorithm, console: Console) -> None:
+def _show(recipe: Recipe, algo: Algorithm, console: Console) -> None:
+    import torch
     from rich.table import Table
 
-    from llmrl.plan import plan as rows_of
-    from llmrl.policy.catalog import MODELS, cache_root
-    from llmrl.policy.catalog import resolve as resolve_model
+    from llmrl.commands.memory_table import memory_table
+    from llmrl.commands.plan_rows import rows_of
+    from llmrl.launcher.topology import Topology
+    from llmrl.policy.catalog import MODELS, resolve
 
-    own = loaded.critic.path if loaded.critic is not None else None
-    sources = [
-        str(cache_root() / "models" / name if name in MODELS else resolve_model(name))
-        for name in (loaded.model.path, own or loaded.model.path)
-    ]
+    own = recipe.critic.path if recipe.critic is not None else None
+    for source in (recipe.model.path, own or recipe.model.path):
+        if source not in MODELS:
+            resolve(source)  # a misspelt name is answered here, and nothing is fetched
     table = Table(show_header=False)
-    for what, how_much in rows_of(loaded, algo, *sources):
+    for what, how_much in rows_of(recipe, algo):
         table.add_row(what, how_much)
     console.print(table)
+    one = Topology(gpus_per_node=min(1, torch.cuda.device_count()))
+    console.print(memory_table(recipe, one, algo.needs))

@@ -1,4 +1,4 @@
-"""How many nodes, devices and processes a run gets, and the rules that a recipe must meet to be shared among them."""
+"""How many nodes, devices and processes a run gets."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from llmrl.errors import ConfigError
 from llmrl.settings.explain import nearest
-from llmrl.settings.recipe import Recipe
 
 # Name -> what it keeps whole on every device, and what it shares out.
 BACKENDS: Mapping[str, str] = {
@@ -56,18 +55,3 @@ def topology(*, backend: str, nodes: int, gpus_per_node: int, processes: int | N
     return Topology(
         backend=backend, nodes=nodes, gpus_per_node=gpus_per_node, processes_per_node=processes or gpus_per_node or 1
     )
-
-
-def check_recipe(recipe: Recipe, chosen: Topology) -> None:
-    """Raise ConfigError if `recipe` cannot be shared among the processes of `chosen`; says which numbers would do."""
-    unit = chosen.world * recipe.train.minibatches
-    prompts = recipe.rollout.prompts_per_step
-    if prompts % unit:
-        below, above = prompts // unit * unit, -(-prompts // unit) * unit
-        fits = [n for n in range(1, chosen.world + 1) if prompts % (n * recipe.train.minibatches) == 0]
-        sizes = f"rollout.prompts_per_step={above}" + (f" (or {below})" if below else "")
-        raise ConfigError(
-            f"rollout.prompts_per_step={prompts} cannot be shared equally by {chosen.world} processes "
-            f"({chosen.nodes} nodes x {chosen.ranks_per_node}) and train.minibatches={recipe.train.minibatches}; "
-            f"use {sizes}, or {fits[-1]} processes"
-        )

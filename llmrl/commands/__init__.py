@@ -1,0 +1,1 @@
+"""What users type: one file a command or group of commands."""

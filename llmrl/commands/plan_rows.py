@@ -1,0 +1,109 @@
+"""What a recipe will do, in words: the first table of `llmrl plan`."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from llmrl.algos.build import remarks
+from llmrl.batch import Algorithm
+from llmrl.data.files import is_file_source
+from llmrl.data.generators import is_generator
+from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.seeding import key
+from llmrl.settings.model import CriticConfig
+from llmrl.settings.recipe import Recipe
+from llmrl.stages.pairs import stage_data
+
+
+def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
+    """(what, how much) rows about a run of `recipe`.
+
+    Raises DataError for data that training would refuse.
+    """
+    rollout, train = recipe.rollout, recipe.train
+    samples = rollout.prompts_per_step * rollout.group_size
+    updates = recipe.updates_per_step
+    policy = (
+        "on-policy: one update per rollout"
+        if updates == 1
+        else f"off-policy: {updates} updates per rollout ({train.epochs} epochs x {train.minibatches} minibatches)"
+    )
+    adapter = f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else ""
+    rows = [
+        ("run folder", str(recipe.run_dir)),
+        ("model", f"{recipe.model.path}, {recipe.model.dtype}{adapter}"),
+        *stage_rows(recipe),
+        ("data", _data(recipe)),
+        ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
+        ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
+        *([("value model", _critic(recipe))] if "values" in algo.needs else []),
+        *([("reference", _reference(recipe))] if "ref_logprobs" in algo.needs else []),
+        ("steps", f"{train.steps}"),
+        ("prompts per step", f"{rollout.prompts_per_step}"),
+        ("samples per step", f"{samples} ({rollout.group_size} for each prompt)"),
+        ("tokens per step", f"at most {samples * rollout.max_tokens:,} sampled"),
+        (
+            "whole run",
+            f"{train.steps * samples:,} samples, at most {train.steps * samples * rollout.max_tokens:,} tokens",
+        ),
+        ("optimizer updates", f"{train.steps * updates:,}, {policy}"),
+        ("evaluation", _evaluation(recipe)),
+        ("checkpoints", f"every {train.save_every} steps and at the end, {train.keep_last} kept"),
+    ]
+    if rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0:
+        bias = "top_p, top_k and min_p bias the sampler against the trainer's full softmax; watch the mismatch"
+        rows.append(("note", bias))
+    return [*rows, *(("note", remark) for remark in remarks(recipe, algo))]
+
+
+def _critic(recipe: Recipe) -> str:
+    critic = recipe.critic or CriticConfig()
+    warmup = f", alone for {critic.warmup_steps} steps" if critic.warmup_steps else ""
+    told = f", told {critic.privileged!r}" if critic.privileged else ""
+    if critic.kind == "shared":
+        stopped = ", the gradient stops there" if critic.stop_gradient else ""
+        return f"a head on the policy{stopped}, lr {critic.lr:g}{warmup}"
+    adapter = f", LoRA r={critic.lora.r}" if critic.lora else ""
+    return f"{critic.path or recipe.model.path}{adapter}, lr {critic.lr:g}{warmup}{told}"
+
+
+def _reference(recipe: Recipe) -> str:
+    reference = recipe.reference
+    if reference.kind == "reset_every":
+        fresh = ", with fresh Adam averages" if reference.reset_optimizer else ""
+        return f"the policy of every {reference.every} steps{fresh}"
+    return "the first policy" if reference.kind == "fixed" else f"average of the policies, decay {reference.decay:g}"
+
+
+def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
+    """A row for each supervised stage. Raises DataError for data whose rows say nothing to learn."""
+    rows = []
+    for place, stage in enumerate(recipe.supervised, start=1):
+        train = stage.train
+        unit = "examples" if stage.kind == "sft" else "pairs"
+        adapter = ", LoRA" if recipe.model.lora and stage.lora else ""
+        said = f"{train.steps:,} steps of {train.batch_size} {unit}, lr {train.lr:g}{adapter}"
+        rows.append((f"stage {place}: {stage.title}", f"{said}, from {stage_data(stage, recipe)}"))
+    return rows
+
+
+def _data(recipe: Recipe) -> str:
+    """Counts of what generators and files give; a data set on the hub is not fetched."""
+    held_out = held_out_config(recipe.eval.data, recipe.data)
+    remote = [c.source for c in (recipe.data, held_out) if not (is_generator(c.source) or is_file_source(c.source))]
+    if any("/" in source for source in remote):
+        return f"{recipe.data.source}, looked at when training starts"
+    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
+    return f"{recipe.data.source}: {len(train_rows):,} problems to train on, {len(eval_rows):,} held out"
+
+
+def _settings(algo: Algorithm) -> str:
+    """The hyper-parameters, those that are off left out."""
+    values = {field.name: getattr(algo, field.name) for field in fields(algo)}  # type: ignore[arg-type]
+    return ", ".join(f"{name}={value}" for name, value in values.items() if value not in (None, 0.0))
+
+
+def _evaluation(recipe: Recipe) -> str:
+    often = f"every {recipe.eval.every} steps, " if recipe.eval.every else ""
+    count = recipe.eval.data.n if recipe.eval.data.n is not None else "all"
+    return f"{often}before and after, on {count} held-out problems"
