@@ -103,3 +103,12 @@ def test_only_the_public_file_imports_the_insides_of_the_maths_checker():
         for file in modules(folder):
             if file.parent.name != "maths" and file != ROOT / "rewards" / "math_answer.py":
                 assert not [name for name in imports(file) if within(name, inside)], file
+
+
+def test_nothing_outside_imports_the_insides_of_the_sandbox():
+    package = ROOT / "rewards" / "sandbox"
+    inside = [f"llmrl.rewards.sandbox.{file.stem}" for file in package.glob("*.py") if file.stem != "__init__"]
+    for folder in ("llmrl", "rewards", "eval"):
+        for file in modules(folder):
+            if file.parent != package:
+                assert not [name for name in imports(file) if any(within(name, one) for one in inside)], file

@@ -8,7 +8,7 @@ import pytest
 
 from llmrl.rewards.code_tests import CodeTests, extract_program, run_program
 from llmrl.rewards.sandbox import Limits, isolation_report
-from llmrl.rewards.stdio_compare import equal_apps, equal_strict
+from llmrl.rewards.sandbox.stdio import equal_apps, equal_strict
 from llmrl.types import Status
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))

@@ -30,7 +30,7 @@ HERE = Path(__file__).absolute().parent
 START_S = 60.0
 RUNGS = ("namespaces", "seccomp")
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime")
-_RUNS = {"tester": "sandbox_tester"}
+_RUNS = {"tester": "tester"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
@@ -113,7 +113,7 @@ class Box:
         pipe = subprocess.PIPE if stdio else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(HERE / "sandbox_child.py"), json.dumps(config)],
+                [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), json.dumps(config)],
                 stdin=pipe,
                 stdout=pipe,
                 stderr=subprocess.DEVNULL,
@@ -225,10 +225,7 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
 @functools.cache
 def runner_source(role: str = "function") -> str:
     """The trusted half that is sent into a box: how values travel, then what this role does with them."""
-    texts = [
-        (HERE / f"{name}.py").read_text(encoding="utf-8")
-        for name in ("sandbox_values", _RUNS.get(role, "sandbox_runner"))
-    ]
+    texts = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", _RUNS.get(role, "runner"))]
     lines = [line for line in "\n".join(texts).splitlines() if not line.startswith(("from llmrl.", "from __future__"))]
     return "from __future__ import annotations\n" + "\n".join(lines)
 

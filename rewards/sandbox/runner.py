@@ -1,4 +1,4 @@
-"""Runs inside the isolated process (its text is sent there, behind sandbox_values.py): the candidate's program.
+"""Runs inside the isolated process (its text is sent there, behind values.py): the candidate's program.
 
 `run(role, first, receive, send)`. "function": execute the program as a module, then answer requests: take the value of a
 name, call it, or do one of `OPERATIONS` with an object that stayed here. "stdio": execute it as a script. Answers are data
@@ -12,7 +12,7 @@ import sys
 import types
 from typing import Any
 
-from llmrl.rewards.sandbox_values import decode, encode
+from llmrl.rewards.sandbox.values import decode, encode
 
 
 def _awaited(coroutine: Any) -> Any:
@@ -152,7 +152,7 @@ def run_stdio(first: dict, send: Any) -> None:
 
 
 def run(role: str, first: dict, receive: Any, send: Any) -> None:
-    """What sandbox_child.py calls once it is isolated."""
+    """What child.py calls once it is isolated."""
     if role == "function":
         run_function(first, receive, send)
     else:

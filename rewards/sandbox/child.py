@@ -1,6 +1,6 @@
 """Runs inside the sandbox: isolates itself, then runs one candidate program (or the trusted tests of one).
 
-Started by path as `python -I -S sandbox_child.py CONFIG`, standard library only, nothing of llmrl. CONFIG is JSON:
+Started by path as `python -I -S child.py CONFIG`, standard library only, nothing of llmrl. CONFIG is JSON:
 role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that
 carry one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the
 answers are compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then
@@ -251,9 +251,7 @@ def main() -> None:
     sys.argv = ["program.py"]
     sys.path.insert(0, "")
     scope: dict = {}
-    exec(
-        compile(first["runner"], "<runner>", "exec"), scope
-    )  # the trusted half: sandbox_runner.py or sandbox_tester.py
+    exec(compile(first["runner"], "<runner>", "exec"), scope)  # the trusted half: runner.py or tester.py
     scope["run"](config["role"], first, lambda: read_line(requests), send)
 
 

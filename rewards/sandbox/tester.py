@@ -1,5 +1,5 @@
 """Runs trusted test code in a sandboxed process without any candidate code (its text is sent there, behind
-sandbox_values.py).
+values.py).
 
 Every name the tests take from the program is an `Opaque`: calls, attributes, items, iteration, length, text and truth are
 asked of the candidate's process. Comparisons and arithmetic go there only if both sides are the candidate's objects: with a
@@ -13,7 +13,7 @@ import builtins
 import importlib
 from typing import Any
 
-from llmrl.rewards.sandbox_values import Opaque, decode, encode
+from llmrl.rewards.sandbox.values import Opaque, decode, encode
 
 _BINARY = ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
 _UNARY = ("len", "iter", "next", "bool", "str", "repr", "hash", "neg", "abs", "int", "float", "enter")
@@ -83,7 +83,7 @@ def _write_back(original: Any, now: Any) -> None:
 
 
 def run(role: str, first: dict, receive: Any, send: Any) -> None:
-    """What sandbox_child.py calls once it is isolated: run tests one by one."""
+    """What child.py calls once it is isolated: run tests one by one."""
     _equip()
     exceptions: dict[str, type] = {}
     callbacks: list[Any] = []

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.rewards.sandbox import SandboxError
+from llmrl.rewards.sandbox.box import SandboxError
 
 # What tests use without importing it, because the reference solution does: name -> module, or module and member.
 _LIBRARY = {

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmrl.rewards.sandbox import Box, Ended, Limits, SandboxError, TimeUp, TooMuch, open_box, runner_source, wait
+from llmrl.rewards.sandbox.box import Box, Ended, Limits, SandboxError, TimeUp, TooMuch, open_box, runner_source, wait
 
 
 def equal_strict(got: str, wanted: str) -> bool:

@@ -1,6 +1,6 @@
 """Values on their way in and out of a sandboxed process: tagged JSON of exact builtin and standard types.
 
-Sent into the box as text, in front of sandbox_runner.py or sandbox_tester.py. What `encode` reads of a value it takes with
+Sent into the box as text, in front of runner.py or tester.py. What `encode` reads of a value it takes with
 the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
 """
 
@@ -32,7 +32,7 @@ _STANDARD: dict[str, Any] = {
 
 
 class Opaque:
-    """In the tester: a value that stays in the candidate's process; see sandbox_tester.py, which gives it its operators."""
+    """In the tester: a value that stays in the candidate's process; see tester.py, which gives it its operators."""
 
     def __init__(self, number: int, ask: Any) -> None:
         object.__setattr__(self, "_number", number)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from llmrl.rewards.code_plan import Call, Script, plan_tests
 from llmrl.rewards.code_tests import run_program
+from llmrl.rewards.sandbox.plan import Call, Script, plan_tests
 
 REFERENCE_TEST = """
 import copy, math

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from llmrl.rewards.code_tests import run_program
-from llmrl.rewards.sandbox import RUNGS, Limits, _world_readable, isolation_report
-from llmrl.rewards.sandbox_values import decode
+from llmrl.rewards.sandbox import RUNGS, Limits, isolation_report
+from llmrl.rewards.sandbox.box import _world_readable
+from llmrl.rewards.sandbox.values import decode
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TESTS = ["assert f(3) == 9", "assert f(4) == 16", "assert abs(f(1.5) - 2.25) < 1e-9"]
 
 HACKS = {
@@ -256,7 +257,7 @@ def test_it_works_as_an_ordinary_user_too(tmp_path_factory):
 
 
 def test_the_child_script_uses_the_standard_library_only():
-    text = (Path(__file__).parents[2] / "rewards" / "sandbox_child.py").read_text()
+    text = (ROOT / "rewards" / "sandbox" / "child.py").read_text()
     imported = {
         line.split()[1].partition(".")[0] for line in text.splitlines() if line.startswith(("import ", "from "))
     }

@@ -1,0 +1,6 @@
+"""Programs that nobody trusts, run in isolation: `run_program` and its result; the rest of the package is its inside."""
+
+from llmrl.rewards.sandbox.box import RUNGS, Limits, SandboxError, isolation_report
+from llmrl.rewards.sandbox.run import ProgramResult, Status, run_program
+
+__all__ = ["RUNGS", "Limits", "ProgramResult", "SandboxError", "Status", "isolation_report", "run_program"]
