@@ -72,6 +72,8 @@ class Likelihood:
     """The sampler's own confidence: exp of the mean log-probability of the completion's tokens, in 0..1."""
 
     def __call__(self, trajectory: Trajectory) -> Score:
+        if trajectory.logprobs is None:
+            return Score(value=None, reason="no engine sampled this completion")
         logprobs = trajectory.logprobs[trajectory.mask].astype(np.float64)
         if not len(logprobs) or not np.isfinite(logprobs).all():
             return Score(value=None, reason="the engine gave no log-probabilities")

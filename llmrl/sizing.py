@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmrl.batch import Needs
 from llmrl.launcher.topology import Topology
 from llmrl.policy.catalog import MODELS, cache_root
 from llmrl.policy.head import CHUNK_ELEMENTS
@@ -127,7 +128,7 @@ def footprint(
     recipe: Recipe,
     size: ModelSize,
     chosen: Topology,
-    needs: frozenset[str],
+    needs: Needs,
     *,
     capacity: int | None = None,
     critic: ModelSize | None = None,
@@ -142,10 +143,10 @@ def footprint(
     }
     if "weights" in SHARED[chosen.backend] and world > 1:
         kept["weights gathered for a layer or the engine"] = _gathered(size, width)
-    if "ref_logprobs" in needs and (copy := _reference(recipe, size, width)):
+    if needs.ref_logprobs and (copy := _reference(recipe, size, width)):
         kept["reference model"] = copy
     passing = _activations(recipe, size, width=width, on_cpu=chosen.on_cpu)
-    if "values" in needs and recipe.critic is not None and recipe.critic.kind == "separate":
+    if needs.values and recipe.critic is not None and recipe.critic.kind == "separate":
         cut = SHARED["ddp" if chosen.backend == "ddp" else "fsdp2"]  # FSDP2 shares it out, whatever shares the policy
         kept["value model"] = sum(_states(recipe, critic or size, recipe.critic.lora, cut, world).values())
         own = _activations(recipe, critic or size, width=width, on_cpu=chosen.on_cpu)

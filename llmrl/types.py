@@ -16,12 +16,31 @@ Index t always speaks of token t: `logprobs[t]` is log p(tokens[t] | tokens[:t])
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, Protocol
 
 import numpy as np
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Media:
+    """An image (or another file) that a prompt shows, known by what it holds: the same picture has the same `hash`.
+
+    >>> Media.of(b"...").hash == Media.of(b"...").hash
+    True
+    """
+
+    data: bytes = field(repr=False)  # an encoded file; images are PNG
+    hash: str
+    kind: str = "image"
+
+    @classmethod
+    def of(cls, data: bytes, *, kind: str = "image") -> Media:
+        return cls(data=data, hash=hashlib.sha256(data).hexdigest(), kind=kind)
+
 
 # Any, so that lists are accepted too; a Trajectory turns whatever it gets into a read-only array.
 Numbers = Any
@@ -45,15 +64,25 @@ class Prompt:
     answer: str = ""
     messages: tuple[Mapping[str, Any], ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
-    media: Mapping[str, Any] | None = None
+    media: tuple[Media, ...] = ()
 
 
 class StatusKind(StrEnum):
-    """How a trajectory ended."""
+    """How the sampling of a trajectory ended; TRUNCATED means that `max_tokens` was hit."""
 
     DONE = "done"
     TRUNCATED = "truncated"
     ERROR = "error"
+
+
+class Ending(StrEnum):
+    """What follows a row in its episode: another row; nothing, since the task is over; or nothing any more, because the
+    episode was cut (a step limit), so that a value model says what would have come.
+    """
+
+    CONTINUES = "continues"
+    TERMINATED = "terminated"
+    TRUNCATED = "truncated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +128,21 @@ class Score:
     error: str = ""
     flags: tuple[str, ...] = ()
 
+    def plus(self, other: Score) -> Score:
+        """Both together: values add up, and are None if one is.
+
+        >>> Score(value=1.0).plus(Score(value=0.5, flags=("short",)))
+        Score(value=1.5, parts={}, reason='', error='', flags=('short',))
+        """
+        both = self.value is not None and other.value is not None
+        return Score(
+            value=self.value + other.value if both else None,  # type: ignore[operator]
+            parts={**self.parts, **other.parts},
+            reason="; ".join(text for text in (self.reason, other.reason) if text),
+            error="; ".join(text for text in (self.error, other.error) if text),
+            flags=(*self.flags, *(flag for flag in other.flags if flag not in self.flags)),
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -123,7 +167,12 @@ class Request:
 
     tokens: tuple[int, ...]
     sampling: Sampling
-    media: Mapping[str, Any] | None = None
+    media: tuple[Media, ...] = ()
+
+    @property
+    def prefix(self) -> tuple[Any, ...]:
+        """What requests must share to be siblings: the same tokens under the same images."""
+        return self.tokens, tuple(item.hash for item in self.media)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,7 +197,13 @@ def _frozen_array(values: Sequence[Any] | np.ndarray, dtype: type) -> np.ndarray
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trajectory:
-    """One rollout of one prompt. All arrays have length T; lists are accepted and become read-only arrays.
+    """One rollout of one prompt, or one environment step of an episode. All arrays have length T; lists are accepted and
+    become read-only arrays.
+
+    An episode of several rows shares `episode` and the prompt's `id`; each row's `prompt` is what the policy saw before it
+    wrote, `turn` counts the rows, and `ending` says what follows. After a cut, `final` is what the policy would have seen
+    next. `info` is what the environment tells the reward. `logprobs` is None for completions that no engine sampled (gold
+    rows).
 
     `text` is what the policy wrote in its last turn, `version` the oldest and newest policy version that sampled a token
     of it, `sample` its number within the group, `scores` one per environment step (empty before rewards ran).
@@ -162,18 +217,26 @@ class Trajectory:
     prompt: Prompt
     tokens: Numbers  # [T] int64
     mask: Numbers  # [T] bool, True where the policy sampled
-    logprobs: Numbers  # [T] float32, of the sampler, 0 elsewhere
+    logprobs: Numbers | None  # [T] float32, of the sampler, 0 elsewhere
     step: Numbers  # [T] int32, environment step, -1 elsewhere
     text: str
     status: Status
     version: tuple[int, int] = (0, 0)
     sample: int = 0
     scores: tuple[Score, ...] = ()
+    episode: str = ""
+    turn: int = 0
+    ending: Ending = Ending.TERMINATED
+    final: Prompt | None = None
+    info: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, dtype in (("tokens", np.int64), ("mask", np.bool_), ("logprobs", np.float32), ("step", np.int32)):
+        arrays = {"tokens": np.int64, "mask": np.bool_, "logprobs": np.float32, "step": np.int32}
+        if self.logprobs is None:
+            del arrays["logprobs"]
+        for name, dtype in arrays.items():
             object.__setattr__(self, name, _frozen_array(getattr(self, name), dtype))
-        lengths = {name: len(getattr(self, name)) for name in ("tokens", "mask", "logprobs", "step")}
+        lengths = {name: len(getattr(self, name)) for name in arrays}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"a trajectory's arrays must have one length, got {lengths}")
         if bool(((self.step >= 0) != self.mask).any()):
@@ -188,6 +251,19 @@ class Trajectory:
     def sampled(self) -> int:
         """Number of tokens the policy sampled."""
         return int(self.mask.sum())
+
+    @property
+    def steps(self) -> int:
+        """Number of environment steps, those without a sampled token included; at least 1."""
+        return max(1, len(self.scores), int(self.step.max(initial=-1)) + 1)
+
+    def with_outcome(self, outcome: Score) -> Trajectory:
+        """This trajectory with `outcome`, which judges it as a whole, added to the last step's score. Rewards that the
+        environment gave stay.
+        """
+        nothing = Score(value=0.0)
+        own = (*self.scores, *[nothing] * (self.steps - len(self.scores)))
+        return replace(self, scores=(*own[:-1], own[-1].plus(outcome)))
 
     @property
     def reward(self) -> float | None:

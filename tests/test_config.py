@@ -8,6 +8,7 @@ import yaml
 
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.algos.build import build_algorithm
+from llmrl.batch import Needs
 from llmrl.errors import ConfigError
 from llmrl.settings.load import dump_recipe, load_recipe, parse_recipe, recipe_schema
 
@@ -27,7 +28,7 @@ def test_every_recipe_parses_builds_its_algorithm_and_survives_a_round_trip(file
     recipe = load_recipe(file)
     assert recipe.description
     algo = build_algorithm(recipe.algo)
-    assert callable(algo.credit) and callable(algo.loss) and isinstance(algo.needs, frozenset)
+    assert callable(algo.credit) and callable(algo.loss) and isinstance(algo.needs, Needs)
     (tmp_path / "again.yaml").write_text(dump_recipe(recipe))
     assert load_recipe(tmp_path / "again.yaml") == recipe
 

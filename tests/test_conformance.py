@@ -141,7 +141,7 @@ class WhitensAlone(PPO):
 
     @property
     def needs(self):
-        return PPO().needs - {"whole_batch"}
+        return replace(PPO().needs, whole_batch=False)
 
 
 class WrongSign(GRPO):

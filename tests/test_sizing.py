@@ -9,6 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from typer.testing import CliRunner
 
+from llmrl.batch import Needs
 from llmrl.cli import app
 from llmrl.commands.memory_table import capacity
 from llmrl.launcher.topology import Topology
@@ -24,7 +25,7 @@ TINY = ModelSize(
     parameters=1000, layers=2, kv_width=16, vocabulary=50, hidden=8, heads=2, intermediate=24
 )  # not a real shape: every number is easy
 RECIPE = load_recipe(recipes_folder() / "math" / "grpo.yaml")
-CHEAP = frozenset[str]()
+CHEAP = Needs()
 
 
 def changed(section: str, **values: object):
@@ -159,7 +160,7 @@ def test_each_back_end_shares_out_what_it_says(backend: str, weights: int, gradi
 
 
 def test_a_reference_and_a_value_model_of_its_own_are_counted_when_needed() -> None:
-    needs = frozenset({"ref_logprobs", "values"})
+    needs = Needs(ref_logprobs=True, values=True)
     separate = RECIPE.model_copy(update={"critic": CriticConfig(kind="separate")})
     found = footprint(separate, TINY, Topology(), needs)
     assert found.kept["reference model"] == 2000
@@ -182,7 +183,7 @@ def test_engines_elsewhere_or_asleep_or_native_take_what_they_really_take() -> N
 
 
 def test_lora_trains_and_keeps_states_of_the_adapter_only() -> None:
-    found = footprint(changed("model", lora=LoraConfig(r=4)), TINY, Topology(), frozenset({"ref_logprobs"}))
+    found = footprint(changed("model", lora=LoraConfig(r=4)), TINY, Topology(), Needs(ref_logprobs=True))
     adapter = adapter_parameters(TINY, 4)
     # q and o: 8+8 each; k and v: 8 and half of kv_width 16; three of 8 and 24; rank 4, two layers
     assert adapter == 2 * 4 * (2 * 16 + 2 * 16 + 3 * 32)

@@ -15,7 +15,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from llmrl.batch import Batch
+from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import collate
+from llmrl.train.models import Models
+from llmrl.train.world import World
 from llmrl.types import Prompt, Score, Status, Trajectory
 
 PAD, BOS, EOS = "<|pad|>", "<|user|>", "<|end|>"
@@ -146,3 +149,25 @@ def random_batch(seed: int, *, shuffled: bool = True, **more: Any) -> Batch:
     batch = collate(rows)
     order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
     return batch.select(order) if shuffled else batch
+
+
+def tiny_models(
+    logprob_model: Any,
+    updater: Any,
+    *,
+    config: Any = None,
+    critic_trainer: Any = None,
+    reference: Any = None,
+    **more: Any,
+) -> Models:
+    """What `learn` works on, of parts that a test has made; one process unless `world` is given."""
+    return Models(
+        policy=None,  # type: ignore[arg-type]  # nothing here exports it
+        logprob_model=logprob_model,
+        optimizer=updater,
+        shards=updater,
+        config=config or TrainConfig(steps=10),
+        critic_trainer=critic_trainer,
+        reference=reference,
+        **{"world": World(), "seed": 0, **more},
+    )

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos import ALGORITHMS, PRESETS
-from llmrl.batch import Algorithm, Remarking
+from llmrl.batch import Algorithm, Needs, Warns
 from llmrl.errors import ConfigError
 from llmrl.settings.explain import nearest, plain_message
 from llmrl.settings.recipe import Recipe
@@ -40,9 +40,13 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
         wrong = next(key for key, value in values.items() if _rejects(kind, key, value))
         raise ConfigError(f"algo.{wrong}: {plain_message(error.errors()[0])}") from error
     try:
-        return kind(**checked)  # type: ignore[no-any-return]
-    except (ValueError, TypeError) as error:
+        algo: Algorithm = kind(**checked)
+        needs = algo.needs
+    except (ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"algo: {error}") from error
+    if not isinstance(needs, Needs):
+        raise ConfigError(f"algo.name={path!r}: its needs are {needs!r}; give llmrl.batch.Needs(values=True), say")
+    return algo
 
 
 def check_run(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
@@ -70,7 +74,7 @@ def check_shares(recipe: Recipe, *, ranks: int) -> None:
 
 def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
     """Raise ConfigError if the algorithm compares siblings and there are none."""
-    if "siblings" in algo.needs and recipe.rollout.group_size < 2:
+    if algo.needs.siblings and recipe.rollout.group_size < 2:
         raise ConfigError(
             f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
             "completions of one prompt; set rollout.group_size >= 2"
@@ -80,9 +84,9 @@ def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
 def check_critic(recipe: Recipe, algo: Algorithm) -> None:
     """Raise ConfigError for a value model, or a reference that follows, which the algorithm does not ask for."""
     name = recipe.algo["name"]
-    if recipe.critic is not None and "values" not in algo.needs:
+    if recipe.critic is not None and not algo.needs.values:
         raise ConfigError(f"critic: {name} has no value model; remove the section, or use ppo")
-    if recipe.reference.kind != "fixed" and "ref_logprobs" not in algo.needs:
+    if recipe.reference.kind != "fixed" and not algo.needs.ref_logprobs:
         raise ConfigError(
             f"reference.kind={recipe.reference.kind}: {name} asks no reference model as it is set; give it a kl_coef "
             "(pacs: reference: model), or remove the section"
@@ -112,9 +116,9 @@ def check_staleness(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
         )
 
 
-def remarks(recipe: Recipe, algo: Algorithm) -> list[str]:
+def warnings(recipe: Recipe, algo: Algorithm) -> list[str]:
     """What a user should know of the algorithm under this recipe's settings."""
-    return algo.remarks(updates=recipe.updates_per_step) if isinstance(algo, Remarking) else []
+    return algo.warnings(updates=recipe.updates_per_step) if isinstance(algo, Warns) else []
 
 
 def _load(path: str) -> Any:

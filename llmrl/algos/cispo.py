@@ -9,7 +9,7 @@ The KL term and the weight between trainer and sampler are options of this frame
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmrl.algos.terms import (
@@ -19,7 +19,7 @@ from llmrl.algos.terms import (
     policy_gradient_loss,
     ratio_metrics,
 )
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_zscore
 from llmrl.losses import capped_reinforce
 
@@ -47,9 +47,9 @@ class CISPO:
         check_ranges(self)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"siblings"}
+        return replace(coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef), siblings=True)
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's group z-score."""

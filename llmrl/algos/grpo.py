@@ -16,7 +16,7 @@ and verl. The entropy bonus is always a mean over tokens, whatever the normalisa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmrl.algos.terms import (
@@ -27,7 +27,7 @@ from llmrl.algos.terms import (
     policy_gradient_loss,
     ratio_metrics,
 )
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_center, group_zscore
 from llmrl.losses import clipped_surrogate
 
@@ -68,9 +68,9 @@ class GRPO:
         check_normalize(self.normalize, self.constant_tokens)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """Old log-probs, reference log-probs with a KL term, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"siblings"}
+        return replace(coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef), siblings=True)
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's group-relative score."""

@@ -13,7 +13,7 @@ that the released code leaves out: `score_function` adds it. Weights: question b
 the paper's own ablation is mixed about it.
 
 With the rollout reference and one update per rollout psi is 0 for ever: the gradient is then RLOO's (unnormalised by
-length, times beta) and the loss a constant 0.6931; see `remarks`.
+length, times beta) and the loss a constant 0.6931; see `warnings`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from llmrl.algos.terms import check_ranges, partial_mean, required
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.losses import keep, kl_estimate, pacs_center, pacs_loss, pacs_proxy, pacs_weights, probability_ratio
 
 SATURATED = 6.0  # |psi| beyond which the sigmoid's residual is below 0.0025
@@ -60,10 +60,9 @@ class PACS:
         check_ranges(self)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """Whole groups in a micro-batch, old log-probs, and reference log-probs if a model is the log-ratio's reference."""
-        model = {"ref_logprobs"} if self._asks_model else set()
-        return frozenset({"whole_groups", "siblings", "old_logprobs"} | model)
+        return Needs(whole_groups=True, siblings=True, old_logprobs=True, ref_logprobs=self._asks_model)
 
     @property
     def _asks_model(self) -> bool:
@@ -99,7 +98,7 @@ class PACS:
             value = value + (weights * entropy * (summed - summed.detach())).sum() / batch.sequences_total
         return Loss(value=value, metrics=metrics)
 
-    def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The mean logit of right and of wrong answers, each if there are any."""
         if "right" not in metrics:  # no row trained
             return {}
@@ -108,7 +107,7 @@ class PACS:
         found = {"psi_right_mean": (metrics["psi_right"], right), "psi_wrong_mean": (metrics["psi_wrong"], wrong)}
         return {name: total / share for name, (total, share) in found.items() if share > 1e-9}
 
-    def remarks(self, *, updates: int) -> list[str]:
+    def warnings(self, *, updates: int) -> list[str]:
         """Settings under which this is not PACS."""
         found = []
         if updates == 1 and self.reference == "rollout" and self.proxy == "log_ratio":

@@ -20,10 +20,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from llmrl.algos.terms import (
     behaviour_logprobs,
+    bootstrapped,
     check_normalize,
     check_ranges,
     coefficient_needs,
@@ -32,11 +34,36 @@ from llmrl.algos.terms import (
     ratio_metrics,
     required,
 )
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
 from llmrl.losses import clipped_surrogate, clipped_value, keep, kl_estimate
 
 KL_ERROR_LIMIT = 0.2  # of the relative error that steers kl_coef
+
+
+class AdaptiveKL:
+    """The controller of `kl_coef` (Ziegler et al. 2019, section 2.2): a fifth up or down in a step at most.
+
+    >>> AdaptiveKL(target=0.1, rate=1.0, coef=0.5).observe({"kl_ref": 0.11})
+    {'kl_coef': 0.55}
+    """
+
+    def __init__(self, *, target: float, rate: float, coef: float) -> None:
+        self._target, self._rate, self._coef = target, rate, coef
+
+    def observe(self, view: Mapping[str, float]) -> dict[str, float]:
+        """The KL's weight for the next step, by this step's `kl_ref`; there is none if no row trained."""
+        measured = view.get("kl_ref", math.nan)
+        if math.isfinite(measured):
+            error = min(max(measured / self._target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
+            self._coef *= 1.0 + self._rate * error
+        return {"kl_coef": self._coef}
+
+    def state(self) -> dict[str, Tensor]:
+        return {"kl_coef": torch.tensor(self._coef, dtype=torch.float64)}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        self._coef = float(state["kl_coef"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,22 +127,23 @@ class PPO:
             raise ValueError(f"kl_target={self.kl_target} steers kl_coef, which is 0 and stays 0; set kl_coef above 0")
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """Values, old log-probs; with a KL reference log-probs, with an entropy bonus entropy, for whitening the whole
         batch, and feedback if the KL has a target."""
-        more = {"values"} | ({"whole_batch"} if self.whiten_advantages else set())
-        more |= {"feedback"} if self.kl_target is not None else set()
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | more
+        return replace(
+            coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef),
+            values=True,
+            whole_batch=self.whiten_advantages,
+            feedback=self.kl_target is not None,
+        )
 
-    def adapted(self, metrics: Mapping[str, float]) -> PPO:
-        """PPO with the KL's weight for the next step, by this step's KL from the reference."""
-        measured = metrics.get("kl_ref", math.nan)  # there is none if no row trained
-        if self.kl_target is None or not math.isfinite(measured):
-            return self
-        error = min(max(measured / self.kl_target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
-        return replace(self, kl_coef=self.kl_coef * (1.0 + self.kl_rate * error))
+    def controller(self) -> AdaptiveKL:
+        """What steers the KL's weight to `kl_target`."""
+        if self.kl_target is None:
+            raise ValueError("kl_target is null: nothing steers kl_coef")
+        return AdaptiveKL(target=self.kl_target, rate=self.kl_rate, coef=self.kl_coef)
 
-    def report(self, metrics: Mapping[str, float]) -> dict[str, float]:
+    def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""
         found = {"kl_coef": self.kl_coef} if self.kl_coef else {}
         if "return_square" not in metrics:  # no row trained
@@ -133,6 +161,8 @@ class PPO:
         rewards = keep(batch.rewards, mask)
         if self.kl_coef and self.kl_in == "reward":
             rewards = rewards - self.kl_coef * self._kl_of_sampling(batch)
+        if batch.final_values is not None:
+            rewards = bootstrapped(rewards, batch, gamma=self.gamma)
         lam: float | Tensor = self.lam
         if self.lam_alpha is not None:
             lam = length_adaptive_lambda(mask, alpha=self.lam_alpha).to(values.dtype)

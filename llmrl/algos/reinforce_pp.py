@@ -25,7 +25,7 @@ from llmrl.algos.terms import (
     ratio_metrics,
     required,
 )
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import discounted_returns, group_center, whiten
 from llmrl.losses import clipped_surrogate, keep
 
@@ -59,9 +59,9 @@ class ReinforcePP:
         check_ranges(self)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """The whole batch for whitening, old log-probs, reference log-probs with a KL, entropy with a bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"whole_batch"}
+        return replace(coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef), whole_batch=True)
 
     def credit(self, batch: Batch) -> Batch:
         """Returns-to-go or centred scores, whitened over all sampled tokens."""

@@ -21,7 +21,7 @@ from llmrl.algos.terms import (
     required,
     sequence_ratio_metrics,
 )
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import leave_one_out
 from llmrl.losses import keep, sequence_clipped_surrogate
 
@@ -47,9 +47,9 @@ class RLOO:
         check_ranges(self)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         """Old log-probs, reference log-probs with a KL penalty, entropy with an entropy bonus."""
-        return coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef) | {"siblings"}
+        return replace(coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef), siblings=True)
 
     def credit(self, batch: Batch) -> Batch:
         """Every sampled token of a row gets the row's leave-one-out score."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmrl.batch import Batch, Loss, Output
+from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.losses import (
     KLEstimator,
     Normalize,
@@ -194,6 +194,14 @@ def partial_mean(batch: Batch) -> Callable[[Tensor], Tensor]:
     return share
 
 
+def bootstrapped(rewards: Tensor, batch: Batch, *, gamma: float) -> Tensor:
+    """`rewards` [B, T] with the discounted value of the state after each truncated row on the row's last sampled token."""
+    if batch.final_values is None:
+        return rewards
+    last = batch.mask & (batch.mask.long().flip(1).cumsum(1).flip(1) == 1)
+    return rewards + torch.where(last, gamma * batch.final_values.to(rewards)[:, None], 0.0)
+
+
 # Field name -> (what holds for a sensible value, why another makes no sense and what to do). None means "off".
 RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip_low": (lambda x: 0 <= x <= 1, "leaves no ratio in [1 - clip_low, 1]; set it between 0 and 1"),
@@ -234,7 +242,6 @@ def check_normalize(normalize: Normalize, constant_tokens: int | None) -> None:
         )
 
 
-def coefficient_needs(*, kl_coef: float, entropy_coef: float) -> frozenset[str]:
+def coefficient_needs(*, kl_coef: float, entropy_coef: float) -> Needs:
     """What every policy-gradient method needs: old log-probs, and what a non-zero coefficient multiplies."""
-    optional = {"ref_logprobs": kl_coef, "entropy": entropy_coef}
-    return frozenset({"old_logprobs"} | {name for name, coef in optional.items() if coef != 0})
+    return Needs(old_logprobs=True, ref_logprobs=kl_coef != 0, entropy=entropy_coef != 0)

@@ -6,6 +6,7 @@ import os
 
 from rich.table import Table
 
+from llmrl.batch import Needs
 from llmrl.launcher.topology import Topology
 from llmrl.settings.recipe import Recipe
 from llmrl.sizing import GIB, Change, Footprint, advice, footprint, model_size
@@ -13,12 +14,12 @@ from llmrl.sizing import GIB, Change, Footprint, advice, footprint, model_size
 GPU_GIB = 80.0
 
 
-def memory_table(recipe: Recipe, chosen: Topology, needs: frozenset[str], *, device_gib: float | None = None) -> Table:
+def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: float | None = None) -> Table:
     """What each device holds, whether that fits, and what to change if not. `device_gib`: see `capacity`."""
     who = "process" if chosen.on_cpu else "GPU"
     table = Table(f"memory of each {who}, estimated", "GiB", title_justify="left")
     table.columns[1].justify = "right"
-    separate = recipe.critic.path if recipe.critic is not None and "values" in needs else None
+    separate = recipe.critic.path if recipe.critic is not None and needs.values else None
     paths = [recipe.model.path, separate or recipe.model.path]
     size, critic = (model_size(path) for path in paths)
     if size is None or critic is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 
-from llmrl.algos.build import remarks
+from llmrl.algos.build import warnings
 from llmrl.batch import Algorithm
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
@@ -35,9 +35,9 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         *stage_rows(recipe),
         ("data", _data(recipe)),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
-        ("needs", ", ".join(sorted(algo.needs)).replace("_", " ") or "nothing beyond the rollouts"),
-        *([("value model", _critic(recipe))] if "values" in algo.needs else []),
-        *([("reference", _reference(recipe))] if "ref_logprobs" in algo.needs else []),
+        ("needs", ", ".join(algo.needs.names) or "nothing beyond the rollouts"),
+        *([("value model", _critic(recipe))] if algo.needs.values else []),
+        *([("reference", _reference(recipe))] if algo.needs.ref_logprobs else []),
         ("steps", f"{train.steps}"),
         ("prompts per step", f"{rollout.prompts_per_step}"),
         ("samples per step", f"{samples} ({rollout.group_size} for each prompt)"),
@@ -53,7 +53,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
     if rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0:
         bias = "top_p, top_k and min_p bias the sampler against the trainer's full softmax; watch the mismatch"
         rows.append(("note", bias))
-    return [*rows, *(("note", remark) for remark in remarks(recipe, algo))]
+    return [*rows, *(("note", warning) for warning in warnings(recipe, algo))]
 
 
 def _critic(recipe: Recipe) -> str:

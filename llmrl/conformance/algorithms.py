@@ -115,7 +115,7 @@ def micro_batches(algo: Algorithm, seed: int) -> float:
     batch = algo.credit(random_batch(seed))
     out = random_output(batch, seed)
     loss, gradients = _run(algo, out, batch)
-    if "whole_groups" in algo.needs:
+    if algo.needs.whole_groups:
         pieces = [(batch.group == g).nonzero()[:, 0] for g in batch.group.unique()]
     else:
         order = torch.randperm(batch.rows, generator=torch.Generator().manual_seed(seed))
@@ -140,7 +140,7 @@ def ranks(algo: Algorithm, seed: int) -> float:
     numbers = batch.group.unique()
     halves = [torch.isin(batch.group, numbers[rank::2]).nonzero()[:, 0] for rank in (0, 1)]
     parts = [batch.select(rows) for rows in halves]
-    if "whole_batch" in algo.needs:
+    if algo.needs.whole_batch:
         together = algo.credit(joined(parts))
         places = torch.arange(batch.rows).split([len(rows) for rows in halves])
         credited = [together.select(at) for at in places]

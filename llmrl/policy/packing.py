@@ -51,11 +51,11 @@ class Packing:
 
 
 def pack(batch: Batch) -> Packing:
-    """Lay out `batch` in the host's memory; rows of a group must agree in their first `prompt_length` tokens. O(tokens).
+    """Lay out `batch` in the host's memory; rows of one prefix must agree in their first `prompt_length` tokens. O(tokens).
 
     Raises ValueError if a sampled token has nothing before it.
     """
-    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.group.tolist()
+    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.prefixes.tolist()
     rows_of: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         rows_of.setdefault(group, []).append(row)

@@ -105,6 +105,16 @@ class EngineSettings:
     sleep: bool = False
 
 
+def refuse_media(requests: Sequence[Request], engine: str) -> None:
+    """Raise EngineError if any request shows an image: an engine that would only read its text must not answer."""
+    count = sum(bool(request.media) for request in requests)
+    if count:
+        raise EngineError(
+            f"{count} of {len(requests)} prompts show images, which rollout.engine={engine} cannot read here; remove the "
+            "images column"
+        )
+
+
 def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:
     """All of `engine.stream(requests)`, in the order of the requests. Raises EngineError if any is missing."""
     found = dict(item for item in engine.stream(requests) if item is not None)

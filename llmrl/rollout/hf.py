@@ -9,7 +9,7 @@ import torch
 
 from llmrl.errors import EngineError
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import EngineSettings, Look, collect
+from llmrl.rollout.engine import EngineSettings, Look, collect, refuse_media
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -37,6 +37,7 @@ class HFEngine:
         self._ends = frozenset(int(end) for end in ends if end is not None)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        refuse_media(requests, "hf")
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].tokens))
         for start in range(0, len(order), self._settings.max_sequences):
             chosen = order[start : start + self._settings.max_sequences]

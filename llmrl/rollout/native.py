@@ -26,7 +26,7 @@ from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import EngineSettings, Look, collect
+from llmrl.rollout.engine import EngineSettings, Look, collect, refuse_media
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -72,6 +72,7 @@ class NativeEngine:
         return collect(self, requests)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        refuse_media(requests, "native")
         waiting = deque(self._groups(requests))
         live: list[_Row] = []
         cache: KVCache | None = None
@@ -120,14 +121,14 @@ class NativeEngine:
 
     def _groups(self, requests: Sequence[Request]) -> list[list[_Row]]:
         """Requests of one prompt together, at most `max_sequences` of them, in order of first appearance."""
-        found: dict[tuple[int, ...], list[_Row]] = {}
+        found: dict[tuple[Any, ...], list[_Row]] = {}
         for index, request in enumerate(requests):
             room = min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))
             if not request.tokens or room < 1:
                 raise EngineError(
                     f"a prompt of {len(request.tokens)} tokens leaves no room in {self._settings.max_length}"
                 )
-            found.setdefault(request.tokens, []).append(_Row(index, request, room))
+            found.setdefault(request.prefix, []).append(_Row(index, request, room))
         most = self._settings.max_sequences
         return [rows[at : at + most] for rows in found.values() for at in range(0, len(rows), most)]
 

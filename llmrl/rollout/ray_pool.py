@@ -14,7 +14,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, build_engine, collect
+from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, build_engine, collect, refuse_media
 from llmrl.rollout.process import EngineFaults, child_environment
 from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request, Sampling, Status, StatusKind
@@ -96,6 +96,7 @@ class RayPool:
         return found
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        refuse_media(requests, "vllm")
         waiting = _in_chunks(requests)
         running: dict[Any, tuple[int, list[int]]] = {}  # call -> (actor's number, places of its requests)
         idle = list(range(len(self._actors)))
@@ -224,9 +225,9 @@ def _imported() -> Any:
 
 def _in_chunks(requests: Sequence[Request]) -> list[list[int]]:
     """Places of requests, siblings together, at most `CHUNK` in each."""
-    groups: dict[tuple[int, ...], list[int]] = defaultdict(list)
+    groups: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for place, request in enumerate(requests):
-        groups[request.tokens].append(place)
+        groups[request.prefix].append(place)
     chunks: list[list[int]] = []
     for places in groups.values():
         if not chunks or len(chunks[-1]) + len(places) > CHUNK:
@@ -238,7 +239,7 @@ def _in_chunks(requests: Sequence[Request]) -> list[list[int]]:
 def _request(item: dict[str, Any]) -> Request:
     sampling = item["sampling"]
     sampling["stop"] = tuple(sampling["stop"])
-    return Request(tokens=tuple(item["tokens"]), sampling=Sampling(**sampling), media=item["media"])
+    return Request(tokens=tuple(item["tokens"]), sampling=Sampling(**sampling))
 
 
 def _answer(item: dict[str, Any]) -> Completion:

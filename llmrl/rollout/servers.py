@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import httpx
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import Look, collect
+from llmrl.rollout.engine import Look, collect, refuse_media
 from llmrl.rollout.openai import completion_body, completion_of
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.transfer import Transfer
@@ -103,6 +103,7 @@ class ServerPool:
         return faults
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        refuse_media(requests, "vllm")
         found: queue.SimpleQueue[tuple[int, Completion]] = queue.SimpleQueue()
         work = asyncio.run_coroutine_threadsafe(self._serve(requests, found.put), self._loop)
         left = len(requests)
@@ -184,7 +185,7 @@ class ServerPool:
     # --- generation ---
 
     async def _serve(self, requests: Sequence[Request], put: Callable[[tuple[int, Completion]], None]) -> None:
-        home: dict[tuple[int, ...], Server] = {}
+        home: dict[tuple[Any, ...], Server] = {}
         try:
             async with asyncio.TaskGroup() as group:
                 for index, request in enumerate(requests):
@@ -196,7 +197,7 @@ class ServerPool:
             raise first from None
 
     async def _until_answered(
-        self, index: int, request: Request, home: dict[tuple[int, ...], Server], put: Callable[..., None]
+        self, index: int, request: Request, home: dict[tuple[Any, ...], Server], put: Callable[..., None]
     ) -> None:
         while True:
             server = await self._choose(request, home)
@@ -210,10 +211,10 @@ class ServerPool:
             finally:
                 server.in_flight -= 1
 
-    async def _choose(self, request: Request, home: dict[tuple[int, ...], Server]) -> Server:
+    async def _choose(self, request: Request, home: dict[tuple[Any, ...], Server]) -> Server:
         """The server that has this prompt already, or else the one with the least to do; waits for one to come back."""
         while True:
-            server = home.get(request.tokens)  # a sibling may have chosen while this one waited
+            server = home.get(request.prefix)  # a sibling may have chosen while this one waited
             if server is not None and server.up:
                 return server
             if self._restarts > self._patience.max_restarts:
@@ -221,7 +222,7 @@ class ServerPool:
                 raise EngineError(f"servers were lost {self._restarts} times within one step ({reasons})")
             up = [s for s in self._servers if s.up]
             if up:
-                home[request.tokens] = min(up, key=lambda s: s.in_flight)
+                home[request.prefix] = min(up, key=lambda s: s.in_flight)
                 continue
             async with self._changed:
                 try:

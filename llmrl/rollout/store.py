@@ -10,8 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llmrl.types import Prompt, Score, Status, StatusKind, Trajectory
+from llmrl.types import Ending, Media, Prompt, Score, Status, StatusKind, Trajectory
 
+MEDIA = "media"  # the folder of pictures beside the files
+SUFFIX = {"image": "png"}
 SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -36,6 +38,14 @@ SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
         ("advantage", pa.float64()),
         ("columns", pa.string()),
+        ("messages", pa.string()),  # JSON list
+        ("media", pa.list_(pa.string())),  # hashes; the files lie in media/ beside this one
+        ("episode", pa.string()),
+        ("turn", pa.int32()),
+        ("ending", pa.string()),
+        ("final", pa.string()),  # JSON: what the policy would have seen after a cut episode; null: nothing
+        ("final_media", pa.list_(pa.string())),
+        ("info", pa.string()),  # JSON
     ]
 )
 
@@ -49,6 +59,9 @@ def write_rollouts(file: Path, trajectories: Sequence[Trajectory], advantages: S
     """Write atomically; `advantages` is the mean advantage of each trajectory's sampled tokens."""
     rows = [_row(trajectory, advantage) for trajectory, advantage in zip(trajectories, advantages, strict=True)]
     file.parent.mkdir(parents=True, exist_ok=True)
+    for trajectory in trajectories:
+        for shown in (trajectory.prompt, trajectory.final):
+            _write_media(file.parent / MEDIA, shown.media if shown is not None else ())
     partial = file.with_suffix(".partial")
     pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
     partial.replace(file)
@@ -56,11 +69,27 @@ def write_rollouts(file: Path, trajectories: Sequence[Trajectory], advantages: S
 
 def read_rollouts(file: Path) -> list[Trajectory]:
     """The trajectories of a stored step, as they were when the step was trained."""
-    return [_trajectory(row) for row in pq.read_table(file).to_pylist()]
+    return [_trajectory(row, file.parent / MEDIA) for row in pq.read_table(file).to_pylist()]
+
+
+def _write_media(folder: Path, media: Sequence[Media]) -> None:
+    """Each picture once, under its hash."""
+    for item in media:
+        file = folder / f"{item.hash}.{SUFFIX[item.kind]}"
+        if not file.is_file():
+            folder.mkdir(exist_ok=True)
+            partial = file.with_suffix(".partial")
+            partial.write_bytes(item.data)
+            partial.replace(file)
+
+
+def _read_media(folder: Path, hashes: Sequence[str]) -> tuple[Media, ...]:
+    return tuple(Media(data=(folder / f"{name}.png").read_bytes(), hash=name) for name in hashes)
 
 
 def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
-    first = trajectory.scores[0] if trajectory.scores else Score(value=None)
+    last = trajectory.scores[-1] if trajectory.scores else Score(value=None)
+    final = trajectory.final
     return {
         "prompt_id": trajectory.prompt.id,
         "prompt_text": trajectory.prompt.text,
@@ -78,12 +107,20 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
         "sample": trajectory.sample,
         "score": trajectory.reward,
         "scores": json.dumps([_plain(score) for score in trajectory.scores]),
-        "parts": json.dumps(dict(first.parts)),
-        "score_reason": first.reason,
-        "score_error": first.error,
-        "flags": list(first.flags),
+        "parts": json.dumps(dict(last.parts)),
+        "score_reason": last.reason,
+        "score_error": last.error,
+        "flags": list(last.flags),
         "advantage": advantage,
         "columns": json.dumps(dict(trajectory.prompt.columns), default=str),
+        "messages": json.dumps([dict(message) for message in trajectory.prompt.messages], default=str),
+        "media": [item.hash for item in trajectory.prompt.media],
+        "episode": trajectory.episode,
+        "turn": trajectory.turn,
+        "ending": trajectory.ending.value,
+        "final": None if final is None else json.dumps({"tokens": final.tokens, "text": final.text}),
+        "final_media": [item.hash for item in final.media] if final is not None else [],
+        "info": json.dumps(dict(trajectory.info), default=str),
     }
 
 
@@ -97,7 +134,7 @@ def _plain(score: Score) -> dict[str, Any]:
     }
 
 
-def _trajectory(row: dict[str, Any]) -> Trajectory:
+def _trajectory(row: dict[str, Any], media: Path) -> Trajectory:
     scores = [Score(**{**score, "flags": tuple(score["flags"])}) for score in json.loads(row["scores"])]
     return Trajectory(
         prompt=Prompt(
@@ -106,6 +143,8 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
             text=row["prompt_text"],
             answer=row["answer"],
             columns=json.loads(row["columns"]),
+            messages=tuple(json.loads(row["messages"])),
+            media=_read_media(media, row["media"]),
         ),
         tokens=row["tokens"],
         mask=row["mask"],
@@ -116,4 +155,21 @@ def _trajectory(row: dict[str, Any]) -> Trajectory:
         version=(row["version_oldest"], row["version_newest"]),
         sample=row["sample"],
         scores=tuple(scores),
+        episode=row["episode"],
+        turn=row["turn"],
+        ending=Ending(row["ending"]),
+        final=_final(row, media),
+        info=json.loads(row["info"]),
+    )
+
+
+def _final(row: dict[str, Any], media: Path) -> Prompt | None:
+    if row["final"] is None:
+        return None
+    found = json.loads(row["final"])
+    return Prompt(
+        id=row["prompt_id"],
+        tokens=tuple(found["tokens"]),
+        text=found["text"],
+        media=_read_media(media, row["final_media"]),
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, Look, collect
+from llmrl.rollout.engine import EngineSettings, Look, collect, refuse_media
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 
@@ -72,6 +72,8 @@ class VLLMEngine:
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         from vllm import TokensPrompt
+
+        refuse_media(requests, "vllm")
 
         if self._resting:
             raise EngineError("the engine gave its weights back when it went to rest; load weights before generating")

@@ -60,6 +60,11 @@ class TrainConfig(Section):
     deterministic: bool = Field(True, description="bit-for-bit repeatable and resumable; costs time on GPUs")
     threads: NonNegativeInt = Field(0, description="CPU threads of the trainer; 0 takes every core it may use")
 
+    @property
+    def updates_per_step(self) -> int:
+        """Optimizer steps per rollout."""
+        return self.epochs * self.minibatches
+
 
 class BenchmarkConfig(Section):
     """A benchmark of `llmrl eval tasks` (or a task file) with sampling settings of its own; null is the task's default."""
@@ -153,7 +158,7 @@ class Recipe(Section):
 
     @property
     def updates_per_step(self) -> int:
-        return self.train.epochs * self.train.minibatches
+        return self.train.updates_per_step
 
     @property
     def supervised(self) -> list[Supervised]:

@@ -1,7 +1,7 @@
 """Checkpoints that are whole or not there: temporary folder, fsync, rename, and a manifest of checksums.
 
     checkpoints/step-000050/  policy/  optimizer.safetensors  state.json  manifest.json
-                              critic/  critic.safetensors  reference.safetensors        if there are any
+                              critic/  critic.safetensors  reference.safetensors  controller.safetensors    if there are any
 
 `policy/` is a plain Hugging Face folder, and so is `critic/`, beside its value head, if it is a model of its own. A folder
 without a manifest, or whose files do not match it, is not used: resume names it and takes the one before.
@@ -46,7 +46,7 @@ class TrainState:
     accuracy: float | None = None  # on the held-out problems, if they were measured at this step
     best: float | None = None  # the highest accuracy among saved steps
     best_step: int | None = None
-    algo: dict[str, float] = field(default_factory=dict)  # hyper-parameters that feedback has changed
+    knobs: dict[str, float] = field(default_factory=dict)  # hyper-parameters that a controller has set
 
 
 def folder_of(run: Path, step: int) -> Path:
@@ -82,7 +82,7 @@ class Writer:
         critic: Critic | None = None,
         pending: Mapping[int, Sequence[Trajectory]] | None = None,
     ) -> None:
-        """`tensors` by file: "optimizer", and "critic" and "reference" if there are any. `critic` is exported too.
+        """`tensors` by file: "optimizer", and "critic", "reference", "controller" if there are any. `critic` is exported too.
 
         `pending` are batches that are sampled and not trained yet, by step.
         """
@@ -256,13 +256,13 @@ def read_pending(folder: Path) -> dict[int, list[Trajectory]]:
 def digest(folder: Path) -> str:
     """sha256 over a checkpoint's step, float32 weights and optimizer state, tensor by tensor in name order.
 
-    The value model's, the reference and what feedback changed in the algorithm count too, if they are there.
+    The value model's, the reference and what a controller has learnt and set count too, if they are there.
     """
     state = read_state(folder)
     total = hashlib.sha256(str(state.step).encode())
-    if state.algo:
-        total.update(json.dumps(state.algo, sort_keys=True).encode())
-    for file in ("optimizer", "critic", "reference"):
+    if state.knobs:
+        total.update(json.dumps(state.knobs, sort_keys=True).encode())
+    for file in ("optimizer", "critic", "reference", "controller"):
         if file != "optimizer" and not (folder / f"{file}.safetensors").is_file():
             continue
         for name, tensor in sorted(read_tensors(folder, file).items()):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
 
-from llmrl.batch import Batch
-from llmrl.types import Prompt, StatusKind, Trajectory
+from llmrl.batch import Batch, stacked
+from llmrl.types import Ending, Prompt, StatusKind, Trajectory
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -45,6 +45,7 @@ def collate(
     logprobs = np.zeros((count, width), dtype=np.float32)
     step = np.full((count, width), -1, dtype=np.int64)
     rewards = np.zeros((count, width), dtype=np.float32)
+    sampled = np.array([t.logprobs is not None for t in trajectories])
     score = np.full(count, np.nan, dtype=np.float32)
     numbers: dict[str, int] = {}
     for row, trajectory in enumerate(trajectories):
@@ -54,11 +55,12 @@ def collate(
         if not usable(trajectory, mask_truncated=mask_truncated):
             continue
         mask[row, :length] = trajectory.mask
-        logprobs[row, :length] = trajectory.logprobs
+        if trajectory.logprobs is not None:
+            logprobs[row, :length] = trajectory.logprobs
         step[row, :length] = trajectory.step
         score[row] = trajectory.reward
         for number, one in enumerate(trajectory.scores):
-            rewards[row, np.flatnonzero(trajectory.step == number)[-1]] = one.value
+            rewards[row, _place(trajectory, number)] += one.value
     batch = Batch(
         tokens=torch.from_numpy(tokens),
         length=torch.tensor([t.length for t in trajectories]),
@@ -67,13 +69,63 @@ def collate(
         step=torch.from_numpy(step),
         rewards=torch.from_numpy(rewards),
         group=torch.tensor([numbers[t.prompt.id] for t in trajectories]),
-        score=torch.from_numpy(score),
+        score=torch.from_numpy(_episode_scores(trajectories, score)),
         prompt_length=torch.tensor([len(t.prompt.tokens) for t in trajectories]),
         tokens_total=torch.zeros(()),
         sequences_total=torch.zeros(()),
         privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
+        sampled=None if sampled.all() else torch.from_numpy(sampled),
+        **_prefixes(trajectories),
+        **_episodes(trajectories),
     )
     return with_totals(batch, reduce=lambda total: total)
+
+
+def _place(trajectory: Trajectory, number: int) -> int:
+    """Where the reward of environment step `number` lies: on its last sampled token, or where it has none on the last one
+    sampled before it, or on the first there is.
+    """
+    steps = trajectory.step
+    before = np.flatnonzero((steps >= 0) & (steps <= number))
+    return int(before[-1] if len(before) else np.flatnonzero(steps >= 0)[0])
+
+
+def _episode_scores(trajectories: Sequence[Trajectory], score: np.ndarray) -> np.ndarray:
+    """Each row's score, or that of its whole episode; NaN if a row of it does not count."""
+    totals: dict[str, float] = defaultdict(float)
+    for trajectory, own in zip(trajectories, score, strict=True):
+        if trajectory.episode:
+            totals[trajectory.episode] += float(own)
+    found = [totals[t.episode] if t.episode else own for t, own in zip(trajectories, score, strict=True)]
+    return np.array(found, dtype=np.float32)
+
+
+def _numbered(keys: Sequence[object]) -> Tensor:
+    """[B] int64: the same number for the same key, from 0 in order of appearance."""
+    numbers: dict[object, int] = {}
+    return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _prefixes(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+    """Which rows share their prompt's tokens (and images), where that is not simply the group."""
+    keys = [(t.prompt.id, t.prompt.tokens, tuple(item.hash for item in t.prompt.media)) for t in trajectories]
+    return {} if len(set(keys)) == len({key[0] for key in keys}) else {"prefix": _numbered(keys)}
+
+
+def _episodes(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+    """The fields of batches whose rows are environment steps."""
+    if not any(t.episode or t.ending is not Ending.TERMINATED for t in trajectories):
+        return {}
+    endings = [t.ending for t in trajectories]
+    found = {
+        "episode": _numbered([t.episode or row for row, t in enumerate(trajectories)]),
+        "turn": torch.tensor([t.turn for t in trajectories]),
+        "terminated": torch.tensor([ending is Ending.TERMINATED for ending in endings]),
+        "truncated": torch.tensor([ending is Ending.TRUNCATED for ending in endings]),
+    }
+    if any(t.final is not None for t in trajectories):
+        found["final_tokens"] = _padded([t.final.tokens if t.final is not None else () for t in trajectories])
+    return found
 
 
 def joined(batches: Sequence[Batch]) -> Batch:
@@ -81,21 +133,7 @@ def joined(batches: Sequence[Batch]) -> Batch:
 
     Raises ValueError if an optional field is in some of them only.
     """
-    width = max(batch.tokens.shape[1] for batch in batches)
-    changes: dict[str, Tensor] = {}
-    for item in fields(Batch):
-        tensors = [getattr(batch, item.name) for batch in batches]
-        there = [tensor for tensor in tensors if tensor is not None]
-        if not there or there[0].dim() == 0:
-            continue
-        if len(there) < len(tensors):
-            raise ValueError(f"{item.name} is in {len(there)} of {len(tensors)} batches only")
-        fill = -1 if item.name == "step" else 0
-        wide = [pad(x, (0, width - x.shape[1]), value=fill) if x.dim() == 2 else x for x in there]
-        changes[item.name] = torch.cat(wide)
-    sizes = [int(batch.group.max()) + 1 for batch in batches]
-    changes["group"] = torch.cat([batch.group + sum(sizes[:n]) for n, batch in enumerate(batches)])
-    return with_totals(replace(batches[0], **changes), reduce=lambda total: total)
+    return with_totals(stacked(batches), reduce=lambda total: total)
 
 
 def _padded(rows: Sequence[tuple[int, ...]]) -> Tensor:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import cast
 
-from llmrl.batch import Adaptive, Algorithm, Batch
+from llmrl.batch import Algorithm, Batch, Controller
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.settings.recipe import Recipe
@@ -20,6 +19,7 @@ from llmrl.train.sample import all_ranks
 from llmrl.train.world import World
 from llmrl.types import Trajectory
 
+KNOB = "knob/"  # before the names of hyper-parameters that a controller has set, in the metrics
 Evaluate = Callable[[int], dict[str, float]]  # policy version -> metrics of the held-out problems
 
 
@@ -30,7 +30,8 @@ class Job:
     recipe: Recipe
     world: World
     models: Models
-    algo: Algorithm  # as the recipe says; see `resumed`
+    algo: Algorithm  # as the recipe says; see `steered`
+    controller: Controller | None  # what sets its hyper-parameters, if anything does
     rollouts: RolloutQueue  # the engine, and the batches it makes
     engine_faults: Callable[[], EngineFaults]  # since the last call
     evaluate: Evaluate
@@ -39,14 +40,28 @@ class Job:
     interrupts: Interrupts
 
 
-def resumed(algo: Algorithm, state: TrainState) -> Algorithm:
-    """The algorithm with the hyper-parameters that feedback had given it at `state`."""
-    return replace(algo, **state.algo) if "feedback" in algo.needs else algo  # type: ignore[type-var]
+def steered(algo: Algorithm, knobs: Mapping[str, float]) -> Algorithm:
+    """The algorithm with the hyper-parameters that a controller has set; names of other algorithms' are left out."""
+    names = {item.name for item in fields(algo)}  # type: ignore[arg-type]
+    known = {name: value for name, value in knobs.items() if name in names}
+    return replace(algo, **known) if known else algo  # type: ignore[type-var]
 
 
-def adapted(algo: Algorithm, metrics: Mapping[str, float]) -> Algorithm:
-    """The next step's algorithm: another one only if it needs feedback, and if the policy moved (no warm-up step)."""
-    return cast(Adaptive, algo).adapted(metrics) if "feedback" in algo.needs and metrics["lr"] > 0 else algo
+def observed(job: Job, state: TrainState, metrics: dict[str, float]) -> tuple[TrainState, dict[str, float]]:
+    """The state with the controller's knobs for the next step, and the metrics with those of this one.
+
+    A step that did not move the policy (a value model's warm-up) teaches a controller nothing.
+    """
+    if job.controller is None:
+        return state, metrics
+    recorded = metrics | {f"{KNOB}{name}": value for name, value in state.knobs.items()}
+    knobs = dict(job.controller.observe(metrics)) if metrics["lr"] > 0 else state.knobs
+    return replace(state, knobs=knobs), recorded
+
+
+def knobs_of(row: Mapping[str, float]) -> dict[str, float]:
+    """What a controller had set when the step of a metrics `row` was trained."""
+    return {name.removeprefix(KNOB): value for name, value in row.items() if name.startswith(KNOB)}
 
 
 def store(job: Job, step: int, trajectories: Sequence[Trajectory], batch: Batch, clock: Clock) -> list[Trajectory]:
@@ -91,17 +106,17 @@ def evaluated(job: Job, state: TrainState) -> TrainState:
     return job.log.evaluation(state, metrics)
 
 
-def save(job: Job, state: TrainState, algo: Algorithm) -> TrainState:
-    """Write a checkpoint of `state`, with the metrics file as long as it is now and what feedback changed in `algo`."""
+def save(job: Job, state: TrainState) -> TrainState:
+    """Write a checkpoint of `state`, with the metrics file as long as it is now and what a controller has learnt."""
     clock = Clock()
     with clock("checkpoint"):
         if state.accuracy is not None and (state.best is None or state.accuracy > state.best):
             state = replace(state, best=state.accuracy, best_step=state.step)
-        names = [item.name for item in fields(algo)] if "feedback" in algo.needs else []  # type: ignore[arg-type]
-        changed = {name: getattr(algo, name) for name in names if getattr(algo, name) != getattr(job.algo, name)}
-        state = replace(state, metrics_bytes=job.log.bytes, algo=changed)
+        state = replace(state, metrics_bytes=job.log.bytes)
         pending = all_ranks(job.rollouts.pending(), job.world)
         tensors = job.models.tensors()
+        if job.controller is not None:
+            tensors["controller"] = job.controller.state()
         if job.writer is not None:
             job.writer.save(job.models.policy, tensors, state, critic=job.models.critic, pending=pending)
         else:

@@ -28,7 +28,8 @@ def microbatches(batch: Batch, *, budget: int, whole_groups: bool) -> list[Tenso
 
     A group larger than the budget is cut into runs of rows, unless `whole_groups`. A single row is never cut.
     """
-    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.group.tolist()
+    shared = batch.group if whole_groups else batch.prefixes
+    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), shared.tolist()
     members: dict[int, list[int]] = {}
     for row, group in enumerate(groups):
         members.setdefault(group, []).append(row)
@@ -64,5 +65,5 @@ def _atoms(
 def packed_tokens(batch: Batch) -> int:
     """Tokens of the packed forward: each group's prompt once, and every row's own."""
     own = (batch.length - batch.prompt_length).sum()
-    prompts = {group: size for group, size in zip(batch.group.tolist(), batch.prompt_length.tolist())}
+    prompts = {prefix: size for prefix, size in zip(batch.prefixes.tolist(), batch.prompt_length.tolist())}
     return int(own) + sum(prompts.values())

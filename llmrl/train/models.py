@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Algorithm, Batch
@@ -19,12 +20,12 @@ from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.settings.model import CriticConfig
-from llmrl.settings.recipe import Recipe
+from llmrl.settings.recipe import Recipe, TrainConfig
 from llmrl.train.backends.build import choose, share, share_critic
-from llmrl.train.collate import collate
-from llmrl.train.protocols import Moves
+from llmrl.train.collate import collate, with_totals
+from llmrl.train.logprob_model import LogprobModel
+from llmrl.train.protocols import Optimizer, Shards
 from llmrl.train.reference import Reference
-from llmrl.train.update import LogprobModel
 from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
 from llmrl.types import Completion, Prompt, Score, Status
@@ -42,18 +43,30 @@ class Sources:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Models:
-    """What learns, and what it is compared with."""
+    """What learns, how, and what it is compared with."""
 
     policy: Policy
     logprob_model: LogprobModel
-    updater: Moves
-    critic_trainer: CriticTrainer | None
-    reference: Reference | None
-    privileged: Callable[[Prompt], tuple[int, ...]] | None  # tokens that only the value model reads
+    optimizer: Optimizer
+    shards: Shards
+    config: TrainConfig
+    world: World
+    seed: int
+    critic_trainer: CriticTrainer | None = None
+    reference: Reference | None = None
+    privileged: Callable[[Prompt], tuple[int, ...]] | None = None  # tokens that only the value model reads
+    denominators: tuple[float, float] | None = None  # public (tokens, sequences) of an update instead of its own
+
+    def with_totals(self, batch: Batch) -> Batch:
+        """The batch as one update of its own, with what its losses are divided by."""
+        if self.denominators is None:
+            return with_totals(batch, reduce=self.world.sum_)
+        tokens, sequences = torch.tensor(self.denominators)
+        return replace(batch, tokens_total=tokens, sequences_total=sequences)
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """What a checkpoint needs beside the policy's folder, by file, on rank 0. Every rank must call it."""
-        found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.updater.state()}
+        found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.shards.state()}
         if self.critic_trainer is not None:
             found["critic"] = self.critic_trainer.state()
         if self.reference is not None and self.reference.stored:
@@ -68,7 +81,7 @@ class Models:
 
     def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
-        self.updater.load(read("optimizer"))
+        self.shards.load(read("optimizer"))
         if self.critic_trainer is not None:
             self.critic_trainer.load(read("critic"))
         if self.reference is not None and self.reference.stored:
@@ -83,11 +96,6 @@ class Models:
     def critic(self) -> Critic | None:
         return None if self.critic_trainer is None else self.critic_trainer.critic
 
-    @property
-    def reference_logprobs(self) -> Callable[[Batch], Tensor] | None:
-        """The reference's log-probabilities of a batch."""
-        return None if self.reference is None else self.reference.logprobs
-
 
 def build_models(
     recipe: Recipe, algo: Algorithm, sources: Sources, prompts: list[Prompt], notes: list[str], world: World
@@ -100,7 +108,7 @@ def build_models(
     if config.privileged is not None:
         tokenizer = load_tokenizer(sources.policy)
         privileged = privileged_tokens(tokenizer, config.privileged, prompts, limit=config.max_privileged_tokens)
-    critic = make_critic(recipe, config, policy, sources, prompts, notes, world) if "values" in algo.needs else None
+    critic = make_critic(recipe, config, policy, sources, prompts, notes, world) if algo.needs.values else None
     backend = choose(recipe.train, world)
     if world.size > 1:
         notes.append(f"{world.size} processes share the policy: {backend}")
@@ -109,11 +117,12 @@ def build_models(
     if critic is not None:
         critic, updater = share_critic(backend, recipe.train, critic, world)
         critic_trainer = CriticTrainer(critic=critic, updater=updater, config=config)
-    if "ref_logprobs" in algo.needs:
-        reference = Reference(recipe.reference, shared.logprob_model, shared.updater)
+    if algo.needs.ref_logprobs:
+        reference = Reference(recipe.reference, shared.logprob_model, shared.optimizer, shared.shards)
     return Models(
-        policy=shared.policy, logprob_model=shared.logprob_model, updater=shared.updater,
-        critic_trainer=critic_trainer, reference=reference, privileged=privileged,
+        policy=shared.policy, logprob_model=shared.logprob_model, optimizer=shared.optimizer, shards=shared.shards,
+        config=recipe.train, world=world, seed=recipe.seed, critic_trainer=critic_trainer, reference=reference,
+        privileged=privileged,
     )  # fmt: skip
 
 

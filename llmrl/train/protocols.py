@@ -1,4 +1,7 @@
-"""What the trainer asks of whatever moves the policy, and of its forward pass. `Updater` is the plain one."""
+"""What the trainer asks of whatever moves the policy, of what holds its weights, and of its forward pass.
+
+`Updater` is the plain `Optimizer` and `Shards` in one; a back-end that cuts weights brings its own.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +30,8 @@ class Forward(Protocol):
     ) -> Output: ...
 
 
-class Moves(Protocol):
-    """Gradients in, weights moved, and everything a checkpoint needs. With several ranks all make the same calls."""
+class Optimizer(Protocol):
+    """Gradients in, weights moved. With several ranks all make the same calls."""
 
     def backward(self, loss: Tensor) -> None:
         """Add the gradients of `loss`, a share of the global loss, to those that `step` will apply."""
@@ -50,13 +53,9 @@ class Moves(Protocol):
         """Forget Adam's averages, as if no step had been made; weights stay."""
         ...
 
-    def state(self) -> dict[str, Tensor]:
-        """master/, exp_avg/, exp_avg_sq/ and step/ of each trained weight, whole, on rank 0 at least."""
-        ...
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of other weights."""
-        ...
+class Shards(Protocol):
+    """Where the trained weights lie: whole on every rank, or cut. With several ranks all make the same calls."""
 
     def held(self) -> dict[str, Tensor]:
         """This rank's part of every trained weight by name, sharing the model's memory."""
@@ -73,3 +72,15 @@ class Moves(Protocol):
     def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a whole `tensor`, shaped as in `held`."""
         ...
+
+    def state(self) -> dict[str, Tensor]:
+        """master/, exp_avg/, exp_avg_sq/ and step/ of each trained weight, whole, on rank 0 at least."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave. Raises ValueError if it is of other weights."""
+        ...
+
+
+class ShardedOptimizer(Optimizer, Shards, Protocol):
+    """Both in one object, as every back-end has it."""

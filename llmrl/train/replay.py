@@ -21,9 +21,9 @@ from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
 from llmrl.train.collate import collate
 from llmrl.train.folder import read_metrics
-from llmrl.train.job import adapted, resumed
+from llmrl.train.job import knobs_of, steered
+from llmrl.train.learn import learn
 from llmrl.train.models import Sources, build_models
-from llmrl.train.update import annotate, credit, update
 from llmrl.train.world import World
 
 COMPARED = ("loss", "grad_norm")
@@ -77,22 +77,11 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: So
     models = build_models(recipe, algo, sources, prompts, [], world)
     if folder is not None:
         models.load(lambda name: read_tensors(folder, name))
-        algo = resumed(algo, read_state(folder))
     metrics: dict[str, float] = {}
     for number in range(start + 1, step + 1):
         trajectories = read_rollouts(rollouts_file(run, number))
         batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
-        batch = annotate(
-            batch, needs=algo.needs, policy=models.logprob_model, critic=models.critic,
-            reference=models.reference_logprobs, updates=recipe.updates_per_step,
-        )  # fmt: skip
-        batch = credit(algo, batch, world)
-        metrics = update(
-            batch, models.logprob_model, algo, models.updater, recipe.train, step=number - 1, seed=recipe.seed, world=world,
-            critic_trainer=models.critic_trainer,
-        )  # fmt: skip
-        algo = adapted(algo, metrics)
-        models.follow(number)
+        _, metrics = learn(models, steered(algo, knobs_of(_recorded(run, number))), batch, number - 1)
     return Replay(step=step, replayed_from=start, recorded=_recorded(run, step), replayed=metrics)
 
 

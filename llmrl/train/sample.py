@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import zip_longest
 from typing import cast
 
@@ -14,7 +14,7 @@ from llmrl.rollout.roll import roll
 from llmrl.settings.recipe import Recipe
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
-from llmrl.types import Prompt, Score, Trajectory
+from llmrl.types import Ending, Prompt, Score, Trajectory
 
 ScoreAll = Callable[[Sequence[Trajectory]], list[Score]]
 
@@ -63,8 +63,15 @@ class Sampler:
         with clock("generate"):
             trajectories = roll(self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version)
         with clock("reward"):
-            scores = self.score(trajectories)
-        return [replace(t, scores=(score,)) for t, score in zip(trajectories, scores, strict=True)]
+            return judged(trajectories, self.score)
+
+
+def judged(trajectories: Sequence[Trajectory], score: ScoreAll) -> list[Trajectory]:
+    """Trajectories with the outcome that `score` gives; of an episode only the last row is judged, for the whole of it."""
+    ends = [t for t in trajectories if t.ending is not Ending.CONTINUES]
+    outcomes = iter(score(ends))
+    nothing = Score(value=0.0)
+    return [t.with_outcome(nothing if t.ending is Ending.CONTINUES else next(outcomes)) for t in trajectories]
 
 
 def by_prompt(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]:

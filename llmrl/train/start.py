@@ -10,13 +10,13 @@ import os
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
 
-from llmrl.algos.build import check_run, remarks
-from llmrl.batch import Algorithm
+from llmrl.algos.build import check_run, warnings
+from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
@@ -154,7 +154,7 @@ def _build(
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
     _check_length(recipe, parts.sources.policy)
     train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.sources.policy))
-    notes += remarks(recipe, parts.algo)
+    notes += warnings(recipe, parts.algo)
     stream, spare = (
         PromptStream(
             train_prompts,
@@ -169,7 +169,8 @@ def _build(
         stack.callback(started[0].close)  # it starts while the model loads
     models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
     engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
-    state, pending, found = _restore(recipe, models, world)
+    controller = cast(Steered, parts.algo).controller() if parts.algo.needs.feedback else None
+    state, pending, found = _restore(recipe, models, controller, world)
     tracker = None
     if recipe.tracking.to:
         accelerator.init_trackers(recipe.tracking.project)
@@ -190,8 +191,8 @@ def _build(
     )  # fmt: skip
     stack.callback(rollouts.close)
     job = Job(
-        recipe=recipe, world=world, models=models, algo=parts.algo, rollouts=rollouts, engine_faults=faults,
-        evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
+        recipe=recipe, world=world, models=models, algo=parts.algo, controller=controller, rollouts=rollouts,
+        engine_faults=faults, evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
 
@@ -218,7 +219,9 @@ def _check_length(recipe: Recipe, source: str) -> None:
         )
 
 
-def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, dict[int, list[Trajectory]], list[str]]:
+def _restore(
+    recipe: Recipe, models: Models, controller: Controller | None, world: World
+) -> tuple[TrainState, dict[int, list[Trajectory]], list[str]]:
     """The state to go on from, batches sampled and not trained yet, and what to tell the user.
 
     Rank 0 chooses the checkpoint, every rank reads that one.
@@ -229,6 +232,8 @@ def _restore(recipe: Recipe, models: Models, world: World) -> tuple[TrainState, 
     state = read_state(folder)
     try:
         models.load(lambda name: read_tensors(folder, name))
+        if controller is not None:
+            controller.load(read_tensors(folder, "controller"))
     except (ValueError, RuntimeError, KeyError, OSError) as error:
         raise CheckpointError(f"{folder} does not fit this recipe's model: {error}") from error
     return state, this_rank(read_pending(folder), world), [*complaints, f"resuming after step {state.step}"]

@@ -11,7 +11,7 @@ from torch import Tensor
 from llmrl.batch import Batch
 from llmrl.policy.critic import Critic
 from llmrl.settings.model import CriticConfig
-from llmrl.train.protocols import Moves
+from llmrl.train.protocols import ShardedOptimizer
 from llmrl.train.world import World
 
 
@@ -20,7 +20,7 @@ class CriticTrainer:
     """The value model with its own optimizer. `moments` are decayed sums of the targets' 1, value and square."""
 
     critic: Critic
-    updater: Moves
+    updater: ShardedOptimizer
     config: CriticConfig
     moments: Tensor = field(default_factory=lambda: torch.zeros(3, dtype=torch.float64))
 

@@ -5,6 +5,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from llmrl.algos.grpo import GRPO
+from llmrl.batch import Needs
 from llmrl.conformance.cases import random_batch, random_output
 
 
@@ -119,9 +120,9 @@ def test_metrics_are_token_means():
 
 
 def test_needs_follow_the_coefficients():
-    assert GRPO().needs == {"siblings", "old_logprobs"}
-    assert GRPO(kl_coef=0.1).needs == {"siblings", "old_logprobs", "ref_logprobs"}
-    assert GRPO(entropy_coef=0.1).needs == {"siblings", "old_logprobs", "entropy"}
+    assert GRPO().needs == Needs(siblings=True, old_logprobs=True)
+    assert GRPO(kl_coef=0.1).needs == Needs(siblings=True, old_logprobs=True, ref_logprobs=True)
+    assert GRPO(entropy_coef=0.1).needs == Needs(siblings=True, old_logprobs=True, entropy=True)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from llmrl.algos.pacs import PACS
+from llmrl.batch import Needs
 from llmrl.conformance import definitions as slow
 from llmrl.conformance.cases import random_batch, random_output
 
@@ -92,9 +93,9 @@ def test_with_one_update_per_rollout_pacs_is_rloo_and_says_so():
     expected = torch.zeros_like(out.logprobs)
     expected[rows] = -torch.tensor(leave_one_out, dtype=torch.float64)[:, None] / len(rows) * batch.mask[rows]
     torch.testing.assert_close(out.logprobs.grad, expected)
-    (remark,) = algo.remarks(updates=1)
+    (remark,) = algo.warnings(updates=1)
     assert "RLOO" in remark
-    assert algo.remarks(updates=4) == PACS(reference="model").remarks(updates=1) == []
+    assert algo.warnings(updates=4) == PACS(reference="model").warnings(updates=1) == []
 
 
 def test_the_score_function_term_pushes_every_answer_down_by_its_cross_entropy():
@@ -120,10 +121,11 @@ def test_graded_scores_become_labels_by_the_threshold():
 
 
 def test_needs_follow_the_reference():
-    assert PACS().needs == {"siblings", "whole_groups", "old_logprobs"}
-    assert PACS(reference="model").needs == {"siblings", "whole_groups", "old_logprobs", "ref_logprobs"}
+    whole = Needs(siblings=True, whole_groups=True, old_logprobs=True)
+    assert PACS().needs == whole
+    assert PACS(reference="model").needs == replace(whole, ref_logprobs=True)
     unused = PACS(reference="model", proxy="mean_logprob")
-    assert unused.needs == PACS().needs and "nothing" in unused.remarks(updates=4)[0]
+    assert unused.needs == PACS().needs and "nothing" in unused.warnings(updates=4)[0]
     batch = replace(random_batch(0), ref_logprobs=None)
     with pytest.raises(ValueError, match="ref_logprobs"):
         PACS(reference="model").loss(random_output(batch, 0), batch)
@@ -133,7 +135,7 @@ def test_the_report_gives_the_mean_logit_of_each_class():
     batch = random_batch(4)
     out = random_output(batch, 4)
     algo = PACS()
-    report = algo.report({name: x.item() for name, x in algo.loss(out, batch).metrics.items()})
+    report = algo.derived_metrics({name: x.item() for name, x in algo.loss(out, batch).metrics.items()})
     rows = alive_rows(batch)
     mask = batch.mask[rows].tolist()
     psi = slow.pacs_scores(

@@ -1,9 +1,11 @@
+import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from llmrl.algos.ppo import PPO
+from llmrl.batch import Needs
 from llmrl.conformance import definitions as slow
 from llmrl.conformance.cases import random_batch, random_output
 
@@ -82,10 +84,10 @@ def test_the_metrics_give_the_explained_variance():
     batch = algo.credit(random_batch(1))
     out = random_output(batch, 1)
     metrics = {name: value.item() for name, value in algo.loss(out, batch).metrics.items()}
-    assert "explained_variance" not in algo.report(metrics | {"return_square": metrics["return"] ** 2})
+    assert "explained_variance" not in algo.derived_metrics(metrics | {"return_square": metrics["return"] ** 2})
     returns, values = batch.returns[batch.mask], out.values[batch.mask].detach()
     expected = 1 - (returns - values).var(correction=0) / returns.var(correction=0)
-    assert algo.report(metrics)["explained_variance"] == pytest.approx(expected.item())
+    assert algo.derived_metrics(metrics)["explained_variance"] == pytest.approx(expected.item())
     clipped = ((values - batch.values[batch.mask]).abs() > 0.2).double().mean().item()
     assert metrics["value_clipped"] == pytest.approx(clipped)
 
@@ -111,22 +113,25 @@ def test_a_batch_without_signal_gets_no_unit_noise():
 
 
 def test_needs_follow_the_coefficients():
-    plain = {"values", "old_logprobs"}
+    plain = Needs(values=True, old_logprobs=True)
+    whole = replace(plain, whole_batch=True)
     assert PPO(whiten_advantages=False).needs == plain
-    assert PPO().needs == plain | {"whole_batch"}
-    assert PPO(kl_coef=0.1, entropy_coef=0.1).needs == plain | {"whole_batch", "ref_logprobs", "entropy"}
-    assert PPO(kl_coef=0.1, kl_target=0.1).needs == plain | {"whole_batch", "ref_logprobs", "feedback"}
+    assert PPO().needs == whole
+    assert PPO(kl_coef=0.1, entropy_coef=0.1).needs == replace(whole, ref_logprobs=True, entropy=True)
+    assert PPO(kl_coef=0.1, kl_target=0.1).needs == replace(whole, ref_logprobs=True, feedback=True)
 
 
-def test_the_kl_weight_follows_the_measured_kl_as_in_the_paper():
-    algo = PPO(kl_coef=0.1, kl_target=0.02, kl_rate=0.5)
-    assert algo.adapted({"kl_ref": 0.02}) == algo
-    assert algo.adapted({"kl_ref": 0.021}).kl_coef == pytest.approx(0.1 * (1 + 0.5 * 0.05))
-    assert algo.adapted({"kl_ref": 9.0}).kl_coef == pytest.approx(0.1 * 1.1)  # one step is bounded
-    assert algo.adapted({"kl_ref": -1.0}).kl_coef == pytest.approx(0.1 * 0.9)
-    assert algo.adapted({"kl_ref": float("nan")}) == algo
-    fixed = PPO(kl_coef=0.1)
-    assert fixed.adapted({"kl_ref": 9.0}) == fixed
+@pytest.mark.parametrize(
+    ("measured", "coefficient"),
+    [(0.02, 0.1), (0.021, 0.1 * (1 + 0.5 * 0.05)), (9.0, 0.1 * 1.1), (-1.0, 0.1 * 0.9), (math.nan, 0.1)],
+)
+def test_the_kl_weight_follows_the_measured_kl_as_in_the_paper(measured, coefficient):
+    controller = PPO(kl_coef=0.1, kl_target=0.02, kl_rate=0.5).controller()
+    assert controller.observe({"kl_ref": measured}) == {"kl_coef": pytest.approx(coefficient)}
+    again = PPO(kl_coef=0.7, kl_target=0.02, kl_rate=0.5).controller()
+    again.load(controller.state())
+    assert again.observe({"kl_ref": 0.03}) == controller.observe({"kl_ref": 0.03})
+    assert controller.observe({}) == again.observe({})  # no row trained: nothing is known
 
 
 @SEEDS

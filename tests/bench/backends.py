@@ -24,9 +24,9 @@ import torch
 from llmrl.algos.grpo import GRPO
 from llmrl.settings.load import parse_recipe
 from llmrl.train.collate import collate
+from llmrl.train.learn import update
 from llmrl.train.models import Sources, build_models
 from llmrl.train.sample import by_prompt
-from llmrl.train.update import update
 from llmrl.train.world import World
 from tests.tiny import random_trajectories
 
@@ -81,9 +81,7 @@ def one_rank(source: str, backend: str, folder: Path) -> None:
     seconds, norms = [], []
     for step in range(STEPS):
         begin = time.perf_counter()
-        metrics = update(
-            batch, models.logprob_model, GRPO(), models.updater, recipe.train, step=step, seed=0, world=world
-        )
+        metrics = update(models, GRPO(), batch, step)
         seconds.append(time.perf_counter() - begin)
         norms.append(metrics["grad_norm"])
     gc.collect()

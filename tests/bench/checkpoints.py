@@ -21,10 +21,10 @@ from llmrl.policy.model import Policy, load_policy
 from llmrl.settings.recipe import ModelConfig, TrainConfig
 from llmrl.train.checkpoint import TrainState, Writer, checkpoints, damage, read_tensors
 from llmrl.train.collate import collate
-from llmrl.train.update import LogprobModel, update
+from llmrl.train.learn import update
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.updater import Updater
-from llmrl.train.world import World
-from tests.tiny import random_trajectories
+from tests.tiny import random_trajectories, tiny_models
 
 ROUNDS = 5
 
@@ -47,7 +47,7 @@ def _update_seconds(policy: Policy, updater: Updater) -> dict[str, float]:
     for number in range(2 * (ROUNDS + 1)):
         torch.use_deterministic_algorithms(number % 2 == 0)
         begin = time.perf_counter()
-        update(batch, logprob_model, GRPO(), updater, TrainConfig(steps=99), step=0, seed=0, world=World())
+        update(tiny_models(logprob_model, updater, config=TrainConfig(steps=99)), GRPO(), batch, 0)
         times[number % 2 == 0].append(time.perf_counter() - begin)
     free, strict = (statistics.median(times[kind][1:]) for kind in (False, True))
     return {"update_s": round(free, 3), "deterministic_ratio": round(strict / free, 3)}

@@ -62,9 +62,10 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
     from llmrl.settings.recipe import ModelConfig, TrainConfig
     from llmrl.train.clock import Clock
     from llmrl.train.collate import collate
-    from llmrl.train.update import LogprobModel, annotate, update
+    from llmrl.train.learn import learn
+    from llmrl.train.logprob_model import LogprobModel
     from llmrl.train.updater import Updater
-    from llmrl.train.world import World
+    from tests.tiny import tiny_models
 
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
@@ -86,10 +87,7 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
         with clock("reward"):
             trajectories = _scored(trajectories, equal=options.mode == "equal")
         with clock("update"):
-            batch = algo.credit(
-                annotate(collate(trajectories), needs=algo.needs, policy=logprob_model, reference=None, updates=1)
-            )
-            metrics = update(batch, logprob_model, algo, updater, config, step=step, seed=0, world=World())
+            _, metrics = learn(tiny_models(logprob_model, updater, config=config), algo, collate(trajectories), step)
         with clock("sync"):
             engine.load(policy.weights(), version=step + 1)
         sampled = sum(t.sampled for t in trajectories)

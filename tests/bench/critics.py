@@ -25,11 +25,11 @@ from llmrl.policy.model import load_policy
 from llmrl.settings.model import CriticConfig
 from llmrl.settings.recipe import ModelConfig, TrainConfig
 from llmrl.train.collate import collate
-from llmrl.train.update import LogprobModel, annotate, credit, update
+from llmrl.train.learn import learn
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.updater import Updater
 from llmrl.train.values import CriticTrainer
-from llmrl.train.world import World
-from tests.tiny import random_trajectories
+from tests.tiny import random_trajectories, tiny_models
 
 ROUNDS = 4
 CASES: dict[str, tuple[Algorithm, CriticConfig | None]] = {
@@ -65,25 +65,11 @@ def measured(source: str, algo: Algorithm, config: CriticConfig | None) -> dict[
     logprob_model = LogprobModel(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
     rows = random_trajectories(0, groups=(8,) * 8, longest_prompt=60, longest=60)
     batch = collate(rows)
+    models = tiny_models(logprob_model, updater, config=TrainConfig(steps=99), critic_trainer=critic_trainer)
     seconds = []
     for step in range(ROUNDS + 1):
         begin = time.perf_counter()
-        ready = annotate(
-            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1,
-            critic=None if critic_trainer is None else critic_trainer.critic,
-        )  # fmt: skip
-        ready = credit(algo, ready, World())
-        update(
-            ready,
-            logprob_model,
-            algo,
-            updater,
-            TrainConfig(steps=99),
-            step=step,
-            seed=0,
-            world=World(),
-            critic_trainer=critic_trainer,
-        )
+        learn(models, algo, batch, step)
         seconds.append(time.perf_counter() - begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     return {"step_s": round(statistics.median(seconds[1:]), 2), "peak_gib": round(peak, 2)}

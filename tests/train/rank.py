@@ -20,12 +20,13 @@ from llmrl.policy.critic import Critic, ValueHead
 from llmrl.settings.model import CriticConfig
 from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import collate
+from llmrl.train.learn import learn
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.sample import by_prompt
-from llmrl.train.update import LogprobModel, annotate, credit, update
 from llmrl.train.updater import Updater
 from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
-from tests.tiny import random_model, random_trajectories
+from tests.tiny import random_model, random_trajectories, tiny_models
 
 CONFIG = TrainConfig(steps=1, lr=1e-2, tokens_per_microbatch=30, max_grad_norm=0.5)
 
@@ -54,25 +55,15 @@ def learned(world: World, algo: Algorithm) -> tuple[dict[str, torch.Tensor], dic
         return Updater(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=norm, reduce=reduce)
 
     updater, critic_trainer = updater_of(named), None
-    if "values" in algo.needs:
+    if algo.needs.values:
         critic = Critic(head=ValueHead(64))
         critic_trainer = CriticTrainer(
             critic=critic, updater=updater_of(critic.trainable()), config=CriticConfig(whiten_targets=True, lr=1e-2)
         )
         named = [*named, *critic.trainable()]
     logprob_model = LogprobModel(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=30)
-    batch = annotate(
-        collate(mine),
-        needs=algo.needs,
-        policy=logprob_model,
-        reference=None,
-        updates=1,
-        critic=critic_trainer and critic_trainer.critic,
-    )
-    batch = credit(algo, batch, world)
-    metrics = update(
-        batch, logprob_model, algo, updater, CONFIG, step=0, seed=0, world=world, critic_trainer=critic_trainer
-    )
+    models = tiny_models(logprob_model, updater, config=CONFIG, critic_trainer=critic_trainer, world=world)
+    _, metrics = learn(models, algo, collate(mine), 0)
     found = {f"grad/{name}": grad for (name, _), grad in zip(named, grads, strict=True)}
     return found | {f"weight/{name}": p.detach().clone() for name, p in named}, metrics
 

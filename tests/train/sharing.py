@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from llmrl.algos.build import build_algorithm
-from llmrl.batch import Algorithm, Batch, Loss, Output
+from llmrl.batch import Algorithm, Batch, Loss, Needs, Output
 from llmrl.settings.load import parse_recipe
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState, Writer, read_state, read_tensors
 from llmrl.train.collate import collate
+from llmrl.train.learn import learn
 from llmrl.train.models import Sources, build_models
 from llmrl.train.sample import by_prompt
-from llmrl.train.update import annotate, credit, update
 from llmrl.train.world import World
 from llmrl.types import Score, Trajectory
 from tests.tiny import random_trajectories
@@ -98,7 +98,7 @@ class Poisoned:
     given: list[int] = field(default_factory=list)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return self.algo.needs
 
     def credit(self, batch: Batch) -> Batch:
@@ -128,20 +128,9 @@ def run_case(case: Case, world: World) -> None:
     for step in range(case.start, case.end):
         groups = by_prompt(data(step))
         mine = [trajectory for prompt in world.share(list(groups)) for trajectory in groups[prompt]]
-        batch = annotate(
-            collate(mine), needs=algo.needs, policy=models.logprob_model, critic=models.critic,
-            reference=models.reference_logprobs, updates=recipe.updates_per_step,
-        )  # fmt: skip
         poisoned = case.poison and step in (1, 3) and world.rank == world.size - 1
         used: Algorithm = Poisoned(algo, step) if poisoned else algo
-        batch = credit(used, batch, world)
-        metrics.append(
-            update(
-                batch, models.logprob_model, used, models.updater, recipe.train, step=step, seed=0, world=world,
-                critic_trainer=models.critic_trainer,
-            )
-        )  # fmt: skip
-        models.follow(step + 1)
+        metrics.append(learn(models, used, collate(mine), step)[1])
     tensors = models.tensors()
     if world.main:
         writer = Writer(Path(case.run), keep_last=9, keep_best=False)

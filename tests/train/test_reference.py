@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from llmrl.settings.model import ReferenceConfig
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.reference import Reference
-from llmrl.train.update import LogprobModel
 from llmrl.train.updater import Updater
 from tests.tiny import random_batch, random_model
 
@@ -16,7 +16,7 @@ def setting(dtype=torch.float32, **config):
     named = list(model.named_parameters())
     updater = Updater(named, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, max_grad_norm=1e9)
     logprob_model = LogprobModel(model=model, mode="packed", temperature=1.0, tokens_per_microbatch=4096)
-    return Reference(ReferenceConfig(**config), logprob_model, updater), logprob_model, updater
+    return Reference(ReferenceConfig(**config), logprob_model, updater, updater), logprob_model, updater
 
 
 def learn(logprob_model, updater):

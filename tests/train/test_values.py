@@ -14,11 +14,12 @@ from llmrl.policy.model import Policy
 from llmrl.settings.model import CriticConfig
 from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import joined, with_totals
-from llmrl.train.update import LogprobModel, annotate, credit, update
+from llmrl.train.learn import annotate, learn
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.updater import Updater
 from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
-from tests.tiny import random_batch, random_model, tiny_tokenizer
+from tests.tiny import random_batch, random_model, tiny_models, tiny_tokenizer
 
 BATCH = {"groups": (4, 3, 2, 1)}
 
@@ -51,13 +52,8 @@ def one_update(kind, algo, *, budget=4096, step=0, config=None, train=None, batc
     logprob_model, updater, critic_trainer = parts(kind, budget=budget, seen=seen, **(config or {}))
     settings = TrainConfig(steps=10, lr=1e-3, tokens_per_microbatch=budget, **(train or {}))
     batch = random_batch(11, **BATCH) if batch is None else batch
-    updates = settings.epochs * settings.minibatches
-    batch = annotate(
-        batch, needs=algo.needs, policy=logprob_model, reference=None, updates=updates, critic=critic_trainer.critic
-    )
-    batch = credit(algo, batch, World())
-    metrics = update(
-        batch, logprob_model, algo, updater, settings, step=step, seed=0, world=World(), critic_trainer=critic_trainer
+    batch, metrics = learn(
+        tiny_models(logprob_model, updater, config=settings, critic_trainer=critic_trainer), algo, batch, step
     )
     return metrics, seen, logprob_model, critic_trainer, batch
 
@@ -123,14 +119,9 @@ def test_values_learn_the_returns_and_the_explained_variance_says_so():
     logprob_model, updater, critic_trainer = parts("separate", lr=1e-2)
     batch = random_batch(11, **BATCH)
     for step in range(40):
-        ready = annotate(
-            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1, critic=critic_trainer.critic
-        )
-        ready = credit(algo, ready, World())
         config = TrainConfig(steps=99, lr=1e-9)
-        metrics = update(
-            ready, logprob_model, algo, updater, config, step=step, seed=0, world=World(), critic_trainer=critic_trainer
-        )
+        models = tiny_models(logprob_model, updater, config=config, critic_trainer=critic_trainer)
+        _, metrics = learn(models, algo, batch, step)
         seen.append(metrics["explained_variance"])
     assert seen[0] < 0.0 and seen[-1] > 0.7  # siblings share the state before their first token, so 1 is out of reach
 
@@ -167,22 +158,18 @@ def test_the_targets_statistics_are_decayed_and_have_a_floor():
 def test_a_restored_value_model_goes_on_bit_for_bit(kind):
     algo, batch, config = PPO(), random_batch(11, **BATCH), {"whiten_targets": True}
 
-    def learn(logprob_model, updater, critic_trainer, step):
-        ready = annotate(
-            batch, needs=algo.needs, policy=logprob_model, reference=None, updates=1, critic=critic_trainer.critic
-        )
+    def learnt(logprob_model, updater, critic_trainer, step):
         settings = TrainConfig(steps=9, lr=1e-3)
-        update(credit(algo, ready, World()), logprob_model, algo, updater, settings, step=step, seed=0, world=World(),
-               critic_trainer=critic_trainer)  # fmt: skip
+        learn(tiny_models(logprob_model, updater, config=settings, critic_trainer=critic_trainer), algo, batch, step)
 
     first = parts(kind, **config)
-    learn(*first, 0)
+    learnt(*first, 0)
     stored = [{name: x.clone() for name, x in one.state().items()} for one in first[1:]]
-    learn(*first, 1)
+    learnt(*first, 1)
     again = parts(kind, **config)
     for one, state in zip(again[1:], stored, strict=True):
         one.load(state)
-    learn(*again, 1)
+    learnt(*again, 1)
     for one, other in zip(first[1:], again[1:], strict=True):
         assert one.state().keys() == other.state().keys()
         assert all(torch.equal(x, other.state()[name]) for name, x in one.state().items())
@@ -206,7 +193,7 @@ def test_updates_stop_before_the_step_that_would_start_too_far_away():
 def test_annotate_refuses_values_without_a_value_model():
     logprob_model, *_ = parts()
     with pytest.raises(ValueError, match="no value model"):
-        annotate(random_batch(1), needs=PPO().needs, policy=logprob_model, reference=None, updates=1)
+        annotate(tiny_models(logprob_model, None), PPO().needs, random_batch(1))
 
 
 def test_joined_batches_credit_like_the_whole():

@@ -13,8 +13,8 @@ from llmrl.errors import ConfigError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
 from llmrl.settings.recipe import TrainConfig
-from llmrl.train.protocols import Moves
-from llmrl.train.update import LogprobModel
+from llmrl.train.logprob_model import LogprobModel
+from llmrl.train.protocols import Optimizer, ShardedOptimizer, Shards
 from llmrl.train.updater import Updater
 from llmrl.train.world import World
 
@@ -23,11 +23,12 @@ Backend = Literal["ddp", "fsdp2", "zero2", "zero3"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shared:
-    """A policy as its back-end holds it, its logprob_model, and what moves it."""
+    """A policy as its back-end holds it, how its log-probabilities are computed, and what moves it."""
 
     policy: Policy
     logprob_model: LogprobModel
-    updater: Moves
+    optimizer: Optimizer
+    shards: Shards
 
 
 def choose(train: TrainConfig, world: World) -> Backend:
@@ -58,21 +59,21 @@ def share(backend: Backend, train: TrainConfig, policy: Policy, logprob_model: L
     """Hand `policy` to `backend`: sharded over ranks unless it is ddp, with the optimizer that fits."""
     settings = _settings(train)
     if backend == "ddp":
-        return Shared(policy=policy, logprob_model=logprob_model, updater=_plain(policy.trainable(), train, world))
-    if backend == "fsdp2":
+        moves: ShardedOptimizer = _plain(policy.trainable(), train, world)
+    elif backend == "fsdp2":
         from llmrl.train.backends import fsdp2
 
         policy, logprob_model = fsdp2.shard_policy(policy, logprob_model, world)
-        moves: Moves = fsdp2.FSDP2Updater(policy.trainable(), world=world, **settings)
+        moves = fsdp2.FSDP2Updater(policy.trainable(), world=world, **settings)
     else:
         from llmrl.train.backends import zero
 
         stage = 3 if backend == "zero3" else 2
         policy, logprob_model, moves = zero.shard_policy(policy, logprob_model, world, stage=stage, **settings)
-    return Shared(policy=policy, logprob_model=logprob_model, updater=moves)
+    return Shared(policy=policy, logprob_model=logprob_model, optimizer=moves, shards=moves)
 
 
-def share_critic(backend: Backend, train: TrainConfig, critic: Critic, world: World) -> tuple[Critic, Moves]:
+def share_critic(backend: Backend, train: TrainConfig, critic: Critic, world: World) -> tuple[Critic, ShardedOptimizer]:
     """The value model, sharded by FSDP2 if it is a model of its own and `backend` shards, and what moves it.
 
     ZeRO multiplies the one loss of policy and values by the number of ranks; what is not its own divides that out again.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from llmrl.batch import Batch, Output
 from llmrl.policy.forward import ForwardMode, ValueHead, forward, forward_values
-from llmrl.train.update import LogprobModel
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.world import World, collective
 
 

@@ -22,7 +22,7 @@ from llmrl.errors import ConfigError
 from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import BUCKET_BYTES, Shard, buckets, gathered, rows_of
 from llmrl.train.backends.wrapped import Root, sharded_scorer
-from llmrl.train.update import LogprobModel
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 

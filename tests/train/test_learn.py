@@ -1,25 +1,23 @@
 """One rollout's worth of learning: the same gradient however it is cut, packed or skipped; metrics that are right."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 
 from llmrl.algos.grpo import GRPO
 from llmrl.algos.pacs import PACS
-from llmrl.batch import Loss
+from llmrl.batch import Loss, Needs
 from llmrl.policy.forward import forward
 from llmrl.settings.recipe import TrainConfig
-from llmrl.train import update as update_module
+from llmrl.train import learn as learn_module
 from llmrl.train.collate import collate, with_totals
+from llmrl.train.learn import annotate, rows_that_learn, update
+from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
-from llmrl.train.update import LogprobModel, annotate, rows_that_learn, update
 from llmrl.train.updater import Updater
-from llmrl.train.world import World
-from tests.tiny import random_batch, random_model, random_trajectories
-
-SEED = {"step": 0, "seed": 0, "world": World()}
+from tests.tiny import random_batch, random_model, random_trajectories, tiny_models
 
 
 def logprob_model(model, *, mode="packed", budget=4096):
@@ -40,7 +38,7 @@ def one_update(batch, algo, *, mode="packed", model=None, step=0, **settings):
         reduce=lambda grad: seen.append(grad.clone()),
     )
     used = logprob_model(model, mode=mode, budget=config.tokens_per_microbatch)
-    metrics = update(batch, used, algo, updater, config, **{**SEED, "step": step})
+    metrics = update(tiny_models(used, updater, config=config), algo, batch, step)
     count = len(list(model.parameters()))
     return metrics, [seen[start : start + count] for start in range(0, len(seen), count)], model
 
@@ -48,7 +46,7 @@ def one_update(batch, algo, *, mode="packed", model=None, step=0, **settings):
 def by_definition(batch, algo):
     """The gradient of the algorithm's loss on all rows at once, through padded rows."""
     model = random_model()
-    loss = algo.loss(forward(model, batch, mode="plain", entropy="entropy" in algo.needs), batch).value
+    loss = algo.loss(forward(model, batch, mode="plain", entropy=algo.needs.entropy), batch).value
     loss.backward()
     return float(loss.detach()), [p.grad for p in model.parameters()]
 
@@ -90,7 +88,7 @@ def test_skipped_rows_change_no_gradient_and_are_counted(monkeypatch):
     learning = rows_that_learn(batch, GRPO().needs)
     assert len(learning) == 4  # g1 is uniform, g2 is alone
     metrics, (got,), _ = one_update(batch, GRPO())
-    monkeypatch.setattr(update_module, "rows_that_learn", lambda part, needs: part.mask.any(1).nonzero().squeeze(1))
+    monkeypatch.setattr(learn_module, "rows_that_learn", lambda part, needs: part.mask.any(1).nonzero().squeeze(1))
     every, (wanted,), _ = one_update(batch, GRPO())
     assert_close(got, wanted, 1e-5)
     assert (metrics["rows/skipped"], every["rows/skipped"]) == (4.0, 0.0)
@@ -110,9 +108,9 @@ def test_a_zero_advantage_is_not_skipped_where_other_terms_still_pull():
     batch = GRPO().credit(collate(singles(12)))
     zero = replace(batch, advantages=torch.zeros_like(batch.advantages))
     assert len(rows_that_learn(zero, GRPO().needs)) == 0
-    for needs in ("ref_logprobs", "entropy", "values", "whole_groups"):
-        assert len(rows_that_learn(zero, frozenset({needs}))) == 8
-    assert len(rows_that_learn(replace(batch, advantages=None), frozenset())) == 8
+    for name in ("ref_logprobs", "entropy", "values", "whole_groups"):
+        assert len(rows_that_learn(zero, Needs(**{name: True}))) == 8
+    assert len(rows_that_learn(replace(batch, advantages=None), Needs())) == 8
 
 
 def test_a_step_in_which_nothing_learns_has_zero_gradient_and_finite_metrics():
@@ -145,7 +143,7 @@ class Spy:
 
     seen: list
     factor: float = 1.0
-    needs: frozenset = frozenset({"old_logprobs"})
+    needs: Needs = field(default_factory=lambda: Needs(old_logprobs=True))
 
     def credit(self, batch):
         return replace(batch, advantages=batch.mask.float())
@@ -218,13 +216,16 @@ def test_a_loss_that_is_not_finite_moves_nothing_and_is_counted(factor):
 def test_annotate_computes_what_is_asked_and_no_more():
     batch, used = random_batch(1), logprob_model(random_model())
     for updates in (1, 2):  # with one they are the update's own, with more the update makes those of rows that learn
-        alone = annotate(batch, needs=frozenset({"old_logprobs"}), policy=used, reference=None, updates=updates)
+        models = tiny_models(used, None, config=TrainConfig(steps=10, epochs=updates))
+        alone = annotate(models, Needs(old_logprobs=True), batch)
         assert alone.old_logprobs is None and alone.ref_logprobs is None
-    other = logprob_model(random_model(seed=5)).logprobs
-    both = annotate(batch, needs=frozenset({"old_logprobs", "ref_logprobs"}), policy=used, reference=other, updates=2)
-    assert torch.equal(both.ref_logprobs, other(batch)) and not torch.equal(both.ref_logprobs, both.old_logprobs)
+    other = logprob_model(random_model(seed=5))
+    both = annotate(replace(models, reference=other), Needs(old_logprobs=True, ref_logprobs=True), batch)
+    assert torch.equal(both.ref_logprobs, other.logprobs(batch)) and not torch.equal(
+        both.ref_logprobs, both.old_logprobs
+    )
     with pytest.raises(ValueError, match="no reference"):
-        annotate(batch, needs=frozenset({"ref_logprobs"}), policy=used, reference=None, updates=1)
+        annotate(models, Needs(ref_logprobs=True), batch)
 
 
 @pytest.mark.parametrize("mode", ["packed", "plain"])
