@@ -53,14 +53,14 @@ def test_the_example_of_the_readme_trains(tiny_recipes: Path, capsys: pytest.Cap
 
 
 def test_the_rewards_of_the_recipes_readme_are_accepted() -> None:
-    from llmrl.cli import _is_trl
+    from llmrl.compose import is_trl_reward
 
     ours, trl = python_of(ROOT / "recipes" / "README.md")
     names: dict[str, Any] = {}
     exec(compile(ours, "recipes/README.md", "exec"), names)
-    assert not _is_trl(names["brief"])
+    assert not is_trl_reward(names["brief"])
     exec(compile(trl, "recipes/README.md", "exec"), names)
-    assert _is_trl(names["brief"])
+    assert is_trl_reward(names["brief"])
     talk = [[{"role": "assistant", "content": text}] for text in ("4", "x" * 40)]
     assert names["brief"](completions=talk, answer=["4", "4"]) == [1.0, 0.0]
 

@@ -1,1 +1,1 @@
-"""What users type: one file a command or group of commands."""
+"""The commands of `llmrl`, one file a group; cli.py puts them together. Heavy imports happen inside the commands."""

@@ -47,7 +47,7 @@ def plan(
     With --scale: what a step would take on another cluster, simulated from what measured runs cost here.
     """
     from llmrl.algos.build import build_algorithm, check_run
-    from llmrl.cli import rewards_of
+    from llmrl.compose import rewards_of
     from llmrl.errors import ConfigError
     from llmrl.settings.load import load_recipe
 

@@ -147,7 +147,7 @@ def sample(finished: Sequence[Run], folder: Path) -> None:
     bases = {task: folder / f"base-{task}.json" for task in {run.task for run in finished}}
     if not waiting and all(file.is_file() for file in bases.values()):
         return
-    from llmrl.cli import model_folder
+    from llmrl.compose import model_folder
     from llmrl.rollout.engine import EngineSettings, build_engine
     from llmrl.settings.load import load_recipe
 
@@ -173,7 +173,7 @@ def sample(finished: Sequence[Run], folder: Path) -> None:
 def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str, int]]:
     import torch
 
-    from llmrl.cli import rewards_of
+    from llmrl.compose import rewards_of
     from llmrl.policy.model import load_policy, load_tokenizer
     from llmrl.rewards.border import score_all
     from llmrl.rollout.roll import roll

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.cli import resolve
+from llmrl.compose import resolve
 from llmrl.errors import ConfigError
 from llmrl.eval.hooks import metrics, training_benchmarks
 from llmrl.eval.records import Record, Sample, read_records

@@ -38,7 +38,7 @@ SMALL = [
 @pytest.mark.slow
 @pytest.mark.parametrize("name", LOCAL)
 def test_two_steps_of_a_recipe(tmp_path, name):
-    from llmrl.cli import resolve
+    from llmrl.compose import resolve
     from llmrl.train.start import run
 
     if not DATA.is_dir() or not (MODEL / "config.json").is_file():

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from llmrl.cli import resolve
+from llmrl.compose import resolve
 from llmrl.errors import CheckpointError, ConfigError, LimitExceeded
 from llmrl.report.page import write_report
 from llmrl.report.summary import summary_table

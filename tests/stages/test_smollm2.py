@@ -9,7 +9,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.cli import resolve
+from llmrl.compose import resolve
 from llmrl.policy.catalog import cache_root
 from llmrl.settings.load import parse_recipe
 from llmrl.train.folder import read_metrics

@@ -13,7 +13,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.cli import resolve
+from llmrl.compose import resolve
 from llmrl.errors import DataError, LimitExceeded, RunFolderError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe

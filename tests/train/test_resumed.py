@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from llmrl.cli import resolve
+from llmrl.compose import resolve
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe
 from llmrl.train.start import run

@@ -78,7 +78,7 @@ def _packages() -> list[Finding]:
 
 
 def _tested_versions() -> dict[str, str]:
-    file = Path(__file__).parent / "launch" / "constraints.txt"
+    file = Path(__file__).parents[1] / "launch" / "constraints.txt"
     pairs = (line.strip().split("==") for line in file.read_text().splitlines() if "==" in line and line[0] != "#")
     return dict((name, version) for name, version in pairs)
 

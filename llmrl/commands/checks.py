@@ -18,7 +18,7 @@ def doctor() -> None:
     """Look at this machine: what is there, what is missing, what would make it faster."""
     from rich.table import Table
 
-    from llmrl.doctor import Finding, examine
+    from llmrl.commands.doctor import Finding, examine
     from llmrl.rewards.sandbox import isolation_report
 
     table = Table("what", "state", "detail")
@@ -71,7 +71,7 @@ def check_rewards(
     show: Annotated[int, typer.Option(min=0, help="Problems to print of each part.")] = 5,
 ) -> None:
     """Do the data's own gold answers get full marks, and empty answers none? Exits with 1 if not."""
-    from llmrl.cli import rewards_of
+    from llmrl.compose import rewards_of
     from llmrl.data.source import load_train_eval
     from llmrl.errors import ConfigError
     from llmrl.rewards.check import check_rows

@@ -1,0 +1,125 @@
+"""The composition root: the one place that turns the names in a recipe into objects."""
+
+from __future__ import annotations
+
+import inspect
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmrl.settings.recipe import Recipe, RewardConfig
+    from llmrl.train.evaluate import Benchmarks
+    from llmrl.train.models import Sources
+    from llmrl.train.start import Parts
+
+
+def resolve(recipe: Recipe) -> Parts:
+    """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
+    from llmrl.algos.build import build_algorithm
+    from llmrl.eval.metrics import wilson_interval
+    from llmrl.rewards.border import score_all
+    from llmrl.rewards.telemetry import Watched
+    from llmrl.train.start import Parts
+
+    check_trackers(recipe)
+    algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
+    check_benchmarks(recipe)
+    sources = sources_of(recipe)
+    return Parts(
+        algo=algo,
+        score=lambda trajectories: score_all(reward, trajectories),
+        interval=wilson_interval,
+        sources=sources,
+        benchmarks=benchmarks_of(recipe, sources.policy),
+    )
+
+
+def sources_of(recipe: Recipe) -> Sources:
+    """The local folders of the models that a recipe names."""
+    from llmrl.train.models import Sources
+
+    own = recipe.critic.path if recipe.critic is not None else None
+    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
+
+
+def check_benchmarks(recipe: Recipe) -> None:
+    """Raise ConfigError for a name in `eval.tasks` that is no benchmark."""
+    from llmrl.errors import ConfigError, EvalError
+    from llmrl.eval.tasks import find_task
+
+    for task in recipe.eval.tasks:
+        try:
+            find_task(task.name)
+        except EvalError as error:
+            raise ConfigError(f"eval.tasks: {error}") from error
+
+
+def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
+    """The benchmarks that the recipe's `eval.tasks` names, their questions loaded. Raises ConfigError or DataError."""
+    from llmrl.errors import ConfigError, EvalError
+    from llmrl.eval.hooks import training_benchmarks
+
+    if not recipe.eval.tasks:
+        return None
+    try:
+        return training_benchmarks(recipe, source, say=print)
+    except EvalError as error:
+        raise ConfigError(f"eval.tasks: {error}") from error
+
+
+def model_folder(path: str) -> str:
+    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet."""
+    from llmrl.policy.catalog import resolve as resolve_model
+    from llmrl.policy.hub import fetch
+
+    found = resolve_model(path, report=print)
+    return str(fetch(found) if isinstance(found, str) else found)
+
+
+def check_trackers(recipe: Recipe) -> None:
+    """Raise ConfigError for a tracker that is not installed."""
+    from llmrl.errors import ConfigError
+
+    for name in recipe.tracking.to:
+        if find_spec(name) is None:
+            raise ConfigError(f"tracking.to={name} needs a package that is missing: pip install 'llmrl[{name}]'")
+
+
+def rewards_of(recipe: Recipe) -> Any:
+    """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
+    from llmrl.errors import ConfigError
+    from llmrl.rewards.border import load_reward
+    from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.trl_adapter import TRLReward
+    from llmrl.stages.folder import with_models
+
+    parts: dict[str, Any] = {}
+    for name, section in recipe.reward.items():
+        section = section.model_copy(update={"args": with_models(recipe, section.args)})
+        try:
+            part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
+        except ValueError as error:
+            raise ConfigError(f"reward.{name}: {error}") from error
+        except TypeError as error:
+            raise ConfigError(f"reward.{name}.args: {error}") from error
+        except (ImportError, SyntaxError) as error:
+            kind = type(error).__name__
+            raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
+        if is_trl_reward(part):
+            part = TRLReward(function=part)
+        parts[name] = _isolated(section, part) if section.isolated else part
+    return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
+
+
+def _isolated(section: RewardConfig, part: Any) -> Any:
+    """The reward in killable workers, which build their own from its name; what an adapter wraps is sent as it is."""
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
+    from llmrl.rewards.trl_adapter import TRLReward
+
+    built, args = (part, None) if isinstance(part, TRLReward) else (section.name, section.args)
+    return IsolatedReward(RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s))
+
+
+def is_trl_reward(reward: Any) -> bool:
+    """TRL's reward functions take `completions`; ours take one trajectory."""
+    return inspect.isfunction(reward) and "completions" in inspect.signature(reward).parameters
