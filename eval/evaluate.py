@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan
-from llmrl.eval.results import Results, TaskResult, summarise
+from llmrl.eval.results import Results, TaskResult, read_results, summarise
 from llmrl.eval.run import Judge, Progress, run_task, stream
 from llmrl.eval.scorers import build_scorers
 from llmrl.eval.strategies import find_strategies
@@ -235,14 +235,3 @@ def _write(path: Path, results: Results) -> None:
     content = json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n"
     temporary.write_text(content, "utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it
     temporary.replace(path)
-
-
-def read_results(folder: Path) -> Results:
-    """results.json of `folder`. EvalError if there is none or it is not of this version."""
-    path = folder / "results.json" if folder.is_dir() else folder
-    try:
-        return Results.model_validate_json(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise EvalError(f"no {path}; is {folder} the --out folder of an evaluation?") from error
-    except ValueError as error:
-        raise EvalError(f"{path} is no results.json of this version: {str(error).splitlines()[0]}") from error

@@ -16,9 +16,8 @@ from string import Template
 from typing import Any
 
 from llmrl.errors import EvalError
-from llmrl.eval.evaluate import read_results
 from llmrl.eval.records import Record, Sample, read_records
-from llmrl.eval.results import Metric, Results, TaskResult, right
+from llmrl.eval.results import Metric, Results, TaskResult, read_results, right
 from llmrl.eval.tables import markdown, percent, warnings, with_interval
 from llmrl.report.page import json_block
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
@@ -284,3 +285,14 @@ def _natural(value: str) -> tuple[float, str]:
         return float(value), value
     except ValueError:
         return math.inf, value
+
+
+def read_results(folder: Path) -> Results:
+    """results.json of `folder`. EvalError if there is none or it is not of this version."""
+    path = folder / "results.json" if folder.is_dir() else folder
+    try:
+        return Results.model_validate_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise EvalError(f"no {path}; is {folder} the --out folder of an evaluation?") from error
+    except ValueError as error:
+        raise EvalError(f"{path} is no results.json of this version: {str(error).splitlines()[0]}") from error

@@ -122,18 +122,3 @@ def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Comple
     if missing:
         raise EngineError(f"the engine returned no completion for {len(missing)} of {len(requests)} requests")
     return [found[index] for index in range(len(requests))]
-
-
-def build_engine(settings: EngineSettings) -> LocalEngine:
-    """The in-process engine that `settings.kind` names."""
-    if settings.kind == "vllm":
-        from llmrl.rollout.vllm import VLLMEngine
-
-        return VLLMEngine(settings)
-    if settings.kind == "native":
-        from llmrl.rollout.native import NativeEngine
-
-        return NativeEngine(settings)
-    from llmrl.rollout.hf import HFEngine
-
-    return HFEngine(settings)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llmrl.errors import ConfigError
-from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine, build_engine
+from llmrl.rollout.build import build_engine
+from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import Checked
 from llmrl.settings.recipe import Recipe

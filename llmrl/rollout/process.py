@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from llmrl.errors import EngineError
 from llmrl.memory import keep_freed_memory
-from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, RestingEngine, build_engine, collect
+from llmrl.rollout.build import build_engine
+from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, RestingEngine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:

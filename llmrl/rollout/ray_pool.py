@@ -14,7 +14,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, build_engine, collect, refuse_media
+from llmrl.rollout.build import build_engine
+from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, collect, refuse_media
 from llmrl.rollout.process import EngineFaults, child_environment
 from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request, Sampling, Status, StatusKind

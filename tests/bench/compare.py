@@ -148,7 +148,8 @@ def sample(finished: Sequence[Run], folder: Path) -> None:
     if not waiting and all(file.is_file() for file in bases.values()):
         return
     from llmrl.compose import model_folder
-    from llmrl.rollout.engine import EngineSettings, build_engine
+    from llmrl.rollout.build import build_engine
+    from llmrl.rollout.engine import EngineSettings
     from llmrl.settings.load import load_recipe
 
     source = model_folder(finished[0].model)

@@ -50,7 +50,8 @@ def _ours(options: argparse.Namespace) -> Any:
     from llmrl.memory import keep_freed_memory
 
     keep_freed_memory()
-    from llmrl.rollout.engine import EngineSettings, build_engine
+    from llmrl.rollout.build import build_engine
+    from llmrl.rollout.engine import EngineSettings
     from llmrl.types import Request, Sampling
 
     requests = [

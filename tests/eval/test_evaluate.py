@@ -12,10 +12,11 @@ from typer.testing import CliRunner
 
 from llmrl.errors import EvalError
 from llmrl.eval.cli import app
-from llmrl.eval.evaluate import evaluate, evaluate_all, read_results
+from llmrl.eval.evaluate import evaluate, evaluate_all
 from llmrl.eval.models import find_models
 from llmrl.eval.plan import Options
 from llmrl.eval.report import write_reports
+from llmrl.eval.results import read_results
 from llmrl.rollout.engine import EngineSettings
 from tests.eval.fakes import FakeEngine, byte_tokenizer
 
