@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from runpy import run_module
 
 
 def share(cores: Sequence[int], *, rank: int, ranks: int) -> list[int]:
@@ -37,6 +38,4 @@ def bind() -> None:
 
 if __name__ == "__main__":
     bind()
-    from llmrl.cli import main
-
-    main()
+    run_module("llmrl", run_name="__main__")
