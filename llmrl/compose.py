@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmrl.settings.recipe import Recipe, RewardConfig
+    from llmrl.start import Parts
     from llmrl.train.evaluate import Benchmarks
     from llmrl.train.models import Sources
-    from llmrl.train.start import Parts
 
 
 def resolve(recipe: Recipe) -> Parts:
@@ -19,7 +19,7 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.border import score_all
     from llmrl.rewards.telemetry import Watched
-    from llmrl.train.start import Parts
+    from llmrl.start import Parts
 
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))

@@ -37,7 +37,7 @@ def train(
     parts = resolve(loaded)
     from llmrl.errors import LimitExceeded
     from llmrl.report.failures import most_frequent
-    from llmrl.train.start import run
+    from llmrl.start import run
 
     quiet_transformers()
     try:

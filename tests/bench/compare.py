@@ -179,7 +179,7 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
     from llmrl.rewards.border import score_all
     from llmrl.rollout.roll import roll
     from llmrl.settings.load import load_recipe
-    from llmrl.train.start import load_prompts
+    from llmrl.start import load_prompts
 
     recipe = load_recipe(RECIPES / f"{run.method}.yaml", [*run.changes, f"rollout.group_size={SAMPLES}"])
     engine.load(load_policy(recipe.model, source=weights, device=torch.device("cpu"), seed=0).weights(), version=0)

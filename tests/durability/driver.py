@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 # In the order of a step. Each is a moment that random kills rarely hit; the number skips calls of finished steps.
 POINTS = (
     "before llmrl.train.folder:_write_atomically 1",
-    "before llmrl.train.start:_build 1",
+    "before llmrl.start:_build 1",
     "before llmrl.train.loop:evaluated 1",
     "torn llmrl.train.folder:Metrics.append 1",
     "after llmrl.train.sample:roll 3",
@@ -41,7 +41,7 @@ POINTS = (
     "after llmrl.train.checkpoint:seal 2",
     "before llmrl.train.checkpoint:Writer._prune 2",
     "before llmrl.train.checkpoint:shutil.rmtree 2",
-    "before llmrl.train.start:write_summary 1",
+    "before llmrl.start:write_summary 1",
 )
 
 

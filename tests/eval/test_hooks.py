@@ -20,8 +20,8 @@ from llmrl.eval.records import Record, Sample, read_records
 from llmrl.report.page import write_report
 from llmrl.settings.load import parse_recipe
 from llmrl.settings.recipe import Recipe
+from llmrl.start import run
 from llmrl.train.folder import read_metrics
-from llmrl.train.start import run
 from llmrl.train.world import World
 from tests.eval.fakes import FakeEngine
 

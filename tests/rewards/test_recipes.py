@@ -39,7 +39,7 @@ SMALL = [
 @pytest.mark.parametrize("name", LOCAL)
 def test_two_steps_of_a_recipe(tmp_path, name):
     from llmrl.compose import resolve
-    from llmrl.train.start import run
+    from llmrl.start import run
 
     if not DATA.is_dir() or not (MODEL / "config.json").is_file():
         pytest.skip("needs the data (LLMRL_DATA) and a model folder (LLMRL_MODEL)")

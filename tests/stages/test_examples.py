@@ -10,7 +10,7 @@ from llmrl.rewards.reward_model import RewardModel
 from llmrl.settings.load import parse_recipe
 from llmrl.stages.examples import IGNORED, load_examples, scored_text
 from llmrl.stages.pairs import wrong_answer
-from llmrl.train.start import load_prompts
+from llmrl.start import load_prompts
 from llmrl.types import Status, Trajectory
 from tests.tiny import tiny_tokenizer
 

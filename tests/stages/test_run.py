@@ -19,9 +19,9 @@ from llmrl.report.summary import summary_table
 from llmrl.settings.load import parse_recipe
 from llmrl.stages.follow import Follower, checkpoints
 from llmrl.stages.run import check_stages
+from llmrl.start import run
 from llmrl.train.checkpoint import folder_of, seal
 from llmrl.train.folder import read_metrics
-from llmrl.train.start import run
 from llmrl.train.world import World
 
 SCORED = {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}

@@ -12,8 +12,8 @@ from rich.console import Console
 from llmrl.compose import resolve
 from llmrl.policy.catalog import cache_root
 from llmrl.settings.load import parse_recipe
+from llmrl.start import run
 from llmrl.train.folder import read_metrics
-from llmrl.train.start import run
 
 MODEL = Path(os.environ.get("LLMRL_SMOLLM2") or cache_root() / "models" / "smollm2-135m")
 pytestmark = [

@@ -17,9 +17,9 @@ from llmrl.compose import resolve
 from llmrl.errors import DataError, LimitExceeded, RunFolderError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe
+from llmrl.start import Outcome, run
 from llmrl.train.checkpoint import checkpoints
 from llmrl.train.folder import Lock, Metrics, read_metrics
-from llmrl.train.start import Outcome, run
 from tests.durability.harness import write_recipe
 
 QUIET = Console(quiet=True)

@@ -13,7 +13,7 @@ from rich.console import Console
 from llmrl.compose import resolve
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe
-from llmrl.train.start import run
+from llmrl.start import run
 from tests.durability.harness import CASES, result, write_recipe
 
 STEPS = 6

@@ -15,10 +15,10 @@ from llmrl.errors import ConfigError
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import parse_recipe
 from llmrl.settings.recipe import ModelConfig
+from llmrl.start import run
 from llmrl.train.checkpoint import checkpoints, damage, digest
 from llmrl.train.folder import read_metrics
 from llmrl.train.replay import replay
-from llmrl.train.start import run
 from llmrl.train.telemetry import WATCHED
 
 # Five steps of the test's recipe in float32, seed 0, as they came out when this test was written.
