@@ -2,41 +2,87 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Iterator, Mapping
+import textwrap
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llmrl.rewards.border import failed
-from llmrl.rewards.sandbox import Limits, ProgramResult, run_program
+from llmrl.rewards.sandbox import Limits, ProgramResult, program_names, run_program
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
 
 __all__ = ["CodeTests", "Limits", "ProgramResult", "extract_program", "run_program"]
+MOST_FENCES = 20  # closing fences to try
 TAMPERING = re.compile(
     r"os\._exit|sys\.exit|\b__eq__\b|\bsettrace\b|_getframe|gc\.get_|/proc/|\bctypes\b|\bsubprocess\b|__subclasses__"
     r"|\bconftest\b|sitecustomize|\bexcepthook\b|\batexit\b|builtins\.|\bunittest\b|\bpytest\b|f_back|f_globals"
 )
 
 
-_FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n]*\n(.*?)^[ \t]*\1[ \t]*$", re.DOTALL | re.MULTILINE)
+_OPENING = re.compile(r"[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[^`]*")
 
 
-def extract_program(text: str) -> str | None:
+def extract_program(text: str, entry_point: str | None = None, tests: Sequence[Any] = ()) -> str | None:
     """The program of a completion: its last ```python block, else its last block, else all of it if it has no fence.
 
+    Of several blocks, the last that defines what the tests call (`entry_point`, or the names in `tests`) comes first.
     Only what follows the last `</think>` counts. None if a fence is opened and not closed, or nothing is there.
     """
     if "<think>" in text and "</think>" not in text:
         return None
     text = text.rpartition("</think>")[2]
-    blocks = [(m.group(2).lower(), m.group(3)) for m in _FENCE.finditer(text)]
-    named = [code for language, code in blocks if language in ("python", "py", "python3")]
-    if named or blocks:
-        return named[-1] if named else blocks[-1][1]
-    if "```" in text or not text.strip():
+    blocks = _blocks(text)
+    if not blocks:
+        return None if "```" in text or not text.strip() else text
+    programs = [code for language, code in blocks if language in ("python", "py", "python3")]
+    programs = programs or [code for _, code in blocks]
+    wanted = {entry_point} if entry_point else program_names(tests, None)
+    return next((code for code in reversed(programs) if wanted & _defined(code)), programs[-1])
+
+
+def _blocks(text: str) -> list[tuple[str, str]]:
+    """(language, code) of the fenced blocks. A fence inside a docstring does not end a block: the code must parse there."""
+    lines, blocks, at = text.splitlines(keepends=True), [], 0
+    while at < len(lines):
+        opening = _OPENING.fullmatch(lines[at].rstrip("\r\n"))
+        if opening is None:
+            at += 1
+            continue
+        closing = re.compile(rf"[ \t]*{opening[1][0]}{{{len(opening[1])},}}[ \t]*")
+        ends = [i for i in range(at + 1, len(lines)) if closing.fullmatch(lines[i].rstrip("\r\n"))]
+        if not ends:
+            break
+        end = next((i for i in ends[:MOST_FENCES] if _parsed("".join(lines[at + 1 : i])) is not None), ends[0])
+        blocks.append((opening[2].lower(), "".join(lines[at + 1 : end])))
+        at = end + 1
+    return blocks
+
+
+def _parsed(code: str) -> ast.Module | None:
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            return ast.parse(textwrap.dedent(code))
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
         return None
-    return text
+
+
+def _defined(code: str) -> set[str]:
+    """Names of the functions, classes and variables at the top of a program."""
+    tree = _parsed(code)
+    if tree is None:
+        return set(re.findall(r"^(?:async )?(?:def|class) (\w+)", code, re.MULTILINE))
+    found = {n.name for n in tree.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))}
+    targets = [target for n in tree.body if isinstance(n, ast.Assign) for target in n.targets]
+    return found | {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+def tampering(text: str) -> list[str]:
+    """["test_tampering"] if a text names what tests are tampered with, else []."""
+    return ["test_tampering"] if TAMPERING.search(text) else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +114,9 @@ class CodeTests:
         tests = columns.get(self.tests)
         if not tests:
             return Score(value=None, reason=f"the row has no {self.tests!r}", flags=("no_tests",))
-        flags = list(self._flags(trajectory))
-        program = extract_program(trajectory.text)
+        flags = ["truncated"] if trajectory.status.kind is StatusKind.TRUNCATED else []
+        flags += tampering(trajectory.text)
+        program = extract_program(trajectory.text, columns.get("entry_point"), tests)
         if program is None:
             worst = -1.0 if self.grade == "coderl" else 0.0
             return Score(value=worst, reason="no program in the completion", flags=(*flags, "no_program"))
@@ -94,12 +141,6 @@ class CodeTests:
             reason=f"{outcome.status} {outcome.passed}/{outcome.total} {outcome.detail}"[:300],
             flags=(*flags, outcome.status),
         )
-
-    def _flags(self, trajectory: Trajectory) -> Iterator[str]:
-        if trajectory.status.kind is StatusKind.TRUNCATED:
-            yield "truncated"
-        if TAMPERING.search(trajectory.text):
-            yield "test_tampering"
 
     def validate(self) -> None:
         """Raises ValueError unless an honest program passes and empty and cheating ones do not."""

@@ -111,12 +111,17 @@ class ChoiceLetter:
         expect(self, "B", full=full, none=["", "A", "A or B", "A, B, C, D", "The answer is B or C.", "<think>B"])
 
 
+_ANSWER_TAGS = re.compile(r"(?:<answer>|\[ANSWER\])(.*?)(?:</answer>|\[/ANSWER\])", re.DOTALL | re.IGNORECASE)
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictedOutput:
     """Code-output prediction: 1.0 if the final text is a Python literal equal to `prompt.answer`, type included.
 
-    Read from the last ```...``` block, `[ANSWER]...[/ANSWER]`, or the whole final text; an `assert f(..) == value`
-    is its value. Only literals are read (`ast.literal_eval`); nothing is evaluated. None if the gold is not a literal.
+    Read from the last `<answer>...</answer>` or `[ANSWER]...[/ANSWER]`, else the last ```...``` block, else the whole
+    final text; an `assert f(..) == value` is its value. Only literals are read (`ast.literal_eval`); nothing is
+    evaluated. None if the gold is not a literal.
     """
 
     def __call__(self, trajectory: Trajectory) -> Score:
@@ -124,25 +129,31 @@ class PredictedOutput:
         if not readable:
             return Score(value=None, reason="the gold answer is not a literal")
         said = final_text(trajectory.text[-LONGEST:]) or ""
-        tags = re.findall(r"\[ANSWER\](.*?)\[/ANSWER\]", said, re.DOTALL)
-        blocks = re.findall(r"```\w*\n(.*?)```", said, re.DOTALL)
-        text = (tags or blocks or [said])[-1].strip().strip("`").strip()
+        tags = [match[1] for match in _ANSWER_TAGS.finditer(said)]
+        said = tags[-1] if tags else said
+        text = (_FENCED.findall(said) or [said])[-1].strip().strip("`").strip()
         text = re.sub(r"^assert\s+\w+\(.*\)\s*==\s*", "", text, flags=re.DOTALL)
         found, value = _literal(text)
-        right = (
-            found and repr(value) == repr(gold)
-            if _ordered(gold)
-            else found and type(value) is type(gold) and value == gold
-        )
+        right = found and _same_literal(value, gold)
         return Score(value=float(right), reason="" if right else "different", flags=_flags(trajectory, found))
 
     def validate(self) -> None:
-        expect(self, "[1, 'a']", full=["[1, 'a']", "[ANSWER][1, 'a'][/ANSWER]", '```python\n[1, "a"]\n```'],
-               none=["", "[1]", "(1, 'a')", "[1, 'a'] or [2]", "__import__('os')"])  # fmt: skip
+        full = ["[1, 'a']", "[ANSWER][1, 'a'][/ANSWER]", "So <answer> [1, 'a'] </answer>.", '```python\n[1, "a"]\n```']
+        expect(self, "[1, 'a']", full=full, none=["", "[1]", "(1, 'a')", "[1, 'a'] or [2]", "__import__('os')"])
 
 
-def _ordered(value: Any) -> bool:
-    return not isinstance(value, (set, frozenset, dict))
+def _same_literal(a: Any, b: Any) -> bool:
+    """Equal, and of the same types throughout: 1 is not True, [1] is not (1,); a dict's order does not matter."""
+    if type(a) is not type(b) or a != b:
+        return False
+    if isinstance(a, (list, tuple)):
+        return all(_same_literal(x, y) for x, y in zip(a, b))
+    if isinstance(a, dict):
+        kinds = {key: type(key) for key in a}
+        return all(kinds[key] is type(key) and _same_literal(a[key], b[key]) for key in b)
+    if isinstance(a, (set, frozenset)):
+        return sorted(map(repr, a)) == sorted(map(repr, b))
+    return repr(a) == repr(b)
 
 
 def _literal(text: str) -> tuple[bool, Any]:

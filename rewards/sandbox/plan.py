@@ -71,6 +71,15 @@ def plan_tests(tests: Sequence[Any], entry_point: str | None, setup: str) -> lis
     return [_plan(test, entry_point, setup) for test in tests]
 
 
+def program_names(tests: Sequence[Any], entry_point: str | None, setup: str = "") -> frozenset[str]:
+    """The names that the tests take from the program; empty for stdio tests and for tests that cannot be understood."""
+    try:
+        plans = plan_tests(tests, entry_point, setup)
+    except SandboxError:
+        return frozenset()
+    return frozenset(name for plan in plans for name in ([plan.name] if isinstance(plan, Call) else plan.stubs))
+
+
 def _plan(test: Any, entry_point: str | None, setup: str) -> Call | Script:
     if isinstance(test, str):
         if not setup and (call := _split(test, entry_point)):

@@ -1,21 +1,25 @@
 """Stdio tests: run a script on one input, and compare what it printed with what was expected.
 
 Comparisons: "strict" wants the same text but for line ends and white space at the end of lines and of the text; "apps"
-follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative for
-decimals).
+follows the APPS benchmark's leniency: token by token, where two numbers are equal as numbers (1e-6 relative where the
+expected one is a decimal).
 """
 
 from __future__ import annotations
 
 import contextlib
+import decimal
 import math
 import os
+import re
 import select
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmrl.rewards.sandbox.box import Box, Ended, Limits, SandboxError, TimeUp, TooMuch, open_box, runner_source, wait
+
+_NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?")
 
 
 def equal_strict(got: str, wanted: str) -> bool:
@@ -35,23 +39,24 @@ def _lines(text: str) -> list[str]:
 
 
 def equal_apps(got: str, wanted: str) -> bool:
-    """Same tokens, numbers as numbers.
+    """Same tokens, numbers as numbers: exactly, or with a relative tolerance where the expected token is a decimal.
 
     >>> equal_apps("1.0 YES", "1 YES"), equal_apps("1 2", "12"), equal_apps("0.33333333", "0.33333334")
     (True, False, True)
+    >>> equal_apps("1000000.1", "1000000"), equal_apps("1000000.1", "1000000.0")
+    (False, True)
     """
     a, b = got.split(), wanted.split()
     return len(a) == len(b) and all(x == y or _same_number(x, y) for x, y in zip(a, b))
 
 
-def _same_number(x: str, y: str) -> bool:
-    try:
-        if not any(c in x + y for c in ".eE"):
-            return int(x) == int(y)
-        a, b = float(x), float(y)
-    except (ValueError, OverflowError):
+def _same_number(got: str, wanted: str) -> bool:
+    if not (_NUMBER.fullmatch(got) and _NUMBER.fullmatch(wanted)):
         return False
-    return math.isfinite(a) and math.isfinite(b) and math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-9)
+    if set(wanted) & set(".eE"):
+        x, y = float(got), float(wanted)
+        return math.isfinite(x) and math.isfinite(y) and math.isclose(x, y, rel_tol=1e-6, abs_tol=1e-9)
+    return decimal.Decimal(got) == decimal.Decimal(wanted)
 
 
 COMPARISONS: Mapping[str, Callable[[str, str], bool]] = {"strict": equal_strict, "apps": equal_apps}

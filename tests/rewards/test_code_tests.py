@@ -98,6 +98,11 @@ def test_stdio_programs_run_once_a_test_with_their_own_input():
 def test_the_two_comparisons_of_output():
     assert equal_strict("a\r\nb  \n\n", "a\nb")
     assert not equal_strict("a b", "a  b")
+    assert equal_apps("0.1000000001 007", "0.1 7")
+    assert not equal_apps("1000000001.0", "1000000000")
+    assert not equal_apps("\u0661", "1")
+    assert not equal_apps("1_0", "10")
+    assert not equal_apps("inf", "1e999")
     assert not equal_strict("1.0", "1")
     assert equal_apps("1.0\nYes", "1 Yes")
     assert equal_apps("0.3333333", "0.33333331")
@@ -139,6 +144,24 @@ def test_the_program_is_the_last_python_block():
     assert extract_program("<think>```python\na\n```") is None
     assert extract_program("<think>```python\na\n```</think>") is None
     assert extract_program("") is None
+
+
+def test_the_program_is_the_last_block_that_defines_what_is_tested():
+    answer = "```python\ndef f(x):\n    return 1\n```\nUse it:\n```python\nprint(f(3))\n```\n"
+    assert extract_program(answer, "f") == "def f(x):\n    return 1\n"
+    assert extract_program(answer, None, ["assert f(3) == 1"]) == "def f(x):\n    return 1\n"
+    assert extract_program(answer, "g") == "print(f(3))\n"
+    assert extract_program(answer + "```python\nf = lambda x: 2\n```", "f") == "f = lambda x: 2\n"
+    broken = "```python\ndef f(x)\n    return 1\n```\nand\n```python\nprint(1)\n```"
+    assert extract_program(broken, "f") == "def f(x)\n    return 1\n"
+
+
+@pytest.mark.parametrize("indent", ["", "    "])
+def test_a_fence_inside_a_docstring_does_not_close_the_block(indent):
+    doc = f'{indent}"""\n{indent}```python\n{indent}f(1)\n{indent}```\n{indent}"""\n'
+    code = doc + "def f(x):\n    return x\n" if not indent else "def f(x):\n" + doc + "    return x\n"
+    assert extract_program(f"So:\n```python\n{code}```\nDone.\n```text\n2\n```") == code
+    assert extract_program("```python\nx = (\n```\nOh no") == "x = (\n"
 
 
 def test_rewards_of_the_three_gradings_and_their_flags(trajectory):

@@ -1,0 +1,64 @@
+"""The reference of every code question, given in the form its prompt asks for, gets full marks in both prompt modes."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from llmrl.eval.load import load_questions
+from llmrl.eval.prompts import response_of
+from llmrl.eval.tasks import find_task
+from llmrl.rewards.border import load_reward, score_one
+from llmrl.rewards.validation import trajectory_of
+
+DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
+TASKS = ["cruxeval", "humaneval", "mbpp", "mbppplus"]
+SOLUTION = "```python\n{answer}\n```"
+CHAT = {
+    "cruxeval": "It returns\n<answer> {answer} </answer>",
+    "humaneval": SOLUTION,
+    "mbpp": SOLUTION,
+    "mbppplus": SOLUTION,
+}
+
+
+def plain_completion(task, question):
+    """What a base model that knows the reference writes, and goes on writing."""
+    text = question.answer
+    if task.name == "humaneval":
+        text = text.removeprefix(question.columns["prompt"])
+    if task.name == "cruxeval":
+        text = f" {text}\nassert f(1) == 2"
+    if task.name == "mbpp":
+        text = f"{text}\n[DONE]\n\nYou are an expert"
+    return text
+
+
+def marks(name, mode, limit):
+    """Ids of the questions whose reference does not get full marks, with the reason."""
+    if not DATA.exists():
+        pytest.skip(f"no benchmark files in {DATA}; set LLMRL_DATA")
+    task = find_task(name)
+    reward = load_reward(task.verifier, dict(task.options))
+    wrong = {}
+    for question in load_questions(task, data_dir=DATA, limit=limit).questions:
+        prompt = trajectory_of("", question.answer, columns=question.columns).prompt
+        said = CHAT[name].replace("{answer}", question.answer) if mode == "chat" else plain_completion(task, question)
+        response = response_of(task, prompt, said, mode=mode)
+        score = score_one(reward, trajectory_of(response, question.answer, columns=question.columns))
+        if score.value != 1.0:
+            wrong[question.id] = score.error or score.reason
+    return wrong
+
+
+@pytest.mark.parametrize("mode", ["chat", "plain"])
+@pytest.mark.parametrize(("name", "limit"), [("cruxeval", 800), ("humaneval", 6), ("mbpp", 6), ("mbppplus", 3)])
+def test_references_of_a_sample_get_full_marks(name, limit, mode):
+    assert marks(name, mode, limit) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["chat", "plain"])
+@pytest.mark.parametrize("name", TASKS)
+def test_all_references_get_full_marks(name, mode):
+    assert marks(name, mode, None) == {}
