@@ -39,7 +39,8 @@ def sources_of(recipe: Recipe) -> Sources:
     from llmrl.train.models import Sources
 
     own = recipe.critic.path if recipe.critic is not None else None
-    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "")
+    partners = {name: model_folder(partner.model) for name, partner in recipe.engines.items()}
+    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "", partners=partners)
 
 
 def check_benchmarks(recipe: Recipe) -> None:
@@ -89,10 +90,12 @@ def rewards_of(recipe: Recipe) -> Any:
     """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
     from llmrl.errors import ConfigError
     from llmrl.rewards.border import load_reward
-    from llmrl.rewards.combine import WeightedSum
+    from llmrl.rewards.combine import WeightedSum, no_outcome
     from llmrl.rewards.trl_adapter import TRLReward
     from llmrl.stages.folder import with_models
 
+    if not recipe.reward:
+        return no_outcome  # the environment's rewards are all there are
     parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
         section = section.model_copy(update={"args": with_models(recipe, section.args)})

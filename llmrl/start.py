@@ -17,11 +17,16 @@ from rich.console import Console
 
 from llmrl.algos.build import check_run, warnings
 from llmrl.batch import Algorithm, Controller, Steered
+from llmrl.data.conversation import Renderer
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
+from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer, model_length
+from llmrl.rollout.build import build_engine
+from llmrl.rollout.engine import EngineSettings, RolloutEngine
+from llmrl.rollout.episodes import Stage
 from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
@@ -183,8 +188,11 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks)
-    sampler = Sampler(recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare)
+    stage = open_stage(recipe, models.policy.tokenizer, parts.sources, stack) if recipe.env is not None else None
+    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks, stage)
+    sampler = Sampler(
+        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=stage
+    )  # fmt: skip
     rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
         pending=pending,
@@ -195,6 +203,26 @@ def _build(
         engine_faults=faults, evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
     )  # fmt: skip
     return job, state
+
+
+def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStack) -> Stage:
+    """Where the recipe's episodes are played: its environments, and the other engines that they may ask."""
+    assert recipe.env is not None
+    host = open_host(recipe.env)
+    stack.callback(host.close)
+    partners: dict[str, RolloutEngine] = {}
+    for name, partner in recipe.engines.items():
+        settings = EngineSettings(
+            kind=partner.engine, model=sources.partners[name], dtype=recipe.model.dtype, max_length=recipe.model.max_length,
+            max_sequences=partner.max_sequences,
+        )  # fmt: skip
+        partners[name] = build_engine(settings)
+        stack.callback(partners[name].close)
+    chat = None if recipe.data.chat == "auto" else recipe.data.chat
+    return Stage(
+        host=host, renderer=Renderer(tokenizer, chat=chat), turns=recipe.env.turns, max_length=recipe.model.max_length,
+        window=recipe.env.window, partners=partners,
+    )  # fmt: skip
 
 
 def load_prompts(recipe: Recipe, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], list[str]]:

@@ -42,6 +42,7 @@ class Media:
         return cls(data=data, hash=hashlib.sha256(data).hexdigest(), kind=kind)
 
 
+Message = Mapping[str, Any]  # of a chat: role and content
 # Any, so that lists are accepted too; a Trajectory turns whatever it gets into a read-only array.
 Numbers = Any
 
@@ -65,6 +66,23 @@ class Prompt:
     messages: tuple[Mapping[str, Any], ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     media: tuple[Media, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Observation:
+    """What the policy is shown next: new chat messages, and the pictures that they mention, in order."""
+
+    messages: tuple[Message, ...]
+    media: tuple[Media, ...] = ()
+
+    @classmethod
+    def of(cls, text: str, *, role: str = "user", media: tuple[Media, ...] = ()) -> Observation:
+        """One message.
+
+        >>> Observation.of("too high").messages
+        ({'role': 'user', 'content': 'too high'},)
+        """
+        return cls(messages=({"role": role, "content": text},), media=media)
 
 
 class StatusKind(StrEnum):
@@ -272,6 +290,20 @@ class Trajectory:
         if not values or any(value is None for value in values):
             return None
         return float(sum(value for value in values if value is not None))
+
+
+def by_episode(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
+    """The rows of each episode, in order of first appearance; a trajectory of no episode is one of its own."""
+    found: dict[object, list[Trajectory]] = {}
+    for place, trajectory in enumerate(trajectories):
+        found.setdefault(trajectory.episode or place, []).append(trajectory)
+    return list(found.values())
+
+
+def total(episode: Sequence[Trajectory]) -> float | None:
+    """The rewards of an episode's rows together; None if one has none."""
+    rewards = [row.reward for row in episode]
+    return None if None in rewards else float(sum(reward for reward in rewards if reward is not None))
 
 
 class Reward(Protocol):

@@ -9,6 +9,11 @@ from llmrl.rewards.border import score_all
 from llmrl.types import Reward, Score, Trajectory
 
 
+def no_outcome(trajectory: Trajectory) -> Score:
+    """The reward of a recipe that names none: what the environment gave is all there is."""
+    return Score(value=0.0)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedSum:
     """Sum of weight * value over the parts that apply.

@@ -34,7 +34,13 @@ def group_credit(batch: Batch, credit: Callable[[Tensor, Tensor], Tensor]) -> Ba
     """
     alive = batch.mask.any(dim=1)
     row = torch.zeros_like(batch.score)
-    row[alive] = credit(batch.score[alive], batch.group[alive]).to(row.dtype)
+    if batch.episode is None:
+        row[alive] = credit(batch.score[alive], batch.group[alive]).to(row.dtype)
+    else:  # an episode counts once in its group, however many rows it has
+        _, episode = torch.unique(batch.episode[alive], return_inverse=True)
+        first = torch.full((int(episode.max()) + 1 if len(episode) else 0,), batch.rows, device=episode.device)
+        first = first.scatter_reduce(0, episode, torch.arange(len(episode), device=episode.device), "amin")
+        row[alive] = credit(batch.score[alive][first], batch.group[alive][first]).to(row.dtype)[episode]
     return replace(batch, advantages=keep(row[:, None].expand(batch.mask.shape), batch.mask))
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic import model_validator as rule
 
 from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, ReferenceConfig
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.settings.section import Section
@@ -139,7 +140,16 @@ class Recipe(Section):
     model: ModelConfig
     data: DataConfig
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
-    reward: dict[str, RewardConfig] = Field(min_length=1, description="parts by name; the score is their weighted sum")
+    env: EnvConfig | None = Field(
+        None, description="what answers the policy's turns; default: nothing, one turn a prompt"
+    )
+    engines: dict[str, PartnerConfig] = Field(
+        default_factory=dict, description="frozen models that environments may ask"
+    )
+    reward: dict[str, RewardConfig] = Field(
+        default_factory=dict,
+        description="parts by name; the score is their weighted sum, added to the environment's rewards",
+    )
     algo: dict[str, Any] = Field(description="name (grpo, or package.module:Class) and its hyper-parameters")
     critic: CriticConfig | None = Field(None, description="the value model; default: a shared head, if algo needs it")
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig)
@@ -176,6 +186,17 @@ class Recipe(Section):
         taken = sorted(set(self.reward) & RESERVED_PARTS)
         if taken:
             raise ValueError(f"reward.{taken[0]}: this name is taken by a metric; rename the part")
+        if not self.reward and self.env is None:
+            raise ValueError("reward is empty and there is no env: nothing would be learnt; name a reward")
+        if self.engines and self.env is None:
+            raise ValueError(
+                f"engines.{next(iter(self.engines))}: only environments ask other engines, and there is no env"
+            )
+        if self.env is not None and self.rollout.placement != "colocated":
+            raise ValueError(
+                f"rollout.placement={self.rollout.placement}: episodes are played with an engine beside the trainer; set "
+                "placement=colocated"
+            )
         if "name" not in self.algo:
             raise ValueError("algo needs a name, such as `algo: {name: grpo}`")
         tokens = self.data.max_prompt_tokens + self.rollout.max_tokens

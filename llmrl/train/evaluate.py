@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
 from llmrl.settings.recipe import Recipe
+from llmrl.train.sample import judged
 from llmrl.train.world import World
-from llmrl.types import Prompt, Score, StatusKind, Trajectory
+from llmrl.types import Prompt, Sampling, Score, StatusKind, Trajectory, by_episode, total
 
 Interval = Callable[[int, int], tuple[float, float]]
 Benchmarks = Callable[[RolloutEngine, World, int], dict[str, float]]  # at a policy version
@@ -22,6 +24,7 @@ def held_out(
     world: World,
     interval: Interval,
     benchmarks: Benchmarks | None = None,
+    stage: Stage | None = None,
 ) -> Callable[[int], dict[str, float]]:
     """A function from the policy version to the metrics of `prompts`, which are shared out over ranks.
 
@@ -31,21 +34,14 @@ def held_out(
 
     def evaluate(version: int) -> dict[str, float]:
         mine = world.share(list(prompts))
-        trajectories = greedy(
-            engine,
-            mine,
-            temperature=recipe.eval.temperature,
-            max_tokens=recipe.eval.max_tokens or recipe.rollout.max_tokens,
-            seed=recipe.seed,
-            version=version,
-        )
-        scores = score(trajectories)
-        rows = world.gather(
-            [
-                (s.value is not None and s.value >= recipe.eval.threshold, s.value is None, t.sampled, t.status.kind)
-                for t, s in zip(trajectories, scores, strict=True)
-            ]
-        )
+        length = recipe.eval.max_tokens or recipe.rollout.max_tokens
+        settings = {"seed": recipe.seed, "version": version}
+        if stage is None:
+            trajectories = greedy(engine, mine, temperature=recipe.eval.temperature, max_tokens=length, **settings)
+        else:
+            how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
+            trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)
+        rows = world.gather([measured(one, recipe.eval.threshold) for one in by_episode(judged(trajectories, score))])
         solved, count = sum(row[0] for row in rows), len(rows)
         low, high = interval(solved, count)
         found = benchmarks(engine, world, version) if benchmarks else {}
@@ -60,3 +56,10 @@ def held_out(
         }
 
     return evaluate
+
+
+def measured(episode: Sequence[Trajectory], threshold: float) -> tuple[bool, bool, int, StatusKind]:
+    """(solved, without a score, tokens sampled, how the last row ended) of one problem's rows."""
+    reward = total(episode)
+    solved = reward is not None and reward >= threshold
+    return solved, reward is None, sum(row.sampled for row in episode), episode[-1].status.kind

@@ -6,7 +6,7 @@ Training and replay build them alike; a checkpoint holds the tensors of all of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,7 @@ class Sources:
 
     policy: str
     critic: str = ""  # of a separate value model; empty: the policy's
+    partners: Mapping[str, str] = field(default_factory=dict)  # of the engines that environments may ask, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,11 +10,12 @@ from typing import cast
 
 from llmrl.data.stream import PromptStream
 from llmrl.rollout.engine import RestingEngine, RolloutEngine
-from llmrl.rollout.roll import roll
+from llmrl.rollout.episodes import Stage, play
+from llmrl.rollout.roll import roll, sampling
 from llmrl.settings.recipe import Recipe
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
-from llmrl.types import Ending, Prompt, Score, Trajectory
+from llmrl.types import Ending, Prompt, Score, Trajectory, by_episode, total
 
 ScoreAll = Callable[[Sequence[Trajectory]], list[Score]]
 
@@ -29,6 +30,7 @@ class Sampler:
     score: ScoreAll
     stream: PromptStream
     spare: PromptStream  # an order of its own, for prompts that replace uniform groups
+    stage: Stage | None = None  # where episodes of several turns are played
 
     def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
         """The batch of `step`, sampled by the policy of `version`, which the engine holds. With `rollout.sleep` the engine
@@ -61,7 +63,13 @@ class Sampler:
     def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:
         recipe = self.recipe
         with clock("generate"):
-            trajectories = roll(self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version)
+            if self.stage is None:
+                trajectories = roll(self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version)
+            else:
+                trajectories = play(
+                    self.engine, prompts, self.stage, sampling=sampling(recipe.rollout, 0), seed=recipe.seed,
+                    samples=recipe.rollout.group_size, step=step, version=version,
+                )  # fmt: skip
         with clock("reward"):
             return judged(trajectories, self.score)
 
@@ -84,7 +92,7 @@ def by_prompt(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]
 
 def is_uniform(rows: Sequence[Trajectory]) -> bool:
     """Whether a group's rewards are all the same, so that it teaches nothing."""
-    return len({row.reward for row in rows}) == 1
+    return len({total(episode) for episode in by_episode(rows)}) == 1
 
 
 def all_ranks(batches: Mapping[int, list[Trajectory]], world: World) -> dict[int, list[Trajectory]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrl.errors import LimitExceeded
 from llmrl.settings.recipe import LimitsConfig
-from llmrl.types import StatusKind, Trajectory
+from llmrl.types import Ending, StatusKind, Trajectory, by_episode, total
 
 # Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.
 WATCHED = ("answer_stuffing", "empty_reasoning", "instructs_judge", "many_boxes", "test_tampering", "truncated")
@@ -25,8 +25,10 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
     `flag/<name>` is the share of trajectories with a flag of their scores; those of `WATCHED` are always there.
     """
     count = len(trajectories)
+    episodes = by_episode(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
-    scored = np.array([t.reward for t in trajectories if t.reward is not None] or [np.nan])
+    totals = [total(episode) for episode in episodes]
+    scored = np.array([reward for reward in totals if reward is not None] or [np.nan])
     lengths = np.array([t.sampled for t in trajectories])
     # A failed rollout has no reward either, but that is not the reward's fault.
     alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
@@ -36,8 +38,9 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
     flags.update(flag for t in trajectories for flag in {flag for score in t.scores for flag in score.flags})
     parts: dict[str, list[float]] = defaultdict(list)
     groups: dict[str, set[float | None]] = defaultdict(set)
+    for episode, reward in zip(episodes, totals, strict=True):
+        groups[episode[0].prompt.id].add(reward)
     for trajectory in trajectories:
-        groups[trajectory.prompt.id].add(trajectory.reward)
         for score in trajectory.scores:
             for name, value in score.parts.items():
                 parts[name].append(value)
@@ -55,8 +58,20 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
         "rollout/errored": kinds[StatusKind.ERROR] / count,
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
         "tokens/sampled": float(lengths.sum()),
+        **(_episode_metrics(episodes) if len(episodes) < count or any(t.episode for t in trajectories) else {}),
         **{f"reward/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
         **{f"flag/{name}": number / count for name, number in sorted(flags.items())},
+    }
+
+
+def _episode_metrics(episodes: Sequence[Sequence[Trajectory]]) -> dict[str, float]:
+    """Length and end of episodes of several turns."""
+    wins = [bool(rows[-1].info["success"]) for rows in episodes if "success" in rows[-1].info]
+    return {
+        "episode/turns": float(np.mean([len(rows) for rows in episodes])),
+        "episode/truncated": float(np.mean([rows[-1].ending is Ending.TRUNCATED for rows in episodes])),
+        "episode/errored": float(np.mean([rows[-1].status.kind is StatusKind.ERROR for rows in episodes])),
+        **({"episode/success": float(np.mean(wins))} if wins else {}),
     }
 
 

@@ -1,0 +1,114 @@
+"""Conversations in tokens: what the policy sampled is never tokenised again.
+
+A chat is [first observation][completion][what follows it][completion]...; observations are rendered by the chat template
+once, completions stay the ids that the engine drew. The tokens between a completion and the next answer of the policy (end
+of turn, the environment's messages, start of the next turn) are read off the template with a marker in the place of the
+completion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from llmrl.types import Completion, Media, Message, Observation, Prompt
+
+MARKER = "\u2063completion\u2063"  # an invisible separator on both sides: no template and no observation writes that
+
+
+class Renderer:
+    """Observations -> tokens, by `tokenizer`'s chat template, or as plain text lines where it has none."""
+
+    def __init__(self, tokenizer: Any, *, chat: bool | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
+        self._followed = lru_cache(maxsize=4096)(self._follows)
+
+    def first(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], str]:
+        """(tokens, text) of a conversation that starts with `messages`, ready for the policy."""
+        if self._chat:
+            text = self._render(messages)
+        else:
+            text = "\n".join(str(message["content"]) for message in messages) + "\n"
+        return tuple(self._tokenizer(text, add_special_tokens=not self._chat)["input_ids"]), text
+
+    def following(self, completion: Completion, messages: Sequence[Message]) -> tuple[int, ...]:
+        """The tokens between `completion` and the policy's next answer, `messages` among them."""
+        key = tuple((str(message["role"]), _frozen(message["content"])) for message in messages)
+        tokens: tuple[int, ...] = self._followed(key)
+        if completion.tokens and tokens and completion.tokens[-1] == tokens[0]:
+            return tokens[1:]  # the policy has ended its turn itself
+        return tokens
+
+    def _follows(self, key: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
+        messages = [{"role": role, "content": _thawed(content)} for role, content in key]
+        if not self._chat:
+            text = "\n" + "\n".join(str(message["content"]) for message in messages) + "\n"
+        else:
+            before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARKER}]
+            text = self._render([*before, *messages]).rpartition(MARKER)[2]
+        return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _render(self, messages: Sequence[Message]) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
+        return text
+
+
+@dataclass(slots=True)
+class Talk:
+    """One episode's conversation as it grows. `window` is how many observations the policy sees; None: all of them."""
+
+    renderer: Renderer
+    prompt: Prompt
+    window: int | None = None
+    seen: list[Observation] = field(default_factory=list)
+    said: list[Completion] = field(default_factory=list)
+
+    def shows(self, observation: Observation | None) -> None:
+        """The next observation; None is the prompt of the data row itself."""
+        if observation is None:
+            messages = self.prompt.messages or ({"role": "user", "content": self.prompt.text},)
+            observation = Observation(messages=messages, media=self.prompt.media)
+        self.seen.append(observation)
+
+    def context(self) -> Prompt:
+        """What the policy sees now: the row's prompt, with its tokens, text and pictures."""
+        start = 0 if self.window is None else max(0, len(self.seen) - self.window)
+        opening = self.seen[start].messages
+        if start:
+            opening = (*(m for m in self.seen[0].messages if m["role"] == "system"), *opening)
+        tokens, text = self._opening(start, opening)
+        for place in range(start + 1, len(self.seen)):
+            said, messages = self.said[place - 1], self.seen[place].messages
+            tokens += said.tokens + self.renderer.following(said, messages)
+            text += said.text + "".join(f"\n{m['role']}: {_words(m['content'])}\n" for m in messages)
+        media: tuple[Media, ...] = tuple(item for seen in self.seen[start:] for item in seen.media)
+        return Prompt(
+            id=self.prompt.id, tokens=tokens, text=text, answer=self.prompt.answer, messages=self.prompt.messages,
+            columns=self.prompt.columns, media=media,
+        )  # fmt: skip
+
+    def _opening(self, start: int, messages: Sequence[Message]) -> tuple[tuple[int, ...], str]:
+        if start == 0 and messages == self.prompt.messages and self.prompt.tokens:
+            return self.prompt.tokens, self.prompt.text
+        if start == 0 and not self.prompt.messages and messages == ({"role": "user", "content": self.prompt.text},):
+            return self.prompt.tokens, self.prompt.text
+        return self.renderer.first(messages)
+
+
+def _words(content: Any) -> str:
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", f"[{part.get('type')}]")) for part in content)
+
+
+def _frozen(content: Any) -> Any:
+    return content if isinstance(content, str) else tuple(tuple(sorted(part.items())) for part in content)
+
+
+def _thawed(content: Any) -> Any:
+    return content if isinstance(content, str) else [dict(part) for part in content]

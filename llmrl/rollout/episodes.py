@@ -1,0 +1,219 @@
+"""Prompt -> trajectories of an episode: the policy acts, its environment answers, one row an environment step.
+
+All live episodes move together: one `generate` a round over those that are not over. Every draw is keyed by (run seed,
+step, prompt, sample, turn), so an episode depends neither on the others nor on how often the run was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+from llmrl.data.conversation import Renderer, Talk
+from llmrl.envs.host import Answer, Call, Failure
+from llmrl.envs.protocol import Ask, Turn
+from llmrl.rollout.engine import RolloutEngine
+from llmrl.seeding import key
+from llmrl.types import (
+    Completion,
+    Ending,
+    Observation,
+    Prompt,
+    Request,
+    Sampling,
+    Score,
+    Status,
+    StatusKind,
+    Trajectory,
+)
+
+MOST_QUESTIONS = 8  # to other engines in one turn
+
+
+class Host(Protocol):
+    """Where environments live: `envs.host.Inline` or `envs.host.Hosted`."""
+
+    def answer(self, calls: Sequence[Call]) -> list[Answer]: ...
+
+    def forget(self, episodes: Sequence[str]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """What episodes are played on: where environments live, how observations become tokens, who else answers.
+
+    `turns` and `max_length` (tokens of context and completion) bound an episode; `window` is how many observations the
+    policy sees, None all of them. `partners` are the other engines, by the recipe's names.
+    """
+
+    host: Host
+    renderer: Renderer
+    turns: int
+    max_length: int
+    window: int | None = None
+    partners: Mapping[str, RolloutEngine] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Episode:
+    name: str
+    prompt: Prompt
+    sample: int
+    talk: Talk
+    rows: list[Trajectory] = field(default_factory=list)
+    over: bool = False
+
+    def end(self, ending: Ending, *, final: Prompt | None = None) -> None:
+        self.over = True
+        if self.rows:
+            self.rows[-1] = replace(self.rows[-1], ending=ending, final=final)
+
+    def fail(self, reason: str) -> None:
+        """A broken episode is data: all its rows say so and none trains."""
+        self.over = True
+        status = Status.error(f"environment: {reason}")
+        if not self.rows:
+            nothing = {"tokens": list(self.prompt.tokens), "text": "", "sample": self.sample, "episode": self.name}
+            size = len(self.prompt.tokens)
+            blank = {"mask": [False] * size, "logprobs": [0.0] * size, "step": [-1] * size}
+            self.rows = [Trajectory(prompt=self.prompt, status=status, **nothing, **blank)]  # type: ignore[arg-type]
+        self.rows = [replace(row, status=status) for row in self.rows]
+        self.rows[-1] = replace(self.rows[-1], ending=Ending.TERMINATED)
+
+
+def play(
+    engine: RolloutEngine, prompts: Sequence[Prompt], stage: Stage, *, sampling: Sampling, samples: int, seed: int,
+    step: int | str, version: int,
+) -> list[Trajectory]:  # fmt: skip
+    """`samples` episodes of each prompt; the rows of one episode together, in order, siblings after each other.
+
+    `sampling` holds for every turn; its seed is replaced. An environment that fails makes all rows of its episode ERROR.
+    """
+    episodes = [
+        _Episode(f"{prompt.id}#{sample}", prompt, sample, Talk(stage.renderer, prompt, stage.window))
+        for prompt in prompts
+        for sample in range(samples)
+    ]
+    calls = [
+        Call(episode=one.name, prompt=one.prompt, seed=key(seed, step, "environment", one.prompt.id, one.sample))
+        for one in episodes
+    ]
+    for one, answer in zip(episodes, stage.host.answer(calls), strict=True):
+        if isinstance(answer, Failure):
+            one.fail(answer.reason)
+        elif answer is None or isinstance(answer, Observation):
+            one.talk.shows(answer)
+    try:
+        for turn in range(stage.turns):
+            live = [one for one in episodes if not one.over]
+            if not live:
+                break
+            _round(engine, live, stage, sampling, keys=(seed, step), turn=turn, version=version)
+    finally:
+        stage.host.forget([one.name for one in episodes])
+    return [row for one in episodes for row in one.rows]
+
+
+def _round(
+    engine: RolloutEngine, live: Sequence[_Episode], stage: Stage, sampling: Sampling, *, keys: tuple[int | str, ...],
+    turn: int, version: int,
+) -> None:  # fmt: skip
+    """One turn of every live episode."""
+    asked: list[tuple[_Episode, Prompt, Request]] = []
+    for one in live:
+        context = one.talk.context()
+        room = stage.max_length - len(context.tokens)
+        if room < 1:
+            if one.rows:
+                one.end(Ending.TRUNCATED)
+            else:
+                one.fail(f"its first observation of {len(context.tokens)} tokens leaves no room in {stage.max_length}")
+            continue
+        draw = key(*keys, "sample", one.prompt.id, one.sample, turn)
+        settings = replace(sampling, seed=draw, max_tokens=min(sampling.max_tokens, room))
+        asked.append((one, context, Request(tokens=context.tokens, media=context.media, sampling=settings)))
+    completions = engine.generate([request for _, _, request in asked])
+    acting = []
+    for (one, context, _), completion in zip(asked, completions, strict=True):
+        if completion.status.kind is StatusKind.ERROR:
+            one.rows.append(_row(one, context, completion, turn, version))
+            one.fail(completion.status.reason)
+            continue
+        one.talk.said.append(completion)
+        acting.append((one, context, completion))
+    answers = _answers(stage, [(one, completion) for one, _, completion in acting], keys=keys, turn=turn)
+    for (one, context, completion), answer in zip(acting, answers, strict=True):
+        one.rows.append(_row(one, context, completion, turn, version))
+        if isinstance(answer, Turn):
+            _apply(one, answer, last=turn + 1 == stage.turns)
+        else:
+            one.fail(answer.reason if isinstance(answer, Failure) else "it asked other engines without end")
+
+
+def _answers(
+    stage: Stage, acting: Sequence[tuple[_Episode, Completion]], *, keys: tuple[int | str, ...], turn: int
+) -> list[Answer]:
+    """What the environments say to their completions, once their questions to other engines are answered."""
+    answers = stage.host.answer([Call(episode=one.name, given=completion) for one, completion in acting])
+    for question in range(MOST_QUESTIONS):
+        asking = {place: answer for place, answer in enumerate(answers) if isinstance(answer, Ask)}
+        if not asking:
+            break
+        told: dict[int, str] = {}
+        for name in sorted({ask.engine for ask in asking.values()}):
+            mine = {place: ask for place, ask in asking.items() if ask.engine == name}
+            if name not in stage.partners:
+                known = ", ".join(stage.partners) or "none"
+                for place in mine:
+                    answers[place] = Failure(f"it asks engine {name!r}; the recipe's engines: {known}")
+                continue
+            requests = [
+                _request(stage, ask, key(*keys, "ask", acting[place][0].name, turn, question))
+                for place, ask in mine.items()
+            ]
+            for place, completion in zip(mine, stage.partners[name].generate(requests), strict=True):
+                told[place] = completion.text
+        calls = [Call(episode=acting[place][0].name, given=text) for place, text in told.items()]
+        for place, answer in zip(told, stage.host.answer(calls), strict=True):
+            answers[place] = answer
+    return answers
+
+
+def _request(stage: Stage, ask: Ask, seed: int) -> Request:
+    tokens, _ = stage.renderer.first(ask.messages)
+    room = max(1, min(ask.max_tokens, stage.max_length - len(tokens)))
+    return Request(tokens=tokens, sampling=Sampling(max_tokens=room, temperature=ask.temperature, seed=seed))
+
+
+def _apply(one: _Episode, turn: Turn, *, last: bool) -> None:
+    """Put the environment's answer on the newest row, and show what comes next."""
+    row = one.rows[-1]
+    score = Score(value=float(turn.reward), parts=dict(turn.parts), flags=tuple(turn.flags))
+    mask = row.mask if turn.learns else [False] * row.length
+    steps = row.step if turn.learns else [-1] * row.length
+    one.rows[-1] = replace(row, scores=(score,), info={**row.info, **turn.info}, mask=mask, step=steps)
+    if turn.next is None:
+        one.end(Ending.TERMINATED)
+        return
+    one.talk.shows(turn.next)
+    if turn.truncated or last:
+        one.end(Ending.TRUNCATED, final=one.talk.context())
+
+
+def _row(one: _Episode, context: Prompt, completion: Completion, turn: int, version: int) -> Trajectory:
+    before, after = len(context.tokens), len(completion.tokens)
+    return Trajectory(
+        prompt=context,
+        tokens=[*context.tokens, *completion.tokens],
+        mask=[False] * before + [True] * after,
+        logprobs=[0.0] * before + list(completion.logprobs),
+        step=[-1] * before + [0] * after,
+        text=completion.text,
+        status=completion.status,
+        version=(version, version),
+        sample=one.sample,
+        episode=one.name,
+        turn=turn,
+        ending=Ending.CONTINUES,
+    )
