@@ -191,20 +191,18 @@ def _tokenizer(path: str) -> Any:
 
 
 def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path, say: Say) -> EngineFactory:
-    if options.endpoints:
-        from llmrl.eval.endpoint import EndpointEngine
-
-        return lambda settings: EndpointEngine(
-            options.endpoints, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences, say=say
-        )
-    from llmrl.eval.fleet import Fleet, devices, environments
+    from llmrl.eval.fleet import devices, endpoints, environments, fleet
     from llmrl.rollout.process import ProcessEngine
 
+    if options.endpoints:
+        return lambda settings: endpoints(
+            options.endpoints, tokenizer=tokenizer, model=model.name, concurrency=settings.max_sequences, say=say
+        )
     count = devices() if options.engines is None else options.engines
     if count == 1:
         return lambda settings: ProcessEngine(settings, log=out / "engine.log")
     own = environments(count)
-    return lambda settings: Fleet(
+    return lambda settings: fleet(
         [ProcessEngine(settings, log=out / f"engine-{i}.log", environment=env) for i, env in enumerate(own)],
         batch=settings.max_sequences,
         say=say,

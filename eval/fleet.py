@@ -1,126 +1,101 @@
-"""Several engines as one: each takes the next piece of work as it finishes the last (data parallel evaluation).
+"""Engines for an evaluation: several of this machine, or servers that are there, behind one engine pool.
 
-One engine per device. Pieces shrink towards the end, so that all finish at about the same time. An engine that dies is
-left out and its unfinished requests go to the others; when none is left, EngineError.
+One engine per device. One that dies is left out and its unfinished requests go to the others; when none is left, EngineError.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import queue
 import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from llmrl.errors import EngineError, EvalError
-from llmrl.rollout.engine import StreamingEngine, collect
-from llmrl.types import Completion, Request
+from llmrl.rollout.engine import Look, StreamingEngine
+from llmrl.rollout.pool import EnginePool, Lost, Put
+from llmrl.rollout.servers import Server
+from llmrl.types import Request
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-Item = tuple[int, Completion] | None | Exception  # a completion, a sign of life, or why one engine is gone
+TRIES = 4
 
 
-class Fleet:
+def fleet(engines: Sequence[StreamingEngine], *, batch: int = 128, say: Callable[[str], None] = print) -> EnginePool:
     """`engines` hold the same weights. `batch` is how many requests one engine runs at once; `say` hears of deaths."""
+    return EnginePool([LocalEngine(one, name=f"engine-{i}", batch=batch) for i, one in enumerate(engines)], say=say)
 
-    def __init__(
-        self, engines: Sequence[StreamingEngine], *, batch: int = 128, say: Callable[[str], None] = print
-    ) -> None:
-        self._engines = list(engines)
-        self._batch = batch
-        self._say = say
 
-    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        """Completions as they arrive. EngineError once every engine is gone."""
-        work = _Work(len(requests), engines=len(self._engines), batch=self._batch)
-        arrived: queue.SimpleQueue[Item] = queue.SimpleQueue()
-        threads = [
-            threading.Thread(target=_serve, args=(engine, requests, work, arrived), name="fleet", daemon=True)
-            for engine in self._engines
-        ]
-        for thread in threads:
-            thread.start()
-        left, gone = len(requests), 0
+def endpoints(
+    urls: Sequence[str], *, tokenizer: Any, model: str | None = None, concurrency: int = 128, timeout_s: float = 600.0,
+    say: Callable[[str], None] = print,
+) -> EnginePool:  # fmt: skip
+    """OpenAI-compatible servers that serve `model` (None: the only one there is), `concurrency` requests at once on each.
+
+    `tokenizer` counts where a server returns no token ids. The key is OPENAI_API_KEY's. EngineError if one does not
+    answer or does not serve the model. No weights can be loaded.
+    """
+    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
+        raise EngineError(f"endpoint {wrong[0]!r} is no URL; write it like http://localhost:8000/v1")
+    made = [
+        Server(
+            url, model=model, tokenizer=tokenizer, key=os.environ.get("OPENAI_API_KEY"), at_once=concurrency, tries=TRIES,
+            request_s=timeout_s, trust_env=True,
+        )
+        for url in urls
+    ]  # fmt: skip
+    return EnginePool(made, say=say)
+
+
+class LocalEngine:
+    """An engine driven from a thread of its own. Pieces shrink towards the end, so that all finish at about the same time."""
+
+    watched = False
+
+    def __init__(self, engine: StreamingEngine, *, name: str, batch: int) -> None:
+        self.name = name
+        self.at_once: int | None = batch
+        self._engine, self._batch = engine, batch
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+
+    def piece(self, waiting: int, members: int) -> int:
+        return max(self._batch, waiting // (2 * members))
+
+    async def start(self) -> None:
+        pass
+
+    async def run(self, requests: Sequence[Request], put: Put) -> None:
+        loop, ended = asyncio.get_running_loop(), threading.Event()
+
+        def drive() -> None:
+            for item in self._engine.stream(requests):
+                if ended.is_set():
+                    return
+                if item is not None:
+                    loop.call_soon_threadsafe(put, *item)
+
         try:
-            while left:
-                item = arrived.get()
-                if isinstance(item, Exception):
-                    gone += 1
-                    if gone == len(threads) or not isinstance(item, EngineError):
-                        raise item
-                    self._say(f"one of {len(threads)} engines is gone, the others go on: {item}")
-                else:
-                    left -= item is not None
-                    yield item
-            for thread in threads:
-                thread.join()
+            await loop.run_in_executor(self._thread, drive)
+        except EngineError as error:
+            raise Lost(str(error)) from error
         finally:
-            work.close()
+            ended.set()
 
-    def generate(self, requests: Sequence[Request]) -> list[Completion]:
-        return collect(self, requests)
+    async def healthy(self, timeout_s: float) -> None:
+        pass
 
-    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        kept = list(weights)
-        for engine in self._engines:
-            engine.load(kept, version=version)
+    async def restart(self) -> None:
+        pass
 
-    def close(self) -> None:
-        for engine in self._engines:
-            engine.close()
+    async def load(self, version: int) -> None:
+        raise EngineError(f"{self.name} takes no weights")
 
+    async def checksums(self, look: Look) -> dict[str, int]:
+        raise EngineError(f"{self.name} shows no weights")
 
-class _Work:
-    """Places of requests that wait for an engine. `take` waits while others might still give theirs back."""
-
-    def __init__(self, count: int, *, engines: int, batch: int) -> None:
-        self._waiting = deque(range(count))
-        self._open = count  # not finished
-        self._engines, self._batch = engines, batch
-        self._changed = threading.Condition()
-
-    def take(self) -> list[int]:
-        """The next piece; nothing when all is done."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._waiting or self._open <= 0)
-            size = max(self._batch, len(self._waiting) // (2 * self._engines)) if self._open > 0 else 0
-            return [self._waiting.popleft() for _ in range(min(size, len(self._waiting)))]
-
-    def finished(self) -> None:
-        with self._changed:
-            self._open -= 1
-            if self._open <= 0:
-                self._changed.notify_all()
-
-    def give_back(self, places: Iterable[int]) -> None:
-        with self._changed:
-            self._waiting.extend(places)
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._open = 0
-            self._waiting.clear()
-            self._changed.notify_all()
-
-
-def _serve(engine: StreamingEngine, requests: Sequence[Request], work: _Work, arrived: queue.SimpleQueue[Item]) -> None:
-    while places := work.take():
-        mine = dict(enumerate(places))
-        try:
-            for item in engine.stream([requests[place] for place in places]):
-                if item is None:
-                    arrived.put(None)
-                    continue
-                work.finished()
-                arrived.put((mine.pop(item[0]), item[1]))
-        except Exception as error:  # noqa: BLE001 - a thread's border: counted or raised again where it is read
-            work.give_back(mine.values())
-            arrived.put(error)
-            return
+    async def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+        self._engine.close()
 
 
 def devices() -> int:

@@ -6,6 +6,7 @@ import os
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from llmrl.policy.forward import ForwardMode
     from llmrl.policy.model import Policy
+    from llmrl.rollout.pool import Patience
     from llmrl.rollout.transfer import Transfer
 
 T = TypeVar("T")
@@ -142,42 +144,45 @@ def _own_gpu(ranks: Ranks) -> dict[str, str]:
 
 
 def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
+    from llmrl.rollout.pool import EnginePool
     from llmrl.rollout.serve import ServerProcess, share_of_cores
-    from llmrl.rollout.servers import Patience, Server, ServerPool
+    from llmrl.rollout.servers import Server
 
     config, rollout = recipe.rollout.servers, recipe.rollout
-    patience = Patience(
-        request_s=config.request_timeout_s,
-        stall_s=rollout.stall_timeout_s,
-        update_s=config.update_timeout_s,
-        start_s=rollout.start_timeout_s,
-        max_restarts=recipe.limits.max_engine_restarts,
-    )
+    key = os.environ.get(config.key_variable) if config.urls else secrets.token_urlsafe(16)
     with ExitStack() as started:
-        if config.urls:
-            key = os.environ.get(config.key_variable)
-            servers = [Server(url=url.rstrip("/").removesuffix("/v1")) for url in config.urls]
-        else:
-            key = secrets.token_urlsafe(16)
-            servers = []
-            for number in range(config.start):
-                process = ServerProcess(
+        processes: list[ServerProcess] = []
+        for number in range(0 if config.urls else config.start):
+            processes.append(
+                ServerProcess(
                     settings,
-                    key=key,
+                    key=key or "",
                     log=recipe.run_dir / f"server-{number}.log",
                     cores=share_of_cores(number, config.start),
                     start_timeout_s=rollout.start_timeout_s,
                 )
-                started.callback(process.close)
-                servers.append(Server(url=process.url, process=process))
-            for server in servers:
-                assert isinstance(server.process, ServerProcess)
-                server.process.wait()
+            )
+            started.callback(processes[-1].close)
+        for process in processes:
+            process.wait()
         transfer = _transfer(config)
         started.callback(transfer.close)
-        pool = ServerPool(servers, transfer=transfer, key=key, patience=patience)
+        server = partial(
+            Server, key=key, transfer=transfer, request_s=config.request_timeout_s, update_s=config.update_timeout_s
+        )
+        servers = [server(url) for url in config.urls] + [server(one.url, process=one) for one in processes]
+        pool = EnginePool(servers, transfer, patience=_patience(recipe))
         started.pop_all()
     return pool, pool.take_faults
+
+
+def _patience(recipe: Recipe) -> Patience:
+    return Patience(
+        stall_s=recipe.rollout.stall_timeout_s,
+        update_s=recipe.rollout.servers.update_timeout_s,
+        start_s=recipe.rollout.start_timeout_s,
+        max_restarts=recipe.limits.max_engine_restarts,
+    )
 
 
 def _transfer(config: ServersConfig) -> Transfer:
@@ -200,19 +205,19 @@ def _transfer(config: ServersConfig) -> Transfer:
 
 
 def _ray(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, TakeFaults]:
-    from llmrl.rollout.ray_pool import RayPool
+    from llmrl.rollout.pool import EnginePool
+    from llmrl.rollout.ray_pool import RayActor, RayCluster
 
-    config = recipe.rollout.ray
-    pool = RayPool(
-        settings,
-        actors=config.actors,
-        cpus=config.cpus,
-        gpus=config.gpus,
-        address=config.address,
-        start_timeout_s=recipe.rollout.start_timeout_s,
-        stall_timeout_s=max(recipe.rollout.stall_timeout_s, recipe.rollout.servers.request_timeout_s),
-        max_restarts=recipe.limits.max_engine_restarts,
+    config, start_s = recipe.rollout.ray, recipe.rollout.start_timeout_s
+    stall_s = max(recipe.rollout.stall_timeout_s, recipe.rollout.servers.request_timeout_s)
+    cluster = RayCluster(
+        actors=config.actors, cpus=config.cpus, gpus=config.gpus, address=config.address, start_timeout_s=start_s
     )
+    actors = [
+        RayActor(number, cluster, settings, start_timeout_s=start_s, stall_timeout_s=stall_s)
+        for number in range(config.actors)
+    ]
+    pool = EnginePool(actors, cluster, patience=_patience(recipe))
     return pool, pool.take_faults
 
 

@@ -24,24 +24,26 @@ class Rpc(Protocol):
     def __call__(self, method: str, **kwargs: str) -> Awaitable[Mapping[str, Any]]: ...
 
 
-class Transfer(Protocol):
-    """Holds the newest weights, for servers that are there and those that come back."""
+class WeightStore(Protocol):
+    """Holds the newest weights, for engines that are there and those that come back."""
 
     def hold(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Take the place of what was held, which is kept until `settle`: a server may still be reading it."""
-        ...
-
-    async def give(self, url: str, rpc: Rpc) -> None:
-        """Put what is held into the workers of the server at `url`; raises what `rpc` raises, or RuntimeError."""
+        """Take the place of what was held, which is kept until `settle`: an engine may still be reading it."""
         ...
 
     def settle(self) -> None: ...
 
-    def forget(self, url: str) -> None:
-        """That server is gone; another may answer there later."""
+    def forget(self, name: str) -> None:
+        """The engine of that name is gone; another may answer there later."""
         ...
 
     def close(self) -> None: ...
+
+
+class Transfer(WeightStore, Protocol):
+    async def give(self, url: str, rpc: Rpc) -> None:
+        """Put what is held into the workers of the server at `url`; raises what `rpc` raises, or RuntimeError."""
+        ...
 
 
 class Files:
@@ -68,7 +70,7 @@ class Files:
             if folder != self._newest:
                 shutil.rmtree(folder, ignore_errors=True)
 
-    def forget(self, url: str) -> None:
+    def forget(self, name: str) -> None:
         pass
 
     def close(self) -> None:
@@ -117,8 +119,8 @@ class Direct:
     def settle(self) -> None:
         pass
 
-    def forget(self, url: str) -> None:
-        line = self._lines.pop(url, None)
+    def forget(self, name: str) -> None:
+        line = self._lines.pop(name, None)
         if line is not None:
             line.close()
 

@@ -12,11 +12,22 @@ from typing import Any
 
 import pytest
 
-import llmrl.eval.endpoint as endpoint
+import llmrl.rollout.servers as servers
 from llmrl.errors import EngineError
-from llmrl.eval.endpoint import EndpointEngine
+from llmrl.eval.fleet import endpoints
+from llmrl.rollout.pool import EnginePool
 from llmrl.types import Request, Sampling, StatusKind
 from tests.eval.fakes import byte_tokenizer
+
+OPEN: list[EnginePool] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Every pool of a test ends with it."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 class _Server(ThreadingHTTPServer):
@@ -70,7 +81,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
-    monkeypatch.setattr(endpoint, "WAIT_S", 0.01)
+    monkeypatch.setattr(servers, "WAIT_S", 0.01)
     found = _Server()
     thread = threading.Thread(target=found.serve_forever)
     thread.start()
@@ -80,9 +91,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
     thread.join()
 
 
-def _engine(*servers: _Server, **more: Any) -> EndpointEngine:
+def _engine(*servers: _Server, **more: Any) -> EnginePool:
     urls = [f"http://127.0.0.1:{server.server_address[1]}/v1/" for server in servers]
-    return EndpointEngine(urls, tokenizer=byte_tokenizer(), concurrency=4, timeout_s=10, **more)
+    OPEN.append(endpoints(urls, tokenizer=byte_tokenizer(), concurrency=4, timeout_s=10, **more))
+    return OPEN[-1]
 
 
 def _requests(count: int, **more: Any) -> list[Request]:
@@ -137,7 +149,7 @@ def test_a_server_that_stays_away_or_refuses_is_an_engine_error(server: _Server)
     with pytest.raises((EngineError, ValueError)):
         engine.generate(_requests(1))
     with pytest.raises(EngineError, match="did not answer"):
-        EndpointEngine(["http://127.0.0.1:9/v1"], tokenizer=None)
+        endpoints(["http://127.0.0.1:9/v1"], tokenizer=None)
 
 
 def test_the_served_model_is_found_or_its_names_are_told(server: _Server) -> None:
@@ -177,7 +189,7 @@ def test_a_server_that_dies_is_left_out_and_its_requests_are_asked_elsewhere(ser
         second.failures = 1000  # alive when asked for its models, then no more
         found = engine.generate(_requests(30))
         assert [one.text for one in found] == [f"said {i}" for i in range(30)]
-        assert len(notes) == 1 and "the other servers go on" in notes[0]
+        assert len(notes) == 1 and "the others go on" in notes[0]
         asked = len(second.bodies)
         engine.generate(_requests(10))
         assert len(second.bodies) == asked  # not asked again
@@ -188,4 +200,4 @@ def test_a_server_that_dies_is_left_out_and_its_requests_are_asked_elsewhere(ser
 
 def test_what_is_no_url_is_refused(server: _Server) -> None:
     with pytest.raises(EngineError, match=r"'localhost:8000' is no URL; write it like http://"):
-        EndpointEngine(["localhost:8000"], tokenizer=None)
+        endpoints(["localhost:8000"], tokenizer=None)

@@ -13,12 +13,28 @@ import pytest
 from typer.testing import CliRunner
 
 from llmrl.errors import EngineError, EvalError
-from llmrl.eval import fleet
+from llmrl.eval import fleet as engines_of
 from llmrl.eval.cli import app
-from llmrl.eval.fleet import Fleet, environments
+from llmrl.eval.fleet import devices, environments
 from llmrl.eval.records import read_records
+from llmrl.rollout.pool import EnginePool
 from llmrl.types import Completion, Request, Sampling
 from tests.eval.fakes import FakeEngine
+
+OPEN: list[EnginePool] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Every pool of a test ends with it."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
+
+
+def fleet(engines: Sequence[FakeEngine], **more: Any) -> EnginePool:
+    OPEN.append(engines_of.fleet(engines, **more))
+    return OPEN[-1]
 
 
 class Slow(FakeEngine):
@@ -52,42 +68,44 @@ EXPECTED = [f"said {i}" for i in range(100)]
 
 def test_every_request_is_answered_once_and_a_slow_engine_gets_fewer() -> None:
     fast, slow = Slow(pause_s=0.001), Slow(pause_s=0.02)
-    assert texts(Fleet([fast, slow], batch=4).generate(requests(100))) == EXPECTED
+    engine = fleet([fast, slow], batch=4)
+    assert texts(engine.generate(requests(100))) == EXPECTED
     assert len(fast.asked) + len(slow.asked) == 100
     assert 4 <= len(slow.asked) < len(fast.asked)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fleet")]
+    engine.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("engine")]
 
 
 def test_what_an_engine_left_undone_is_done_by_the_others() -> None:
     notes: list[str] = []
     engines = [Slow(pause_s=0.002), Slow(pause_s=0.002, dies_after=3), Slow(pause_s=0.002, dies_after=0)]
-    assert texts(Fleet(engines, batch=5, say=notes.append).generate(requests(100))) == EXPECTED
+    assert texts(fleet(engines, batch=5, say=notes.append).generate(requests(100))) == EXPECTED
     assert len(notes) == 2 and all("the others go on: it broke" in note for note in notes)
 
 
 def test_an_engine_that_dies_last_gives_its_work_to_one_that_waits() -> None:
     idle, dying = Slow(), Slow(pause_s=0.01, dies_after=6)
-    assert texts(Fleet([idle, dying], batch=50, say=lambda note: None).generate(requests(100))) == EXPECTED
+    assert texts(fleet([idle, dying], batch=50, say=lambda note: None).generate(requests(100))) == EXPECTED
 
 
 def test_when_all_are_gone_it_is_an_engine_error_after_what_was_finished() -> None:
-    engine = Fleet([Slow(dies_after=3), Slow(dies_after=2)], batch=10, say=lambda note: None)
+    engine = fleet([Slow(dies_after=3), Slow(dies_after=2)], batch=10, say=lambda note: None)
     done: list[Any] = []
     with pytest.raises(EngineError, match="it broke"):
         done.extend(item for item in engine.stream(requests(50)) if item)
     assert len(done) == 5
     with pytest.raises(RuntimeError, match="it broke"):  # a defect is not made up for
-        Fleet([Slow(pause_s=0.05), Slow(dies_after=0, error=RuntimeError)], batch=3).generate(requests(50))
+        fleet([Slow(pause_s=0.05), Slow(dies_after=0, error=RuntimeError)], batch=3).generate(requests(50))
 
 
 def test_who_stops_listening_ends_the_work() -> None:
     engines = [Slow(pause_s=0.002), Slow(pause_s=0.002)]
-    stream = Fleet(engines, batch=2).stream(requests(1000))
+    stream = fleet(engines, batch=2).stream(requests(1000))
     next(item for item in stream if item)
     stream.close()  # type: ignore[attr-defined]
     time.sleep(0.05)
     assert sum(len(engine.asked) for engine in engines) < 1000
-    assert Fleet(engines).generate([]) == []
+    assert fleet(engines).generate([]) == []
 
 
 def test_each_engine_gets_cores_or_gpus_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,10 +119,10 @@ def test_each_engine_gets_cores_or_gpus_of_its_own(monkeypatch: pytest.MonkeyPat
     ]
     with pytest.raises(EvalError, match="engines=4, but this process may use 3 CPU cores"):
         environments(4)
-    assert fleet.devices() == 1
+    assert devices() == 1
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert fleet.devices() == 4
+    assert devices() == 4
     assert environments(2) == [{"CUDA_VISIBLE_DEVICES": "0,1"}, {"CUDA_VISIBLE_DEVICES": "2,3"}]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c,GPU-d")
     assert environments(4)[2] == {"CUDA_VISIBLE_DEVICES": "GPU-c"}

@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from llmrl.rollout.engine import EngineSettings
+from llmrl.rollout.pool import EnginePool, Patience
 from llmrl.rollout.serve import server_command, server_environment, share_of_cores
-from llmrl.rollout.servers import Patience, Server, ServerPool
+from llmrl.rollout.servers import Server
 from llmrl.rollout.transfer import Files
 from tests.rollout.test_placement import KEY, START_S, greedy, long, settings, weights
 
@@ -125,8 +126,10 @@ def test_a_node_without_a_network_is_left_out_and_taken_back_with_the_newest_wei
     nodes: list[Node], tmp_path: Path
 ) -> None:
     patience = Patience(stall_s=3.0, start_s=START_S, update_s=60.0)
-    servers = [Server(url=f"http://{node.host}:{PORT}") for node in nodes]
-    pool = ServerPool(servers, transfer=Files(tmp_path), key=KEY, patience=patience)
+    transfer = Files(tmp_path)
+    made = [Server(f"http://{node.host}:{PORT}", transfer=transfer, key=KEY) for node in nodes]
+    pool = EnginePool(made, transfer, patience=patience)
+    servers = pool.members
     try:
         pool.load(weights(1), version=1)
         first = [c.tokens for c in pool.generate(greedy())]

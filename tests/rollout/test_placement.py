@@ -18,10 +18,11 @@ import pytest
 
 from llmrl.errors import EngineError
 from llmrl.rollout.engine import EngineSettings
+from llmrl.rollout.pool import EnginePool, Patience
 from llmrl.rollout.process import ProcessEngine
-from llmrl.rollout.ray_pool import RayPool
+from llmrl.rollout.ray_pool import RayActor, RayCluster
 from llmrl.rollout.serve import ServerProcess, share_of_cores
-from llmrl.rollout.servers import Patience, Server, ServerPool
+from llmrl.rollout.servers import Server
 from llmrl.rollout.transfer import Direct, Files
 from llmrl.train.folder import read_metrics
 from llmrl.types import Request, Sampling
@@ -76,13 +77,12 @@ def processes(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 
 @pytest.fixture
-def pool(request: pytest.FixtureRequest, processes: list[ServerProcess], tmp_path: Path) -> Iterator[ServerPool]:
+def pool(request: pytest.FixtureRequest, processes: list[ServerProcess], tmp_path: Path) -> Iterator[EnginePool]:
     """Over both servers; weights go through files unless a test's parameter says otherwise."""
     transfer = Direct("gloo", timeout_s=60.0) if getattr(request, "param", "files") == "gloo" else Files(tmp_path)
     patience = Patience(stall_s=5.0, start_s=START_S)
-    made = ServerPool(
-        [Server(url=p.url, process=_Kept(p)) for p in processes], transfer=transfer, key=KEY, patience=patience
-    )
+    servers = [Server(p.url, process=_Kept(p), transfer=transfer, key=KEY) for p in processes]
+    made = EnginePool(servers, transfer, patience=patience)
     yield made
     made.close()
 
@@ -103,6 +103,11 @@ class _Kept:
         return
 
 
+def on_ray(tiny_model: Path) -> EnginePool:
+    cluster = RayCluster(actors=2)
+    return EnginePool([RayActor(n, cluster, settings(tiny_model)) for n in range(2)], cluster, patience=Patience())
+
+
 def alone(tiny_model: Path, log: Path) -> dict[int, list[tuple[int, ...]]]:
     """The greedy completions of an engine of one's own, by version of the weights."""
     own = ProcessEngine(settings(tiny_model), log=log)
@@ -118,7 +123,7 @@ def alone(tiny_model: Path, log: Path) -> dict[int, list[tuple[int, ...]]]:
 
 @pytest.mark.parametrize("pool", ["gloo"], indirect=True)
 def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
-    pool: ServerPool, processes: list[ServerProcess], tiny_model: Path, tmp_path: Path
+    pool: EnginePool, processes: list[ServerProcess], tiny_model: Path, tmp_path: Path
 ) -> None:
     expected = alone(tiny_model, tmp_path / "engine.log")
     for version in (1, 2, 1):
@@ -128,8 +133,8 @@ def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
     pool.load(weights(2), version=2)  # the other one takes them
     assert [c.tokens for c in pool.generate(greedy())] == expected[2]
     deadline = time.monotonic() + START_S
-    while not all(server.up for server in pool._servers):
-        assert time.monotonic() < deadline, [server.why for server in pool._servers]
+    while not all(member.up for member in pool.members):
+        assert time.monotonic() < deadline, [member.why for member in pool.members]
         time.sleep(0.2)
     assert [c.tokens for c in pool.generate(greedy())] == expected[2]
     pool.load(weights(1), version=1)
@@ -137,7 +142,7 @@ def test_weights_go_straight_to_the_servers_and_to_one_that_comes_back(
 
 
 def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
-    pool: ServerPool, tiny_model: Path, tmp_path: Path
+    pool: EnginePool, tiny_model: Path, tmp_path: Path
 ) -> None:
     expected = alone(tiny_model, tmp_path / "engine.log")
     assert expected[1] != expected[2]
@@ -146,7 +151,7 @@ def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
         assert [c.tokens for c in pool.generate(greedy())] == expected[version]
     if importlib.util.find_spec("ray") is None:
         return
-    ray = RayPool(settings(tiny_model), actors=2)
+    ray = on_ray(tiny_model)
     try:
         for version in (1, 2, 1):
             ray.load(weights(version), version=version)
@@ -157,7 +162,7 @@ def test_servers_and_ray_give_the_greedy_completions_of_an_engine_of_ones_own(
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_server_that_dies_or_hangs_is_replaced_and_its_work_done_by_others(
-    number: signal.Signals, pool: ServerPool, processes: list[ServerProcess]
+    number: signal.Signals, pool: EnginePool, processes: list[ServerProcess]
 ) -> None:
     pool.load(weights(1), version=1)
     expected = [c.tokens for c in pool.generate(greedy())]
@@ -165,9 +170,9 @@ def test_a_server_that_dies_or_hangs_is_replaced_and_its_work_done_by_others(
     found = pool.generate(long(64))
     assert len(found) == 64 and all(c.tokens for c in found)
     faults = pool.take_faults()
-    assert faults.restarts == 1 and 1 <= faults.regenerated <= 64, [server.why for server in pool._servers]
+    assert faults.restarts == 1 and 1 <= faults.regenerated <= 64, [member.why for member in pool.members]
     deadline = time.monotonic() + START_S
-    while not all(server.up for server in pool._servers):
+    while not all(member.up for member in pool.members):
         assert time.monotonic() < deadline
         time.sleep(0.2)
     assert [c.tokens for c in pool.generate(greedy())] == expected  # the new one has the weights too
@@ -175,7 +180,7 @@ def test_a_server_that_dies_or_hangs_is_replaced_and_its_work_done_by_others(
 
 @pytest.mark.parametrize("pool", ["files", "gloo"], indirect=True)
 def test_a_server_that_hangs_before_new_weights_is_left_out_and_gets_them_when_it_is_back(
-    pool: ServerPool, processes: list[ServerProcess]
+    pool: EnginePool, processes: list[ServerProcess]
 ) -> None:
     pool.load(weights(1), version=1)
     before = [c.tokens for c in pool.generate(greedy())]
@@ -186,28 +191,30 @@ def test_a_server_that_hangs_before_new_weights_is_left_out_and_gets_them_when_i
     after = [c.tokens for c in pool.generate(greedy())]
     assert after != before
     deadline = time.monotonic() + START_S
-    while not all(server.up for server in pool._servers):
-        assert time.monotonic() < deadline, [server.why for server in pool._servers]
+    while not all(member.up for member in pool.members):
+        assert time.monotonic() < deadline, [member.why for member in pool.members]
         time.sleep(0.2)
     assert [c.tokens for c in pool.generate(greedy())] == after
 
 
-def test_siblings_go_to_one_server_and_prompts_are_dealt_out(pool: ServerPool) -> None:
+def test_siblings_go_to_one_server_and_prompts_are_dealt_out(pool: EnginePool) -> None:
     pool.load(weights(1), version=1)
     homes: dict[Any, set[str]] = {}
-    ask = pool._ask
+    for server in [member.backend for member in pool.members]:
+        asked = server.run
 
-    async def watched(server: Server, request: Request) -> Any:
-        homes.setdefault(request.tokens, set()).add(server.url)
-        return await ask(server, request)
+        async def watched(requests: Any, put: Any, server: Any = server, asked: Any = asked) -> None:
+            for request in requests:
+                homes.setdefault(request.tokens, set()).add(server.name)
+            await asked(requests, put)
 
-    pool._ask = watched  # type: ignore[method-assign]
+        server.run = watched  # type: ignore[method-assign]
     pool.generate(greedy())
     assert all(len(urls) == 1 for urls in homes.values())
     assert len(set().union(*homes.values())) == 2
 
 
-def test_a_request_that_a_server_refuses_is_an_error_and_not_a_loop(pool: ServerPool) -> None:
+def test_a_request_that_a_server_refuses_is_an_error_and_not_a_loop(pool: EnginePool) -> None:
     too_long = Request(tokens=tuple(range(5, 250)) * 2, sampling=Sampling(max_tokens=4))
     with pytest.raises(EngineError, match="refused a request: 400"):
         pool.generate([too_long, too_long])
@@ -223,17 +230,21 @@ def test_a_server_wants_its_key_and_listens_on_loopback_only(processes: list[Ser
 
 
 def test_an_address_without_a_server_is_told(tmp_path: Path) -> None:
-    with pytest.raises(EngineError, match=r"http://127.0.0.1:9 is no vLLM server that answers: ConnectError"):
-        ServerPool([Server(url="http://127.0.0.1:9")], transfer=Files(tmp_path))
+    transfer = Files(tmp_path)
+    with pytest.raises(EngineError, match=r"http://127.0.0.1:9/v1/models did not answer: ConnectError"):
+        EnginePool([Server("http://127.0.0.1:9", transfer=transfer)], transfer, patience=Patience())
+    assert not list(tmp_path.iterdir())
 
 
 @needs_ray
 def test_a_ray_actor_that_dies_is_replaced_and_its_work_done_by_others(tiny_model: Path) -> None:
-    pool = RayPool(settings(tiny_model), actors=2)
+    pool = on_ray(tiny_model)
     try:
         pool.load(weights(1), version=1)
         expected = [c.tokens for c in pool.generate(greedy())]
-        victim = pool.pids()[0]
+        actor = pool.members[0].backend
+        assert isinstance(actor, RayActor)
+        victim = pool._run(actor.pid())
         threading.Timer(0.3, lambda: os.kill(victim, signal.SIGKILL)).start()
         found = pool.generate(long(64))
         assert len(found) == 64 and all(c.tokens for c in found)
