@@ -228,9 +228,9 @@ class EnginePool:
                 if not any(task.done() for task in running):
                     await self._changed.wait()
                 done = {task for task in running if task.done()}
-                running -= done
                 for task in done:
                     task.result()
+                running -= done
         finally:
             for task in running:
                 task.cancel()
