@@ -1,30 +1,34 @@
 """report.md and report.html over one or more evaluations: tables, pass@k curves, a browser of questions and samples.
 
-The page is one file that loads nothing. Whatever a model or a data set wrote enters it as escaped HTML or as JSON in a
-data block that scripts turn into text nodes; a content security policy names the hashes of its script and style.
+The page is one file that loads nothing; `llmrl.report.html` says how text of models and data enters it.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from llmrl.errors import EvalError
 from llmrl.eval.records import Record, Sample, read_records
 from llmrl.eval.results import Metric, Results, TaskResult, read_results, right
 from llmrl.eval.tables import markdown, percent, warnings, with_interval
-from llmrl.report.page import json_block
+from llmrl.report.html import clipped, document
+from llmrl.report.read import spread
 
 MAX_QUESTIONS = 400  # on the page, of one model and task
 MAX_SAMPLES = 8  # of a question
 MAX_TEXT = 8_000  # characters of a prompt or sample
 LENGTH_BINS = 8
+SECTIONS = {
+    "summary": "Summary",
+    "learning": "Training",
+    "curves": "Curves",
+    "categories": "Categories",
+    "questions": "Questions",
+    "settings": "Settings",
+}
 
 
 def write_reports(folders: Sequence[Path], *, out: Path | None = None) -> list[Path]:
@@ -43,22 +47,25 @@ def write_reports(folders: Sequence[Path], *, out: Path | None = None) -> list[P
 
 def page(folders: Sequence[Path], many: Sequence[Results]) -> str:
     """The whole HTML page."""
-    style = _text("llmrl.report", "page.css") + _text("llmrl.eval", "report.css")
-    script = _text("llmrl.report", "charts.js") + _text("llmrl.eval", "report.js")
     title = _title(many)
     payload = [_task_payload(folder, results, task) for folder, results in zip(folders, many) for task in results.tasks]
     notes = [f"{r.model} on {t.task}: {text}" for r in many for t in r.tasks for text in warnings(t)]
-    return Template(_text("llmrl.eval", "report.html")).substitute(
-        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
-        style=style,
-        script=script,
-        data=json_block(payload),
-        title=escape(title),
-        summary=_summary(many),
-        notes="".join(f"<li>{escape(note)}</li>" for note in notes),
-        notes_hidden="" if notes else "hidden",
-        settings="".join(_settings(results, task) for results in many for task in results.tasks),
+    return document(
+        title=title,
+        kind="eval",
+        sections=SECTIONS,
+        body=("llmrl.eval", "report.html"),
+        values={
+            "title": escape(title),
+            "summary": _summary(many),
+            "notes": "".join(f"<li>{escape(note)}</li>" for note in notes),
+            "notes_hidden": "" if notes else "hidden",
+            "settings": "".join(_settings(results, task) for results in many for task in results.tasks),
+        },
+        styles=[("llmrl.report", "page.css"), ("llmrl.eval", "report.css")],
+        scripts=[("llmrl.report", "charts.js"), ("llmrl.eval", "report.js")],
+        data=payload,
+        footer="A sample is right if its verifier gave full marks.",
     )
 
 
@@ -163,13 +170,6 @@ def length_bins(records: Sequence[Record]) -> list[dict[str, Any]]:
     return found
 
 
-def spread(records: Sequence[Record], most: int) -> list[Record]:
-    """At most `most` records, evenly spread."""
-    if len(records) <= most:
-        return list(records)
-    return [records[len(records) * i // most] for i in range(most)]
-
-
 def kind_of(sample: Sample) -> str:
     """right, wrong, truncated (and not right), or error (no verdict)."""
     if sample.value is None:
@@ -182,14 +182,14 @@ def kind_of(sample: Sample) -> str:
 def _question(record: Record) -> dict[str, Any]:
     return {
         "id": record.question,
-        "prompt": clipped(record.prompt),
-        "gold": clipped(record.gold),
+        "prompt": clipped(record.prompt, MAX_TEXT),
+        "gold": clipped(record.gold, MAX_TEXT),
         "columns": dict(record.columns),
         "of": len(record.samples),
         "samples": [
             {
                 "kind": kind_of(sample),
-                "text": clipped(sample.text),
+                "text": clipped(sample.text, MAX_TEXT),
                 "tokens": sample.tokens,
                 "answer": sample.answer,
                 "why": sample.error or sample.status_reason or sample.reason,
@@ -199,20 +199,3 @@ def _question(record: Record) -> dict[str, Any]:
             for sample in record.samples[:MAX_SAMPLES]
         ],
     }
-
-
-def clipped(text: str) -> str:
-    """`text`, its middle left out beyond MAX_TEXT characters, which it then says."""
-    if len(text) <= MAX_TEXT:
-        return text
-    half = MAX_TEXT // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
-
-
-def _text(package: str, name: str) -> str:
-    return files(package).joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
-
-
-def _hash(content: str) -> str:
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.report.figures import rounded
+from llmrl.report.html import clipped
 from llmrl.report.read import spread
 from llmrl.report.stored import Sample, read_samples, rollout_files
 
@@ -47,7 +48,7 @@ def embedded_samples(run: Path, notes: list[str]) -> dict[str, Any]:
         chosen = choose(samples, limit=ROWS_PER_STEP)
         steps.append({"step": step, "shown": len(chosen), "of": len(samples)})
         for sample in chosen:
-            key = (sample.prompt_id, clipped(sample.prompt_text), clipped(sample.answer))
+            key = (sample.prompt_id, clipped(sample.prompt_text, MAX_TEXT), clipped(sample.answer, MAX_TEXT))
             rows.append(row_of(sample, prompts.setdefault(key, len(prompts))))
     return {
         "steps": steps,
@@ -84,13 +85,13 @@ def row_of(sample: Sample, prompt: int) -> dict[str, Any]:
         "prompt": prompt,
         "sample": sample.sample,
         "kind": kind_of(sample),
-        "text": clipped(sample.text),
+        "text": clipped(sample.text, MAX_TEXT),
         "status": sample.status if sample.status != "done" else "",
-        "statusReason": clipped(sample.status_reason),
+        "statusReason": clipped(sample.status_reason, MAX_TEXT),
         "score": rounded(sample.score),
         "parts": {name: rounded(value) for name, value in sample.parts.items()},
-        "reason": clipped(sample.score_reason),
-        "error": clipped(sample.score_error),
+        "reason": clipped(sample.score_reason, MAX_TEXT),
+        "error": clipped(sample.score_error, MAX_TEXT),
         "flags": list(sample.flags),
         "advantage": rounded(sample.advantage, 4),
         "tokens": sample.sampled,
@@ -98,11 +99,3 @@ def row_of(sample: Sample, prompt: int) -> dict[str, Any]:
         "versions": list(sample.version),
     }
     return {key: value for key, value in row.items() if value not in ("", [], {}, None)}
-
-
-def clipped(text: str) -> str:
-    """`text`, its middle left out beyond MAX_TEXT characters, which it then says."""
-    if len(text) <= MAX_TEXT:
-        return text
-    half = MAX_TEXT // 2
-    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out here …]\n{text[-half:]}"

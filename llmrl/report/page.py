@@ -1,41 +1,32 @@
-"""Writes `report.html`: one page that holds its styles, scripts and data, and loads nothing.
-
-Everything a model, a data set or a recipe wrote is untrusted. It enters the page in two ways only: through
-`html.escape`, or as JSON in a data block in which `<`, `>` and `&` are `\\u` escapes, which the scripts turn into text
-nodes. A content security policy that names the hashes of the page's own script and style forbids everything else,
-inline handlers and every network request included, should an escape ever be forgotten.
-"""
+"""Writes a run's `report.html`, a page that loads nothing (html.py)."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import Any
 
 from llmrl.report.embedded import RIGHT_FROM, embedded_samples
 from llmrl.report.figures import distributions, metric_columns
+from llmrl.report.html import document
 from llmrl.report.read import Run, finite, full_summary, phases, read_run
 from llmrl.report.summary import count_text, duration_text, interval_of, phase_shares, steps_text
 
 GOOD = frozenset({"finished", "done", "complete", "completed"})
 SCRIPTS = ("charts.js", "page.js", "browser.js")
 STAGES = '<section id="stages"><h2>Stages before</h2><div class="charts" id="stage-charts"></div></section>'
-SECTIONS = (
-    ("stages", "Stages"),
-    ("learning", "Learning"),
-    ("optimisation", "Optimisation"),
-    ("time", "Time"),
-    ("distributions", "Distributions"),
-    ("health", "Health"),
-    ("samples", "Samples"),
-    ("recipe", "Recipe"),
-)
+SECTIONS = {
+    "stages": "Stages",
+    "learning": "Learning",
+    "optimisation": "Optimisation",
+    "time": "Time",
+    "distributions": "Distributions",
+    "health": "Health",
+    "samples": "Samples",
+    "recipe": "Recipe",
+}
 
 
 def write_report(run: Path) -> Path:
@@ -64,42 +55,31 @@ def page(run: Run) -> str:
             for stage in run.stages
         ],
     }
-    style = _asset("page.css")
-    script = "\n".join(_asset(name) for name in SCRIPTS)
     if bucket := payload["train"]["bucket"] - 1:
         notes.append(f"long run: each point of the curves is the mean of {bucket + 1} steps")
     status = str(summary.get("status", ""))
-    return Template(_asset("page.html")).substitute(
-        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; img-src data:; "
-        "base-uri 'none'; form-action 'none'",
-        style=style,
-        script=script,
-        data=json_block(payload),
-        name=escape(run.name),
-        status=escape(status),
-        tone="good" if status in GOOD else "",
-        about=escape(" · ".join(f"{key} {value}" for key, value in facts(run).items())),
-        links="".join(f'<a href="#{key}">{title}</a>' for key, title in SECTIONS if key != "stages" or run.stages),
-        stages=STAGES if run.stages else "",
-        numbers=_numbers(summary),
-        tiles=_tiles(summary),
-        notes=_notes(notes),
-        extent=_extent(run, payload["samples"]),
-        recipe=escape(run.recipe_text) or "not stored",
-        environment=escape(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+    return document(
+        title=run.name,
+        kind="report",
+        sections={key: title for key, title in SECTIONS.items() if key != "stages" or run.stages},
+        body=("llmrl.report", "page.html"),
+        values={
+            "name": escape(run.name),
+            "status": escape(status),
+            "tone": "good" if status in GOOD else "",
+            "about": escape(" · ".join(f"{key} {value}" for key, value in facts(run).items())),
+            "stages": STAGES if run.stages else "",
+            "numbers": _numbers(summary),
+            "tiles": _tiles(summary),
+            "notes": _notes(notes),
+            "extent": _extent(run, payload["samples"]),
+            "recipe": escape(run.recipe_text) or "not stored",
+            "environment": escape(json.dumps(run.environment, indent=2, ensure_ascii=False)),
+        },
+        styles=[("llmrl.report", "page.css")],
+        scripts=[("llmrl.report", name) for name in SCRIPTS],
+        data=payload,
     )
-
-
-def json_block(value: Any) -> str:
-    """`value` as JSON that is safe inside a script element: no `<`, `>`, `&` and no line separators.
-
-    >>> json_block({"a": "</script>"})
-    '{"a":"\\\\u003c/script\\\\u003e"}'
-    """
-    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
 
 
 def outcome(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -130,15 +110,6 @@ def _named(section: Any) -> str:
             if isinstance(section.get(key), str):
                 return str(section[key])
     return ""
-
-
-def _asset(name: str) -> str:
-    return files("llmrl.report").joinpath(name).read_text(encoding="utf-8").replace("\r\n", "\n")
-
-
-def _hash(content: str) -> str:
-    digest = hashlib.sha256(content.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
 
 
 def _tiles(summary: Mapping[str, Any]) -> str:

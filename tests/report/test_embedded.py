@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from llmrl.report.embedded import MAX_STEPS, MAX_TEXT, ROWS_PER_STEP, choose, clipped, embedded_samples, kind_of, row_of
+from llmrl.report.embedded import MAX_STEPS, MAX_TEXT, ROWS_PER_STEP, choose, embedded_samples, kind_of, row_of
+from llmrl.report.html import clipped
 from llmrl.report.stored import Sample
 from tests.report.synthetic import write_run
 
@@ -71,12 +72,12 @@ def test_the_page_carries_a_bounded_number_of_samples_and_says_how_many(tmp_path
 
 def test_a_long_text_loses_its_middle_and_says_so() -> None:
     text = "a" * MAX_TEXT + "b" * MAX_TEXT
-    short = clipped(text)
+    short = clipped(text, MAX_TEXT)
     assert len(short) < MAX_TEXT + 100
     assert short[0] == "a"
     assert short[-1] == "b"
     assert f"{MAX_TEXT:,} characters left out" in short
-    assert clipped("a" * MAX_TEXT) == "a" * MAX_TEXT
+    assert clipped("a" * MAX_TEXT, MAX_TEXT) == "a" * MAX_TEXT
 
 
 def test_a_score_of_zero_is_kept_and_none_is_left_out() -> None:

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrl.report.page import json_block, write_report
+from llmrl.report.html import json_block
+from llmrl.report.page import write_report
 from tests.report.synthetic import write_run
 
 HOSTILE = (
