@@ -231,8 +231,10 @@ def clustered_interval(
         return low + (high - low) * share[0], low + (high - low) * share[1]
     from scipy.stats import norm, sem
 
-    below, above = norm.interval(_checked_confidence(confidence), loc=means.mean(), scale=sem(means))
-    return max(low, float(below)), min(high, float(above))
+    half = float(
+        norm.ppf(0.5 + _checked_confidence(confidence) / 2) * sem(means)
+    )  # norm.interval has none for a sd of 0
+    return max(low, float(means.mean()) - half), min(high, float(means.mean()) + half)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -190,6 +190,7 @@ def test_clustered_interval_stays_in_bounds_and_never_claims_certainty_at_an_end
     assert clustered_interval([[0, 0], [0, 0], [0, 0]]) == wilson_interval(0, 3)
     assert clustered_interval([1.0] * 30) == wilson_interval(30, 30)
     assert clustered_interval([1.0, 1.0, 0.9])[1] == 1.0
+    assert clustered_interval([[1, 0], [0, 1]]) == (0.5, 0.5)  # alike, and at neither end
     assert clustered_interval([100.0, 300.0], bounds=(0.0, math.inf))[0] == pytest.approx(200 - 1.959964 * 100)
 
 
