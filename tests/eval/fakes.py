@@ -5,13 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import pytest
+
 from llmrl.errors import EngineError
+from llmrl.rollout.pool import EnginePool
 from llmrl.types import Completion, Prompt, Request, Status
 
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
+
+
+_OPEN: list[EnginePool] = []
+
+
+def opened(pool: EnginePool) -> EnginePool:
+    """`pool`, which `pools_closed` closes."""
+    _OPEN.append(pool)
+    return pool
+
+
+@pytest.fixture
+def pools_closed() -> Iterator[None]:
+    yield
+    while _OPEN:
+        _OPEN.pop().close()
 
 
 def byte_tokenizer(*, chat: bool = True) -> Any:

@@ -17,17 +17,9 @@ from llmrl.errors import EngineError
 from llmrl.eval.fleet import endpoints
 from llmrl.rollout.pool import EnginePool
 from llmrl.types import Request, Sampling, StatusKind
-from tests.eval.fakes import byte_tokenizer
+from tests.eval.fakes import byte_tokenizer, opened, pools_closed  # noqa: F401 - a fixture
 
-OPEN: list[EnginePool] = []
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    """Every pool of a test ends with it."""
-    yield
-    while OPEN:
-        OPEN.pop().close()
+pytestmark = pytest.mark.usefixtures("pools_closed")
 
 
 class _Server(ThreadingHTTPServer):
@@ -93,8 +85,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
 
 def _engine(*servers: _Server, **more: Any) -> EnginePool:
     urls = [f"http://127.0.0.1:{server.server_address[1]}/v1/" for server in servers]
-    OPEN.append(endpoints(urls, tokenizer=byte_tokenizer(), concurrency=4, timeout_s=10, **more))
-    return OPEN[-1]
+    return opened(endpoints(urls, tokenizer=byte_tokenizer(), concurrency=4, timeout_s=10, **more))
 
 
 def _requests(count: int, **more: Any) -> list[Request]:

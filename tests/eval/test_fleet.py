@@ -19,22 +19,13 @@ from llmrl.eval.fleet import devices, environments
 from llmrl.eval.records import read_records
 from llmrl.rollout.pool import EnginePool
 from llmrl.types import Completion, Request, Sampling
-from tests.eval.fakes import FakeEngine
+from tests.eval.fakes import FakeEngine, opened, pools_closed  # noqa: F401 - a fixture
 
-OPEN: list[EnginePool] = []
-
-
-@pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
-    """Every pool of a test ends with it."""
-    yield
-    while OPEN:
-        OPEN.pop().close()
+pytestmark = pytest.mark.usefixtures("pools_closed")
 
 
 def fleet(engines: Sequence[FakeEngine], **more: Any) -> EnginePool:
-    OPEN.append(engines_of.fleet(engines, **more))
-    return OPEN[-1]
+    return opened(engines_of.fleet(engines, **more))
 
 
 class Slow(FakeEngine):
