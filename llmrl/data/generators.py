@@ -93,8 +93,18 @@ def countdown(seed: int, index: int, *, count: int = 3, high: int = 20, target_h
     }
 
 
+def episodes(seed: int, index: int, *, text: str = "Begin.") -> RawRow:
+    """Numbered tasks for environments that pose their own: the row says nothing but which one it is.
+
+    >>> episodes(0, 3)["id"]
+    'episodes/3'
+    """
+    return {"id": f"episodes/{index}", "problem": f"{text} ({index})", "answer": "", "identity": f"episode {index}"}
+
+
 GENERATORS: dict[str, Callable[..., RawRow]] = {
     "addition": addition,
+    "episodes": episodes,
     "arithmetic": arithmetic,
     "countdown": countdown,
 }

@@ -1,0 +1,93 @@
+"""Whole runs whose prompts are episodes: they train, resume bit for bit, replay, and engines agree token by token."""
+
+import io
+import os
+from dataclasses import replace
+
+import pytest
+import torch
+from rich.console import Console
+
+from llmrl.compose import resolve
+from llmrl.rollout.store import read_rollouts, rollouts_file
+from llmrl.settings.load import load_recipe, parse_recipe, recipes_folder
+from llmrl.start import run
+from llmrl.train.checkpoint import checkpoints, digest
+from llmrl.train.folder import read_metrics
+from llmrl.train.replay import replay
+from llmrl.types import Ending
+
+
+@pytest.fixture(autouse=True)
+def settings_as_before():
+    """A run sets torch's threads and determinism for its process."""
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+def recipe(folder, model, *, steps=3, engine="native", env=None, **sections):
+    return parse_recipe(
+        {
+            "name": "run",
+            "runs_dir": str(folder),
+            "model": {"path": str(model), "dtype": "float32", "max_length": 200},
+            "data": {"source": "episodes", "max_prompt_tokens": 60, "limit": 20},
+            "env": {"name": "guess", "args": {"high": 9}, "turns": 3, "isolated": False, **(env or {})},
+            "rollout": {"engine": engine, "isolated": False, "prompts_per_step": 2, "group_size": 3, "max_tokens": 6},
+            "algo": {"name": "grpo"},
+            "train": {"steps": steps, "lr": 1e-3, "threads": 1, "tokens_per_microbatch": 512, "save_every": 2},
+            "eval": {"data": {"n": 4}, "threshold": 0.9},
+            "limits": {"max_mismatch": 5.0},
+            **sections,
+        }
+    )
+
+
+def trained(recipe, **how):
+    outcome = run(recipe, resolve(recipe), console=Console(file=io.StringIO()), **how)
+    assert outcome.exit_code == 0 and outcome.summary["status"] == "finished"
+    return [row for row in read_metrics(recipe.run_dir) if row["kind"] == "train"]
+
+
+@pytest.mark.parametrize("memory", ["conversation", "window(1)"])
+def test_episodes_train_resume_and_replay(memory, tmp_path, tiny_model):
+    env = {"memory": memory, "isolated": memory == "conversation", "workers": 1}
+    whole = recipe(tmp_path / "whole", tiny_model, env=env)
+    rows = trained(whole)
+    assert all(row["mismatch/mean_abs_logprob"] < 1e-4 and row["episode/turns"] > 1 for row in rows)
+    assert any(row["grad_norm"] > 0 for row in rows)
+    stored = read_rollouts(rollouts_file(whole.run_dir, 1))
+    assert {row.ending for row in stored} == {Ending.CONTINUES, Ending.TRUNCATED}
+    assert len({row.episode for row in stored}) == 6
+    half = recipe(tmp_path / "half", tiny_model, env=env, steps=2)
+    trained(half)
+    trained(half.model_copy(update={"train": whole.train}), resume=True)
+    assert digest(checkpoints(half.run_dir)[-1]) == digest(checkpoints(whole.run_dir)[-1])
+    parts = resolve(whole)
+    assert replay(whole.run_dir, step=2, recipe=whole, algo=parts.algo, sources=parts.sources).reproduced
+
+
+@pytest.mark.vllm
+def test_vllm_and_the_native_engine_play_the_same_episodes_at_temperature_0(tmp_path, tiny_model):
+    found = {}
+    for engine in ("native", "vllm"):
+        one = recipe(tmp_path / engine, tiny_model, engine=engine, steps=1)
+        trained(one)
+        again = one.model_copy(update={"rollout": one.rollout.model_copy(update={"temperature": 1e-4})}, deep=True)
+        again = again.model_copy(update={"name": "cold"})
+        trained(again)
+        found[engine] = read_rollouts(rollouts_file(again.run_dir, 1))
+    assert [row.tokens.tolist() for row in found["native"]] == [row.tokens.tolist() for row in found["vllm"]]
+    assert [replace(row.prompt, media=()) for row in found["native"]] == [row.prompt for row in found["vllm"]]
+
+
+@pytest.mark.parametrize("name", ["guess", "calculator"])
+def test_the_recipes_of_environments_parse_and_find_theirs(name):
+    from llmrl.envs.build import check_environment
+
+    found = load_recipe(recipes_folder() / name / "grpo.yaml")
+    assert found.env is not None and found.env.name == name and check_environment(found.env).startswith("llmrl.envs.")
