@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 NoiseRule = Literal["isotropic", "equal_budget"]
+STABILITY = 0.01
 
 
 def clipped_sum(groups: Sequence[Tensor], thresholds: Sequence[float]) -> list[Tensor]:
@@ -30,9 +31,13 @@ def clipped_sum(groups: Sequence[Tensor], thresholds: Sequence[float]) -> list[T
     return [_clipped(rows, float(limit)) for rows, limit in zip(groups, thresholds, strict=True)]
 
 
-def clip_factors(norms: Tensor, threshold: float) -> Tensor:
-    """min(1, C / norm) of each record, and 0 for one whose norm is not finite: norms' shape."""
-    factors = (threshold / norms).clamp(max=1.0)
+def clip_factors(norms: Tensor, threshold: float, *, automatic: bool = False) -> Tensor:
+    """min(1, C / norm) of each record, and 0 for one whose norm is not finite: norms' shape.
+
+    `automatic` scales every record to nearly C instead, by C / (norm + 0.01 C) (Bu et al. 2023, arXiv:2206.07136): the
+    threshold is then only a unit. Either way no record contributes more than C.
+    """
+    factors = threshold / (norms + STABILITY * threshold) if automatic else (threshold / norms).clamp(max=1.0)
     return factors.where(norms.isfinite(), torch.zeros_like(factors))
 
 
