@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from llmrl.privacy.view import ControllerView
+import torch
+
+from llmrl.batch import Controller as NumbersController
+from llmrl.privacy.view import ControllerView, Value
 from llmrl.seeding import generator
 
 
@@ -218,3 +221,46 @@ def log_ratio_reward(before: float, after: float, *, cost: float, floor: float =
     """log((max(drop, 0) + floor) / (cost + floor)), clipped to [-5, 5]: utility per privacy spent, and noisy."""
     gain = max(before - after, 0.0) if math.isfinite(before) and math.isfinite(after) else 0.0
     return max(-5.0, min(5.0, math.log((gain + floor) / (cost + floor))))
+
+
+class Steered:
+    """Any controller of the training job's kind (names to numbers, as those of control/), on a private run.
+
+    It sees `features`' scalars by name, with means over groups, and `utility`: the probe's drop in the interval. Its knobs
+    may be `threshold_scale`, which multiplies the starting thresholds, `sigma` and `lr_scale`.
+    """
+
+    def __init__(self, inner: NumbersController, start: Knobs, *, weight: float = 0.0) -> None:
+        self._inner, self._start, self._weight = inner, start, weight
+        self._before, self._spent = math.nan, 0.0
+
+    def observe(self, view: ControllerView) -> Knobs:
+        numbers = {name: _mean(signal.value) for name, signal in view.signals().items()}
+        loss, spent = numbers.get("probe_loss", math.nan), numbers.get("spent", 0.0)
+        cost = spent - self._spent
+        numbers["utility"] = utility_reward(self._before, loss, cost=cost, weight=self._weight)
+        self._before, self._spent = loss, spent
+        knobs = self._inner.observe({name: x for name, x in numbers.items() if math.isfinite(x)})
+        scale = float(knobs.get("threshold_scale", 1.0))
+        return replace(
+            self._start,
+            thresholds=tuple(scale * limit for limit in self._start.thresholds),
+            sigma=knobs.get("sigma", self._start.sigma),
+            lr_scale=float(knobs.get("lr_scale", self._start.lr_scale)),
+        )
+
+    def state(self) -> dict[str, Any]:
+        before = self._before if math.isfinite(self._before) else None
+        inner = {name: [str(x.dtype).removeprefix("torch."), x.tolist()] for name, x in self._inner.state().items()}
+        return {"before": before, "spent": self._spent, "inner": inner}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        self._before = math.nan if state["before"] is None else float(state["before"])
+        self._spent = float(state["spent"])
+        self._inner.load(
+            {name: torch.tensor(x, dtype=getattr(torch, kind)) for name, (kind, x) in state["inner"].items()}
+        )
+
+
+def _mean(value: Value) -> float:
+    return math.fsum(value) / len(value) if isinstance(value, tuple) else float(value)

@@ -17,7 +17,7 @@ from llmrl.privacy.clipping import NoiseRule, noise_std
 from llmrl.privacy.gradients import RecordGradients
 from llmrl.privacy.randomness import Source
 from llmrl.privacy.thresholds import below_fraction, count_std
-from llmrl.train.protocols import Moves
+from llmrl.train.protocols import ShardedOptimizer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +42,7 @@ class PrivateOptimizer:
 
     def __init__(
         self,
-        inner: Moves,
+        inner: ShardedOptimizer,
         gradients: RecordGradients,
         parameters: Mapping[str, nn.Parameter],
         *,

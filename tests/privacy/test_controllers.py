@@ -11,6 +11,7 @@ from llmrl.privacy.controllers import (
     Limited,
     Quantile,
     Random,
+    Steered,
     decayed_sigmas,
     log_ratio_reward,
     utility_reward,
@@ -123,3 +124,30 @@ def test_rewards_by_hand():
     assert utility_reward(30.0, 2.0) == 5.0 and utility_reward(math.nan, 2.0, cost=0.1) == pytest.approx(-0.1)
     assert log_ratio_reward(3.0, 2.0, cost=0.5, floor=0.0) == pytest.approx(math.log(2.0))
     assert log_ratio_reward(2.0, 3.0, cost=1.0) == -5.0
+
+
+def test_a_controller_of_numbers_steers_a_private_run_and_goes_on_after_a_restart():
+    class Inner:
+        def __init__(self):
+            self.seen, self.memory = [], torch.zeros(2, dtype=torch.float64)
+
+        def observe(self, view):
+            self.seen.append(dict(view))
+            self.memory = self.memory + 1
+            return {"threshold_scale": 0.5, "sigma": 1.5}
+
+        def state(self):
+            return {"memory": self.memory}
+
+        def load(self, state):
+            self.memory = state["memory"]
+
+    inner = Inner()
+    steered = Steered(inner, START, weight=2.0)
+    steered.observe(ControllerView({"probe_loss": 3.0, "spent": 0.1, "thresholds": (1.0, 3.0)}))
+    knobs = steered.observe(ControllerView({"probe_loss": 2.5, "spent": 0.2}))
+    assert knobs.thresholds == (0.5, 1.0) and knobs.sigma == 1.5 and knobs.lr_scale == 1.0
+    assert inner.seen[0]["thresholds"] == 2.0 and inner.seen[1]["utility"] == pytest.approx(0.5 - 0.2)
+    other = Steered(Inner(), START, weight=2.0)
+    other.load(steered.state())
+    assert torch.equal(other._inner.memory, inner.memory) and other.state() == steered.state()
