@@ -151,7 +151,8 @@ TASK = Task(
     source=Source(file="mbppplus/test.jsonl", hub="evalplus/mbppplus", split="test"),
     read=read,
     verifier=MBPP.verifier,
-    options={"timeout_s": 30.0},  # about a hundred inputs, and the reference runs on each too
+    # About a hundred inputs, and the reference runs on each too; the hub's test programs import numpy.
+    options={"timeout_s": 30.0, "limits": {"packages": ["numpy"]}},
     template="{problem}\n\nAnswer with one Python code block.",
     plain_template='"""\n{problem}\n"""\n',
     plain_stop=('\n"""', "\nassert", "\nprint", "\nif __name__", "\n# "),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import json
 import os
 import secrets
@@ -30,6 +31,7 @@ HERE = Path(__file__).absolute().parent
 START_S = 60.0
 RUNGS = ("namespaces", "seccomp")
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime")
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _RUNS = {"tester": "tester"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
@@ -54,14 +56,21 @@ class TooMuch(Exception):
 class Limits:
     """Limits of one program. Memory is address space; output is what it may write to stdout or as results.
 
-    isolation: "auto" takes the best rung that works here and refuses if none does; a rung's name insists on it; "none"
-    runs with limits only (never for code you do not trust).
+    packages: importable packages of this environment, beside the standard library, that programs and tests may use
+    ("numpy"). isolation: "auto" takes the best rung that works here and refuses if none does; a rung's name insists on
+    it; "none" runs with limits only (never for code you do not trust).
     """
 
     memory_mb: int = 1024
     output_mb: int = 8
     file_mb: int = 16
+    packages: tuple[str, ...] = ()
     isolation: Literal["auto", "namespaces", "seccomp", "none"] = "auto"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.packages, str):
+            raise ValueError(f"packages={self.packages!r} is a text; give a list of package names")
+        object.__setattr__(self, "packages", tuple(self.packages))
 
 
 @functools.cache
@@ -81,9 +90,29 @@ def visible_paths() -> tuple[str, ...]:
     return tuple(kept)
 
 
+@functools.cache
+def package_places(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Folders and files that hold these packages. Raises SandboxError for one that is not installed here."""
+    places: list[str] = []
+    for name in names:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+        if spec is None or not (spec.submodule_search_locations or spec.origin):
+            raise SandboxError(f"packages: {name!r} is not installed here; install it, or leave it out")
+        place = Path(
+            next(iter(spec.submodule_search_locations or ())) if spec.submodule_search_locations else spec.origin or ""
+        )
+        libraries = place.with_name(f"{name}.libs")  # where wheels keep their shared libraries
+        places += [str(place), *([str(libraries)] if libraries.is_dir() else [])]
+    return tuple(places)
+
+
 def _world_readable() -> bool:
     """Whether another user could read this interpreter's standard library."""
-    place = Path(sysconfig.get_path("stdlib")).resolve()
+    return _open_to_all(sysconfig.get_path("stdlib"))
+
+
+def _open_to_all(path: str) -> bool:
+    place = Path(path).resolve()
     return all(p.stat().st_mode & 0o005 == 0o005 for p in (place, *place.parents))
 
 
@@ -93,6 +122,9 @@ class Box:
     def __init__(self, role: str, limits: Limits, rung: str, cpu_s: float, folder: str, *, stdio: bool) -> None:
         self.nonce, self.limit = secrets.token_hex(16), limits.output_mb << 20
         self._buffer = b""
+        packages = package_places(limits.packages)
+        if rung == "seccomp" and os.getuid() == 0 and not all(map(_open_to_all, packages)):
+            raise SandboxError("packages: without namespaces another user runs the program, and may not read them")
         inner_in, self.requests = os.pipe()
         self.results, inner_out = os.pipe()
         config = {
@@ -101,7 +133,8 @@ class Box:
             "nonce": self.nonce,
             "parent": os.getpid(),
             "pipes": [inner_in, inner_out],
-            "paths": visible_paths(),
+            "paths": [*visible_paths(), *(p for p in packages if not p.startswith(visible_paths()))],
+            "imports": sorted({str(Path(place).parent) for place in packages}),
             "folder": folder,
             "drop_uid": _world_readable(),
             "limits": {
@@ -119,7 +152,7 @@ class Box:
                 stderr=subprocess.DEVNULL,
                 pass_fds=(inner_in, inner_out),
                 start_new_session=True,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0"},
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
                 cwd="/",
                 bufsize=0,
             )
@@ -225,7 +258,9 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
 @functools.cache
 def runner_source(role: str = "function") -> str:
     """The trusted half that is sent into a box: how values travel, then what this role does with them."""
-    texts = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", _RUNS.get(role, "runner"))]
+    texts = [
+        (HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", "standins", _RUNS.get(role, "runner"))
+    ]
     lines = [line for line in "\n".join(texts).splitlines() if not line.startswith(("from llmrl.", "from __future__"))]
     return "from __future__ import annotations\n" + "\n".join(lines)
 

@@ -249,7 +249,7 @@ def main() -> None:
     send({"ready": True})
     first = read_line(requests)
     sys.argv = ["program.py"]
-    sys.path.insert(0, "")
+    sys.path[:] = ["", *sys.path, *config["imports"]]
     scope: dict = {}
     exec(compile(first["runner"], "<runner>", "exec"), scope)  # the trusted half: runner.py or tester.py
     scope["run"](config["role"], first, lambda: read_line(requests), send)

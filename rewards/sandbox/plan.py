@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrl.rewards.sandbox.box import SandboxError
+from llmrl.rewards.sandbox.inplace import changed_openly
 
 # What tests use without importing it, because the reference solution does: name -> module, or module and member.
 _LIBRARY = {
@@ -39,11 +40,16 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """Test code of any other form. stubs: names of the program. library: name -> (module, member or "")."""
+    """Test code of any other form.
+
+    stubs: names of the program. library: name -> (module, member or ""). open: variables that may show what a call
+    changed in place and returned.
+    """
 
     source: str
     stubs: tuple[str, ...]
     library: Mapping[str, tuple[str, str]]
+    open: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +93,8 @@ def _plan(test: Any, entry_point: str | None, setup: str) -> Call | Script:
         source = f"{setup}\n{test}" if setup else test
         free = _free_names(source, entry_point)
         library = {name: _LIBRARY.get(name, (name, "")) for name in free.library if not hasattr(builtins, name)}
-        return Script(source, tuple(sorted(free.program)), library)
+        shown = changed_openly(ast.parse(source), free.program)
+        return Script(source, tuple(sorted(free.program)), library, tuple(sorted(shown)))
     if not isinstance(test, (list, tuple)) or len(test) != 2:
         raise SandboxError(f"a function test must be a string or [arguments, expected], got {str(test)[:80]!r}")
     if not entry_point:

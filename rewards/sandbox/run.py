@@ -89,6 +89,28 @@ def run_program(
 
 
 # -- function tests ----------------------------------------------------------------------------------------------------
+class OutOfTurn(Exception):
+    """The program's process sent something else than the answer to what it was asked."""
+
+
+def _of_form(answer: dict[str, Any], *, call: bool) -> dict[str, Any]:
+    """The answer without the nonce, if it has one of the forms that there are; else raises OutOfTurn."""
+    answer = {key: value for key, value in answer.items() if key != "nonce"}
+    keys = set(answer)
+    error = keys == {"error", "text", "kinds"} and isinstance(answer["error"], str) and isinstance(answer["text"], str)
+    error = error and isinstance(answer["kinds"], list) and all(isinstance(kind, str) for kind in answer["kinds"])
+    value = keys == {"value"}
+    if call and keys == {"value", "args"}:
+        value = answer["value"] is None and isinstance(answer["args"], dict)
+    if call and keys == {"value", "same"}:
+        value = isinstance(answer["value"], dict) and type(answer["same"]) is int and answer["same"] >= 0
+    back = keys == {"callback", "do", "args", "kwargs"} and isinstance(answer["do"], str)
+    back = back and type(answer["callback"]) is int and isinstance(answer["args"], list)
+    if not (error or value or (back and isinstance(answer["kwargs"], dict))):
+        raise OutOfTurn(f"the program's process sent {sorted(keys)}")
+    return answer
+
+
 class _Candidate:
     """The candidate's process, asked for calls."""
 
@@ -100,10 +122,10 @@ class _Candidate:
         if self.number > MOST_CALLS:
             raise SandboxError(f"a test made more than {MOST_CALLS} calls")
         self.box.send({**message, "id": self.number}, self.deadline)
-        while True:
-            answer = self.box.receive(self.deadline)
-            if answer.get("id") == self.number:
-                return answer
+        answer = self.box.receive(self.deadline)
+        if answer.pop("id", None) != self.number:
+            raise OutOfTurn("the program's process answered what it was not asked")
+        return _of_form(answer, call=message["do"] in ("call", "returned"))
 
 
 def _run_function(
@@ -114,7 +136,8 @@ def _run_function(
         box = stack.enter_context(open_box("function", limits, rung, timeout_s))
         tester = None
         if any(isinstance(test, Script) for test in plan):
-            tester = stack.enter_context(open_box("tester", Limits(memory_mb=2048), rung, timeout_s))
+            tester_limits = Limits(memory_mb=2048, packages=limits.packages)
+            tester = stack.enter_context(open_box("tester", tester_limits, rung, timeout_s))
             tester.send({"runner": runner_source("tester")}, time.monotonic() + START_S)
         deadline = time.monotonic() + timeout_s
         status, detail = _load(box, program, deadline)
@@ -177,6 +200,8 @@ def _one_test(test: Call | Script, candidate: _Candidate, tester: Box | None, de
         return "runtime_error", "the program ended before the test did", True
     except TooMuch:
         return "runtime_error", "too much output", True
+    except OutOfTurn as error:
+        return "runtime_error", str(error), True
 
 
 def _run_call(test: Call, candidate: _Candidate) -> tuple[str, str]:
@@ -187,6 +212,8 @@ def _run_call(test: Call, candidate: _Candidate) -> tuple[str, str]:
         "kwargs": {key: encode(arg) for key, arg in test.kwargs.items()},
     }
     answer = candidate.ask(message)
+    if "callback" in answer:
+        raise OutOfTurn("the program's process asked where it should have answered")
     if "error" in answer:
         return "runtime_error", f"{answer['error']}: {answer.get('text', '')}"[:300]
     try:
@@ -214,15 +241,17 @@ def _equal(value: Any, expected: Any) -> bool:
 
 
 def _run_script(test: Script, candidate: _Candidate, tester: Box, deadline: float) -> tuple[str, str]:
-    start = {"source": test.source, "stubs": test.stubs, "library": test.library}
+    start = {"source": test.source, "stubs": test.stubs, "library": test.library, "open": test.open}
     try:
         tester.send(start, deadline)
         while True:
             message = tester.receive(deadline)
             if message.get("do") == "verdict":
+                if message["verdict"] == "harness_error":
+                    raise SandboxError(f"a test cannot run: {message['text']}")
                 return message["verdict"], message["text"]
             answer = candidate.ask({key: value for key, value in message.items() if key != "nonce"})
-            tester.send({key: value for key, value in answer.items() if key not in ("nonce", "id")}, deadline)
+            tester.send(answer, deadline)
     except Ended:
         if candidate.box.process.poll() is None and tester.process.poll() is not None:
             raise SandboxError("the process that runs the tests died") from None

@@ -1,9 +1,10 @@
-"""Runs trusted test code in a sandboxed process without any candidate code (its text is sent there, behind
-values.py).
+"""Runs trusted test code in a sandboxed process without any candidate code (its text is sent there, behind values.py and
+standins.py).
 
-Every name the tests take from the program is an `Opaque`: calls, attributes, items, iteration, length, text and truth are
-asked of the candidate's process. Comparisons and arithmetic go there only if both sides are the candidate's objects: with a
-plain value they would hand over what is expected, and believe the answer.
+What the tests take from the program are stand-ins (standins.py). The program's process may say anything about its objects,
+so it is held to what it said: between two calls the same question has one answer, an iteration is repeated from what it
+gave the first time, and in tests that name no class of the program's, length, truth and comparisons must fit together.
+Objects of the tests that the program gets are stand-ins there; it may ask for what they offer publicly.
 """
 
 from __future__ import annotations
@@ -11,61 +12,49 @@ from __future__ import annotations
 import ast
 import builtins
 import importlib
+import json
+import secrets
+import sys
+import types
+from collections.abc import Iterator
 from typing import Any
 
-from llmrl.rewards.sandbox.values import Opaque, decode, encode
+from llmrl.rewards.sandbox.standins import OPERATIONS, Kept, ask_of, equip
+from llmrl.rewards.sandbox.values import StandIn, decode, encode
 
-_BINARY = ("eq", "lt", "le", "gt", "ge", "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul")
-_UNARY = ("len", "iter", "next", "bool", "str", "repr", "hash", "neg", "abs", "int", "float", "enter")
-
-
-def _ask_of(value: Any, what: str, *args: Any, **kwargs: Any) -> Any:
-    number, ask = (object.__getattribute__(value, name) for name in ("_number", "_ask"))
-    return ask({"do": what, "object": number, "args": args, "kwargs": kwargs})
-
-
-def _unary(what: str) -> Any:
-    return lambda self: _ask_of(self, what)
-
-
-def _binary(what: str) -> Any:
-    return lambda self, other: _ask_of(self, what, other) if isinstance(other, Opaque) else NotImplemented
-
-
-def _attribute(self: Any, name: str) -> Any:
-    if name.startswith("__") and name != "__name__":
-        raise AttributeError(name)
-    return _ask_of(self, "getattr", name)
-
-
-def _equip() -> None:
-    """Give Opaque its operators."""
-    for what in _UNARY:
-        setattr(Opaque, f"__{what}__", _unary(what))
-    for what in _BINARY:
-        setattr(Opaque, f"__{what}__", _binary(what))
-    for what in ("and", "or", "xor"):
-        setattr(Opaque, f"__{what}__", _binary("xor" if what == "xor" else f"{what}_"))
-    members: dict[str, Any] = {
-        "__getattr__": _attribute,
-        "__setattr__": lambda self, name, value: _ask_of(self, "setattr", name, value),
-        "__call__": lambda self, *args, **kwargs: _ask_of(self, "call", *args, **kwargs),
-        "__getitem__": lambda self, key: _ask_of(self, "getitem", key),
-        "__setitem__": lambda self, key, value: _ask_of(self, "setitem", key, value),
-        "__delitem__": lambda self, key: _ask_of(self, "delitem", key),
-        "__format__": lambda self, spec: _ask_of(self, "format", spec),
-        "__contains__": lambda self, item: any(item == one for one in self),
-        "__exit__": lambda self, *error: bool(_ask_of(self, "exit")),
-        "__instancecheck__": lambda self, item: isinstance(item, Opaque) and _ask_of(self, "isinstance", item),
-    }
-    for name, member in members.items():
-        setattr(Opaque, name, member)
+_READS = {"len", "bool", "str", "repr", "hash", "format", "getitem", "getattr", "eq", "lt", "le", "gt", "ge", "iter"}
+_READS |= {"ne", "int", "float", "abs", "isinstance"}
+# Questions whose honest answer for a text, set or number is known from its value; an object of a class that the test does
+# not name could answer them all with True.
+_PREDICATES = {"startswith", "endswith", "isdigit", "isalpha", "isalnum", "isupper", "islower", "isspace", "istitle"}
+_PREDICATES |= {
+    "isnumeric",
+    "isdecimal",
+    "isidentifier",
+    "isascii",
+    "isprintable",
+    "issubset",
+    "issuperset",
+    "isdisjoint",
+}
+_PREDICATES |= {"is_integer", "equals"}
+_NO_ONE_S = secrets.token_hex(8)  # a text that no honest object equals
+# Modules whose objects a test may hand over and whose public attributes show nothing of the test.
+_PLAIN_MODULES = {"_io", "io", "array", "re", "datetime", "random", "types", "collections", "uuid", "tests"}
 
 
-def _caught(source: str) -> set[str]:
+class _Lied(AssertionError):
+    """The program's answers about one object contradict each other."""
+
+
+class _Unfit(Exception):
+    """The test needs something that cannot cross to the program: the harness's failure."""
+
+
+def _caught(tree: ast.Module) -> set[str]:
     """Names that the test catches as exceptions."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
         if isinstance(node, ast.ExceptHandler) and node.type is not None:
             found |= {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
     return found
@@ -82,88 +71,261 @@ def _write_back(original: Any, now: Any) -> None:
         original.update(now)
 
 
-def run(role: str, first: dict, receive: Any, send: Any) -> None:
-    """What child.py calls once it is isolated: run tests one by one."""
-    _equip()
-    exceptions: dict[str, type] = {}
-    callbacks: list[Any] = []
+class _Memory:
+    """What the program said about its objects since the last call that could have changed one."""
 
-    def keep(value: Any) -> dict:
-        if not callable(value):
-            raise TypeError(f"a test cannot send a {type(value).__name__} to the program")
-        callbacks.append(value)
-        return {"callback": len(callbacks) - 1}
+    def __init__(self) -> None:
+        self.answers: dict[str, dict] = {}
+        self.iterations: dict[int, tuple[Any, list[Any]]] = {}
 
-    def opaque(number: int, kind: str = "") -> Any:
-        if kind == "callback":
-            return callbacks[number]
-        value = Opaque(number, ask)
+    def forget(self) -> None:
+        self.answers, self.iterations = {}, {}
+
+
+class _Tests:
+    """One test at a time: its scope, and the program's process behind `receive` and `send`."""
+
+    def __init__(self, receive: Any, send: Any) -> None:
+        self.receive, self.send, self.memory = receive, send, _Memory()
+        self.exceptions: dict[str, type] = {}
+        self.handed = Kept()
+        self.current: set[int] = set()
+        self.stand_ins: dict[int, StandIn] = {}
+        self.scope: dict[str, Any] = {}
+        self.open: set[str] = set()
+        self.strict, self.unfit = True, ""
+
+    # -- values ------------------------------------------------------------------------------------------------------
+    def keep(self, value: Any) -> dict:
+        """A function or object of the test goes to the program as a number."""
+        simple = callable(value) and not isinstance(value, type) and type(value).__module__ != "tests"
+        if not simple and (isinstance(value, type(ast)) or type(value).__name__ in ("frame", "code", "traceback")):
+            raise _Unfit(f"a test cannot send a {type(value).__name__} to the program")
+        number = self.handed.number(value)
+        self.current.add(number)
+        return {"callback" if simple or isinstance(value, type) else "own": number}
+
+    def own(self, number: int) -> Any:
+        """What this test handed over under a number. Raises LookupError for any other number."""
+        if number not in self.current:
+            raise LookupError(f"this test handed over no object {number}")
+        return self.handed.objects[number]
+
+    def opaque(self, number: int, kind: str = "") -> Any:
+        if kind in ("callback", "own"):
+            return self.own(number)
+        if number not in self.stand_ins:
+            self.stand_ins[number] = StandIn(number, self.ask, "opaque")
+        value = self.stand_ins[number]
         if kind != "coroutine":
             return value
 
         async def waiting() -> Any:
-            return _ask_of(value, "await")
+            return ask_of(value, "await")
 
         return waiting()
 
-    def ask(message: dict) -> Any:
-        given = message.get("args", ())
-        message["args"] = [encode(item, keep) for item in given]
-        message["kwargs"] = {key: encode(item, keep) for key, item in message.get("kwargs", {}).items()}
-        send(message)
-        while "callback" in (answer := receive()):
-            send({"do": "returned", **called(answer)})
+    # -- questions to the program ------------------------------------------------------------------------------------
+    def ask(self, message: dict) -> Any:
+        do, given = message["do"], message.get("args", ())
+        if self.strict and do == "getattr" and given[0] in _PREDICATES:
+            raise _Lied(f"an object of the program, not a plain value, was asked {given[0]}")
+        if do == "iter":
+            return self.iterate(message)
+        value = self.answer(message)
+        if self.strict:
+            self.check(do, message.get("object"), given, value)
+        return value
+
+    def answer(self, message: dict) -> Any:
+        given, do = message.get("args", ()), message["do"]
+        sent = {**message, "args": [encode(item, self.keep) for item in given]}
+        sent["kwargs"] = {key: encode(item, self.keep) for key, item in message.get("kwargs", {}).items()}
+        question = json.dumps(sent, sort_keys=True) if do in _READS else ""
+        if question in self.memory.answers:
+            answer = self.memory.answers[question]
+        else:
+            if do not in _READS and do not in ("next", "value"):
+                self.memory.forget()
+            answer = self.exchange(sent)
+            if question:
+                self.memory.answers[question] = answer
         if "error" in answer:
-            raise _error(answer, exceptions)
-        for place, data in answer.get("args", {}).items():
-            _write_back(given[int(place)], decode(data, opaque))
-        return decode(answer["value"], opaque)
+            raise self.error(answer)
+        if "same" in answer and (original := self.shown(given, answer["same"])) is not None:
+            _write_back(original, decode(answer["value"], self.opaque))
+            return original
+        for place, data in answer.get("args", {}).items() if answer["value"] is None else ():
+            _write_back(given[int(place)], decode(data, self.opaque))
+        return decode(answer["value"], self.opaque)
 
-    def called(wish: dict) -> dict:
-        """The program calls a function that a test handed over."""
+    def exchange(self, sent: dict) -> dict:
+        self.send(sent)
+        while "callback" in (answer := self.receive()):
+            self.send({"do": "returned", **self.asked(answer)})
+        return answer
+
+    def shown(self, given: tuple, place: int) -> Any:
+        """The argument that was changed and returned, if the test may see it so; else None."""
+        original = given[place]
+        names = {name for name, value in self.scope.items() if value is original}
+        return original if names and names <= self.open else None
+
+    def error(self, answer: dict) -> Exception:
+        """The program's exception, as the nearest of its kinds that the test or Python knows."""
+        if "StandIn" in answer.get("text", "") and self.current:
+            self.unfit = self.unfit or answer["text"]
+        for name in answer.get("kinds", [answer["error"]]):
+            kind = self.exceptions.get(name) or getattr(builtins, name, None)
+            if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception:
+                try:
+                    raised = kind(answer["text"])
+                except TypeError:
+                    continue
+                raised.of_the_program = True  # type: ignore[attr-defined]
+                return raised
+        return RuntimeError(answer["error"])
+
+    # -- what it said must fit together ------------------------------------------------------------------------------
+    def iterate(self, message: dict) -> Any:
+        """The object itself if it is an iterator; else its items, each asked for once and repeated from memory."""
+        found = self.memory.iterations.get(message["object"])
+        if found is None:
+            iterator = self.answer(message)
+            if not isinstance(iterator, StandIn):
+                return iter(iterator)
+            if object.__getattribute__(iterator, "_number") == message["object"]:
+                return iterator
+            found = self.memory.iterations[message["object"]] = (iterator, [])
+        return self.items(*found)
+
+    def items(self, iterator: Any, seen: list[Any]) -> Iterator[Any]:
+        at = 0
+        while True:
+            if at == len(seen):
+                try:
+                    seen.append(ask_of(iterator, "next"))
+                except StopIteration:
+                    return
+            yield seen[at]
+            at += 1
+
+    def check(self, do: str, number: int | None, given: tuple, value: Any) -> None:
+        """Raises _Lied if an answer does not fit what else the object says. Only where no class is part of the test."""
+        if number is None:
+            return
+        if do in ("eq", "lt", "gt") and value:
+            one, other = self.opaque(number), given[0]
+            mirrored = bool(self.quietly(other, do, one))
+            if mirrored is not (do == "eq") or self.quietly(one, do, _NO_ONE_S):
+                raise _Lied(f"{do} of two objects of the program has two answers")
+            if do == "eq" and self.quietly(one, "ne", other):
+                raise _Lied("an object of the program is equal and not equal to another")
+        if do == "len" and isinstance(value, int):
+            self.same_length(number, value)
+        if (
+            do == "bool"
+            and isinstance(length := self.quietly(self.opaque(number), "len"), int)
+            and value != (length > 0)
+        ):
+            raise _Lied("an object of the program has a truth that is not its length's")
+
+    def same_length(self, number: int, length: int) -> None:
         try:
-            args = [decode(item, opaque) for item in wish["args"]]
-            kwargs = {key: decode(item, opaque) for key, item in wish["kwargs"].items()}
-            return {"value": encode(callbacks[wish["callback"]](*args, **kwargs), keep)}
-        except Exception as error:  # noqa: BLE001 - goes back to the program that called
-            return {"error": f"{type(error).__name__}: {error}"[:300]}
+            items = self.iterate({"do": "iter", "object": number, "args": (), "kwargs": {}})
+            if isinstance(items, StandIn):  # an iterator: counting would use it up
+                return
+            count = sum(1 for _ in zip(range(length + 1), items))
+        except _Lied:
+            raise
+        except Exception:  # noqa: BLE001 - it cannot be iterated, so there is nothing to compare
+            return
+        if count != length:
+            raise _Lied(f"an object of the program says it has {length} items and gives {count}")
 
-    def taken(name: str) -> Any:
+    def quietly(self, value: Any, do: str, *args: Any) -> Any:
+        """An answer for a check; None where the object has none."""
+        try:
+            number = object.__getattribute__(value, "_number")
+            return self.answer({"do": do, "object": number, "args": args, "kwargs": {}})
+        except Exception:  # noqa: BLE001 - no answer is an answer here
+            return None
+
+    # -- questions of the program ------------------------------------------------------------------------------------
+    def asked(self, wish: dict) -> dict:
+        """The program calls a function that a test handed over, or asks about an object of the test's."""
+        try:
+            target = self.own(wish["callback"])
+            args = [decode(item, self.opaque) for item in wish["args"]]
+            kwargs = {key: decode(item, self.opaque) for key, item in wish["kwargs"].items()}
+            return {"value": encode(self.done(target, wish["do"], args, kwargs), self.keep)}
+        except _Unfit as error:
+            self.unfit = self.unfit or str(error)
+            return {"error": str(error), "kind": "TypeError"}
+        except Exception as error:  # noqa: BLE001 - goes back to the program that asked
+            return {"error": str(error)[:300], "kind": type(error).__name__}
+
+    def done(self, target: Any, do: str, args: list, kwargs: dict) -> Any:
+        """An operation on an object of the test's, if it shows nothing but what the object offers."""
+        plain = type(target).__module__ in _PLAIN_MODULES
+        if do == "getattr":
+            if not plain or args[0].startswith("_"):
+                raise AttributeError(f"{args[0]!r} of a test's object cannot be seen by the program")
+        elif do == "setattr":
+            known = [vars(kind)[args[0]] for kind in type(target).__mro__ if args[0] in vars(kind)]
+            if not plain or args[0].startswith("_") or (known and not hasattr(known[0], "__set__")):
+                raise AttributeError(f"{args[0]!r} of a test's object cannot be changed by the program")
+        elif do not in ("call", "iter", "next", "len", "getitem", "bool", "hash") and not plain:
+            raise _Unfit(f"the program did {do} with a {type(target).__name__} of the test's")
+        return OPERATIONS[do](target, *args, **kwargs)
+
+    # -- one test ----------------------------------------------------------------------------------------------------
+    def taken(self, name: str) -> Any:
         """The program's value of a name; if it has none, something that says so when it is used."""
         try:
-            return ask({"do": "value", "name": name})
+            return self.answer({"do": "value", "name": name})
         except NameError:
-            return lambda *args, **kwargs: ask({"do": "call", "name": name, "args": args, "kwargs": kwargs})
+            return lambda *args, **kwargs: self.answer({"do": "call", "name": name, "args": args, "kwargs": kwargs})
 
-    while True:
-        test = receive()
-        scope: dict[str, Any] = {"__name__": "tests"}
-        exceptions.clear()
+    def run(self, test: dict) -> tuple[str, str]:
+        """(verdict, why)."""
+        tree = ast.parse(test["source"])
+        caught, stubs = _caught(tree), set(test["stubs"])
+        module = types.ModuleType("tests")  # dataclasses look their module up by name
+        sys.modules["tests"], self.scope = module, vars(module)
+        self.exceptions, self.unfit = {}, ""
+        self.current = set()
+        self.memory.forget()
+        self.open = set(test["open"])
+        self.strict = not any(name.lstrip("_")[:1].isupper() for name in stubs - caught)
         try:
-            caught = _caught(test["source"])
             for name, (module, member) in test["library"].items():
-                scope[name] = importlib.import_module(module)
-                scope[name] = getattr(scope[name], member) if member else scope[name]
+                self.scope[name] = importlib.import_module(module)
+                self.scope[name] = getattr(self.scope[name], member) if member else self.scope[name]
             for name in test["stubs"]:
                 if name in caught:
-                    scope[name] = exceptions[name] = type(name, (Exception,), {})
+                    self.scope[name] = self.exceptions[name] = type(name, (Exception,), {})
                 else:
-                    scope[name] = taken(name)
-            exec(compile(test["source"], "<test>", "exec"), scope)
-            send({"do": "verdict", "verdict": "passed", "text": ""})
+                    self.scope[name] = self.taken(name)
+            exec(compile(tree, "<test>", "exec"), self.scope)
         except AssertionError as error:
-            send({"do": "verdict", "verdict": "failed", "text": f"AssertionError {error}"[:300]})
+            verdict = "failed", f"AssertionError {error}"[:300]
+        except ImportError as error:
+            ours = not getattr(error, "of_the_program", False)
+            verdict = "harness_error" if ours else "runtime_error", f"{type(error).__name__}: {error}"[:300]
+        except _Unfit as error:
+            verdict = "harness_error", str(error)[:300]
         except BaseException as error:  # noqa: BLE001 - reported
-            send({"do": "verdict", "verdict": "runtime_error", "text": f"{type(error).__name__}: {error}"[:300]})
+            verdict = "runtime_error", f"{type(error).__name__}: {error}"[:300]
+        else:
+            return "passed", ""
+        return ("harness_error", self.unfit[:300]) if self.unfit else verdict
 
 
-def _error(answer: dict, exceptions: dict[str, type]) -> Exception:
-    """The candidate's exception, as the nearest of its kinds that the test or Python knows."""
-    for name in answer.get("kinds", [answer["error"]]):
-        kind = exceptions.get(name) or getattr(builtins, name, None)
-        if isinstance(kind, type) and issubclass(kind, Exception) and kind is not Exception:
-            try:
-                return kind(answer["text"])
-            except TypeError:
-                continue
-    return RuntimeError(answer["error"])
+def run(role: str, first: dict, receive: Any, send: Any) -> None:
+    """What child.py calls once it is isolated: run tests one by one."""
+    equip()
+    tests = _Tests(receive, send)
+    while True:
+        verdict, text = tests.run(receive())
+        send({"do": "verdict", "verdict": verdict, "text": text})

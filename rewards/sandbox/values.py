@@ -1,11 +1,13 @@
 """Values on their way in and out of a sandboxed process: tagged JSON of exact builtin and standard types.
 
-Sent into the box as text, in front of runner.py or tester.py. What `encode` reads of a value it takes with
+Sent into the box as text, in front of standins.py and runner.py or tester.py. What `encode` reads of a value it takes with
 the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
 """
 
 from __future__ import annotations
 
+import re
+import sys
 from typing import Any
 
 DEEPEST = 200
@@ -31,12 +33,25 @@ _STANDARD: dict[str, Any] = {
 }
 
 
-class Opaque:
-    """In the tester: a value that stays in the candidate's process; see tester.py, which gives it its operators."""
+class StandIn:
+    """A value that stays in the other process; see standins.py, which gives it its operators.
 
-    def __init__(self, number: int, ask: Any) -> None:
-        object.__setattr__(self, "_number", number)
-        object.__setattr__(self, "_ask", ask)
+    tag: how it is written when it goes back: "opaque" (of the program) or "own" (of a test).
+    """
+
+    def __init__(self, number: int, ask: Any, tag: str) -> None:
+        for name, value in (("_number", number), ("_ask", ask), ("_tag", tag)):
+            object.__setattr__(self, name, value)
+
+
+def _of_numpy(value: Any) -> Any:
+    """JSON of a numpy array or number; None for anything else."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, (numpy.ndarray, numpy.generic)) or value.dtype.kind not in "biufcU":
+        return None
+    if isinstance(value, numpy.generic):
+        return encode(value.item())
+    return {"ndarray": [str(value.dtype.str), encode(value.tolist())]}
 
 
 def encode(value: Any, keep: Any = None, depth: int = 0) -> Any:
@@ -46,8 +61,10 @@ def encode(value: Any, keep: Any = None, depth: int = 0) -> Any:
         raise ValueError("a value nested too deeply")
     if value is None or kind is bool or kind is str:
         return value
-    if kind is Opaque or issubclass(kind, Opaque):
-        return {"opaque": object.__getattribute__(value, "_number")}
+    if issubclass(kind, StandIn):
+        return {object.__getattribute__(value, "_tag"): object.__getattribute__(value, "_number")}
+    if (kind.__module__ or "") == "numpy" and (data := _of_numpy(value)) is not None:
+        return data
     if kind is int or (issubclass(kind, int) and kind is not bool):
         return {"int": int.__format__(value, "x")}
     if issubclass(kind, float):
@@ -121,11 +138,23 @@ def decode(data: Any, opaque: Any = None) -> Any:
         return range(*content)
     if tag == "type" and content in _BUILTIN_TYPES:
         return _BUILTIN_TYPES[content]
-    if tag == "callback" and opaque is not None:
+    if tag == "ndarray":
+        return _array(*content)
+    if tag in ("callback", "own") and opaque is not None:
         return opaque(content, tag)
     if tag == "opaque" and opaque is not None:
         return opaque(content, data.get("type")) if data.get("type") == "coroutine" else opaque(content)
     raise ValueError(f"not a value: {tag}")
+
+
+def _array(dtype: Any, items: Any) -> Any:
+    try:
+        import numpy
+    except ImportError:
+        raise ValueError("not a value: an array, where there is no numpy") from None
+    if not isinstance(dtype, str) or not re.fullmatch(r"[<>|=]?[biufcU][0-9]{1,5}", dtype):
+        raise ValueError("not a value: an array of objects")
+    return numpy.array(decode(items), dtype=dtype)
 
 
 def _few_of_one_hash(items: list[Any]) -> list[Any]:

@@ -62,3 +62,29 @@ def test_references_of_a_sample_get_full_marks(name, limit, mode):
 @pytest.mark.parametrize("name", TASKS)
 def test_all_references_get_full_marks(name, mode):
     assert marks(name, mode, None) == {}
+
+
+def test_the_hub_s_form_of_mbppplus_runs_with_numpy():
+    row = {
+        "task_id": 7,
+        "prompt": "Write a function to halve numbers.",
+        "code": "def halve(xs):\n    return [x / 2 for x in xs]\n",
+        "test": (
+            "import numpy as np\nfrom math import inf\n\n"
+            "def close(out, exp):\n    assert out == exp or np.allclose(out, exp, rtol=1e-07, atol=1e-6), (out, exp)\n\n"
+            "for xs, exp in zip([[[1, 2]], [[]], [[inf]]], [[0.5, 1.0], [], [inf]]):\n    close(halve(*xs), exp)\n"
+        ),
+    }
+    task = find_task("mbppplus")
+    question = task.read(row, 0)
+    reward = load_reward(task.verifier, dict(task.options))
+    for answer, value in (
+        (question.answer, 1.0),
+        ("import numpy as np\ndef halve(xs):\n    return np.array(xs) / 3\n", 0.0),
+    ):
+        said = SOLUTION.replace("{answer}", answer)
+        assert score_one(reward, trajectory_of(said, columns=question.columns)).value == value
+    numpy_answer = SOLUTION.replace(
+        "{answer}", "import numpy as np\ndef halve(xs):\n    return list(np.array(xs) / 2)\n"
+    )
+    assert score_one(reward, trajectory_of(numpy_answer, columns=question.columns)).value == 1.0
