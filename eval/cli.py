@@ -56,7 +56,7 @@ def run(
     strategy: Annotated[
         list[str] | None, typer.Option(help="best_of_n, weighted_vote or majority (default with a scorer: all)")
     ] = None,
-    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32")] = "bfloat16",
+    dtype: Annotated[str, typer.Option(help="auto (the faster here), bfloat16, float16 or float32")] = "auto",
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
     checkpoints: Annotated[str | None, typer.Option(help="of a run: all, or steps: 50,100 (default: the last)")] = None,
@@ -93,7 +93,7 @@ def run(
             ks=tuple(k or ()),
             scorers=_scorers(scorer or [], scorer_args or []),
             strategies=tuple(strategy or ()),
-            dtype=_one_of("dtype", dtype, "bfloat16", "float16", "float32"),
+            dtype=_one_of("dtype", dtype, "auto", "bfloat16", "float16", "float32"),
             max_length=max_length,
             max_sequences=max_sequences,
             restart=restart,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
-from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan
+from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan, with_dtype
 from llmrl.eval.results import Results, TaskResult, read_results, summarise
 from llmrl.eval.run import Judge, Progress, run_task, stream
 from llmrl.eval.scorers import build_scorers
@@ -53,7 +53,7 @@ def evaluate(
     its own), `say` receives notes for the user, `progress(task)` makes the callback of a task. EvalError, DataError or
     ValueError for anything wrong with arguments or data, before the engine starts; EngineError if it dies.
     """
-    options = options or Options()
+    options = with_dtype(options or Options(), say)
     found = model if isinstance(model, Model) else find_models(model)[0]
     chosen = [task if isinstance(task, Task) else find_task(task) for task in tasks]
     _check_names(chosen)

@@ -19,6 +19,7 @@ from llmrl.eval.records import Record, open_records, to_line
 from llmrl.eval.results import Metric, budgets, summarise
 from llmrl.eval.run import Judge, run_task, windows
 from llmrl.eval.tasks import find_task
+from llmrl.hardware import dtype_here
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.settings.recipe import BenchmarkConfig, Recipe
 from llmrl.train.world import World
@@ -140,7 +141,7 @@ def _benchmark(config: BenchmarkConfig, recipe: Recipe, tokenizer: object, model
         limit=config.limit,
         data_dir=None if recipe.eval.data_dir is None else Path(recipe.eval.data_dir),
         engine="hf" if recipe.rollout.engine == "hf" else "vllm",
-        dtype=recipe.model.dtype,
+        dtype=dtype_here(recipe.model.dtype),
         max_length=recipe.model.max_length,
     )
     plan = make_plan(find_task(config.name), tokenizer, options, model=model, say=say)

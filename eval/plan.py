@@ -13,6 +13,7 @@ from llmrl.eval.models import Model
 from llmrl.eval.prompts import build_prompts, choose_mode, default_shots
 from llmrl.eval.scorers import ScorerSpec
 from llmrl.eval.task import Mode, Task
+from llmrl.hardware import best_precision, dtype_here, warning_for
 from llmrl.rollout.engine import EngineSettings
 from llmrl.types import Prompt, Sampling
 
@@ -29,7 +30,8 @@ class Options:
     task (a subset that depends on their ids alone; `first` takes the first ones). `max_length` bounds prompt plus
     completion in tokens (None: what the task needs, at most what the model was made for). `endpoints` are URLs of
     OpenAI-compatible servers that are asked instead of an engine; `engines` is how many run side by side here (None: one
-    per GPU). `ks` are further k of pass@k and the like, besides powers of two. `scorers` score every sample;
+    per GPU). `dtype` auto is the faster one on this machine. `ks` are further k of pass@k and the like, besides powers of
+    two. `scorers` score every sample;
     `strategies` choose by them (of no name: all of strategies.STRATEGIES).
     """
 
@@ -50,7 +52,7 @@ class Options:
     engine: Literal["vllm", "hf"] = "vllm"
     endpoints: tuple[str, ...] = ()
     engines: int | None = None
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_length: int | None = None
     max_sequences: int = 128
     restart: bool = False
@@ -162,6 +164,19 @@ def _settings(
     }
 
 
+def with_dtype(options: Options, say: Say = print) -> Options:
+    """The options with a precision for the engine here, and a word to the user about it. A server has its own."""
+    if options.endpoints:
+        return options
+    if options.dtype != "auto":
+        if warning := warning_for(options.dtype):
+            say(f"warning: {warning}")
+        return options
+    best = best_precision()
+    say(f"dtype: {best.dtype}, by auto: {best.reason}")
+    return replace(options, dtype=best.dtype)
+
+
 def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: Say = print) -> EngineSettings:
     """The engine that fits all plans. EvalError if a prompt is longer than the model can read."""
     import torch
@@ -177,7 +192,7 @@ def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: 
     return EngineSettings(
         kind=options.engine,
         model=model.path,
-        dtype=options.dtype,
+        dtype=dtype_here(options.dtype),
         max_length=length,
         max_sequences=options.max_sequences,
         seed=options.seed,

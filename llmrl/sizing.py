@@ -23,7 +23,7 @@ from llmrl.settings.model import LoraConfig
 from llmrl.settings.recipe import Recipe
 
 GIB = 2**30
-BYTES = {"bfloat16": 2, "float32": 4}
+BYTES = {"bfloat16": 2, "float32": 4, "auto": 2}  # auto, where it was not settled: a GPU of some other machine
 SHAPES = Path(__file__).parent / "launch" / "shapes.json"  # of models that need not be on this machine
 NEEDED = {"hidden_size", "num_hidden_layers", "vocab_size", "num_attention_heads", "intermediate_size"}
 EXPERTS = {"num_experts", "num_local_experts", "n_routed_experts"}

@@ -16,6 +16,7 @@ import torch
 from rich.console import Console
 
 from llmrl.algos.build import check_run, warnings
+from llmrl.automatic import Settled, settle
 from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
 from llmrl.data.prompts import PromptReport, to_prompts
@@ -71,11 +72,17 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     """Train `recipe` to its end, or until interrupted. Raises ConfigError, DataError, RunFolderError, EngineError,
     CheckpointError, StorageError, RankLost or LimitExceeded, each with a message for the user.
     """
+    settled = settle(recipe, resume=resume)
+    recipe = settled.recipe
     accelerator, world = _start_processes(recipe)
+    _same_on_all(settled, world)
+    if world.main:
+        for line in settled.lines:
+            console.print(line, markup=False, highlight=False)
     _make_repeatable(recipe, world)
     check_run(recipe, parts.algo, ranks=world.size)
     with storage_errors(recipe.run_dir), ExitStack() as stack:
-        world.on_main(lambda: _hold_folder(recipe, stack, resume=resume, fresh=fresh))
+        world.on_main(lambda: _hold_folder(settled, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
             if recipe.supervised:
                 base = parts.sources.policy
@@ -103,8 +110,17 @@ def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped
     return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
 
 
-def _hold_folder(recipe: Recipe, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
-    stack.callback(open_folder(recipe, resume=resume, fresh=fresh).release)
+def _same_on_all(settled: Settled, world: World) -> None:
+    """Every process decided for itself, by its own machine; a model cannot be in two precisions."""
+    found = sorted(set(world.gather([settled.recipe.model.dtype])))
+    if len(found) > 1:
+        raise ConfigError(
+            f"model.dtype=auto means {' and '.join(found)} on this run's machines; set one of them for all"
+        )
+
+
+def _hold_folder(settled: Settled, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
+    stack.callback(open_folder(settled.recipe, resume=resume, fresh=fresh, chosen=settled.chosen).release)
 
 
 def _train_to_end(job: Job, state: TrainState) -> TrainState:

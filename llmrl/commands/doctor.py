@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from llmrl.hardware import BF16_FLAGS, best_precision, bf16_speed, cpu_flags, gpus
+
+TOLD_FLAGS = BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "amx_tile", "sve"}
 # The versions that were tested together, see launch/constraints.txt.
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "safetensors")
 
@@ -33,26 +36,21 @@ def _machine() -> list[Finding]:
     cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    flags = _cpu_flags()
-    bf16 = "avx512_bf16" in flags or "amx_bf16" in flags
     gpu = _gpu()
     return [
         Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", sys.version.split()[0]),
         Finding("cpu", "ok", f"{cores} cores, {memory:.0f} GiB memory"),
-        Finding(
-            "bf16 on the cpu",
-            "ok" if bf16 else "warn",
-            "in hardware" if bf16 else "not in hardware: set model.dtype=float32 for CPU training",
-        ),
+        Finding("cpu flags", "ok", ", ".join(sorted(cpu_flags() & TOLD_FLAGS)) or "none that matter here"),
+        Finding("model.dtype=auto", "ok", _precision()),
         Finding("gpu", "ok", gpu or "none; training runs on the CPU"),
         Finding("disk here", "ok" if free > 10 else "warn", f"{free:.0f} GiB free"),
     ]
 
 
-def _cpu_flags() -> set[str]:
-    file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
-    return next((set(line.split()) for line in lines if line.startswith(("flags", "Features"))), set())
+def _precision() -> str:
+    best = best_precision()
+    speed = "" if gpus() else f"; bfloat16 products run at {bf16_speed():.2g} times the speed of float32"
+    return f"{best.dtype}: {best.reason}{speed}"
 
 
 def _gpu() -> str:

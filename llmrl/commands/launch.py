@@ -142,9 +142,12 @@ def _with_threads(
 
 def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, console: Console) -> None:
     from llmrl.algos.build import build_algorithm, check_run
+    from llmrl.automatic import settle
     from llmrl.commands.memory_table import memory_table
     from llmrl.launcher.placement import hints, placement_table
 
+    if chosen.on_cpu:
+        recipe = settle(recipe).recipe
     algo = build_algorithm(recipe.algo)
     check_run(recipe, algo, ranks=chosen.world)
     console.print(placement_table(recipe, chosen))

@@ -72,11 +72,12 @@ def plan(
 
 
 def _show(recipe: Recipe, algo: Algorithm, console: Console) -> None:
-    import torch
     from rich.table import Table
 
+    from llmrl.automatic import settle
     from llmrl.commands.memory_table import memory_table
     from llmrl.commands.plan_rows import rows_of
+    from llmrl.hardware import gpus
     from llmrl.launcher.topology import Topology
     from llmrl.policy.catalog import MODELS, resolve
 
@@ -88,5 +89,6 @@ def _show(recipe: Recipe, algo: Algorithm, console: Console) -> None:
     for what, how_much in rows_of(recipe, algo):
         table.add_row(what, how_much)
     console.print(table)
-    one = Topology(gpus_per_node=min(1, torch.cuda.device_count()))
+    one = Topology(gpus_per_node=min(1, gpus()))
+    recipe = settle(recipe).recipe
     console.print(memory_table(recipe, one, algo.needs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 
 from llmrl.algos.build import warnings
+from llmrl.automatic import settle
 from llmrl.batch import Algorithm
 from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
@@ -20,6 +21,8 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
 
     Raises DataError for data that training would refuse.
     """
+    settled = settle(recipe)
+    recipe = settled.recipe
     rollout, train = recipe.rollout, recipe.train
     samples = rollout.prompts_per_step * rollout.group_size
     updates = recipe.updates_per_step
@@ -32,6 +35,8 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{recipe.model.path}, {recipe.model.dtype}{adapter}"),
+        *settled.chosen.items(),
+        *(("warning", warning) for warning in settled.warnings),
         *stage_rows(recipe),
         ("data", _data(recipe)),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),

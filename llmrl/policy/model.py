@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.errors import ConfigError
+from llmrl.hardware import dtype_here
 from llmrl.policy.attention import same_attention_again
 from llmrl.settings.explain import nearest
 from llmrl.settings.model import LoraConfig, ModelConfig
@@ -98,7 +99,7 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     """
     from transformers import AutoModelForCausalLM
 
-    dtype = getattr(torch, config.dtype)
+    dtype = getattr(torch, dtype_here(config.dtype))
     model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
     if config.gradient_checkpointing:
         how = {"use_reentrant": False, "context_fn": same_attention_again(model.config)}

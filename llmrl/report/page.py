@@ -95,9 +95,12 @@ def outcome(summary: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def facts(run: Run) -> dict[str, str]:
-    """What the recipe says of itself: model, algorithm, engine; only what is there."""
+    """What the recipe says of itself: model, algorithm, engine, precision; only what is there."""
     found = {"model": _named(run.recipe.get("model")), "algorithm": _named(run.recipe.get("algo"))}
     found["engine"] = _named(run.recipe.get("rollout"))
+    model, chosen = run.recipe.get("model"), run.environment.get("chosen")
+    why = chosen.get("model.dtype") if isinstance(chosen, Mapping) else None
+    found["precision"] = str(why or (model.get("dtype", "") if isinstance(model, Mapping) else ""))
     return {key: value for key, value in found.items() if value}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from llmrl.errors import ConfigError
+from llmrl.hardware import dtype_here
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
@@ -106,7 +107,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
     return EngineSettings(
         kind=rollout.engine,
         model=source,
-        dtype=recipe.model.dtype,
+        dtype=dtype_here(recipe.model.dtype),
         max_length=recipe.model.max_length,
         max_sequences=rollout.max_sequences,
         kv_cache_gib=rollout.kv_cache_gib,

@@ -65,7 +65,8 @@ def check_same_run(recipe: Recipe) -> None:
         return
     before, now = (dict(_flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
-    changed = [key for key in keys if not key.startswith(MAY_CHANGE)]
+    # `auto` goes on with what the run was started with
+    changed = [key for key in keys if not key.startswith(MAY_CHANGE) and now.get(key) != "auto"]
     if changed:
         lines = [f"  {key}: was {before.get(key)!r}, is {now.get(key)!r}" for key in changed]
         raise ConfigError(

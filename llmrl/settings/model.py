@@ -24,7 +24,9 @@ class ModelConfig(Section):
     """Which model, in which precision. The optimizer always works on float32 weights."""
 
     path: str = Field(description="catalogue name (llmrl models list), local folder, or hub id")
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="precision of forward and backward pass")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="precision of forward and backward pass; auto: the faster on the machine that runs it"
+    )
     max_length: PositiveInt = Field(1024, description="tokens of prompt and completion together")
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False

@@ -18,6 +18,7 @@ from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
 
+from llmrl.hardware import dtype_here
 from llmrl.policy.model import Policy, load_policy, load_tokenizer
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
@@ -55,7 +56,7 @@ def make_trainer(
     if isinstance(stage, RewardModelStage):
         args = RewardConfig(
             **settings, max_length=None, center_rewards_coefficient=stage.center or None,
-            model_init_kwargs={"dtype": recipe.model.dtype},
+            model_init_kwargs={"dtype": dtype_here(recipe.model.dtype)},
         )  # fmt: skip
         trainer = RewardTrainer(model=source, args=args, **shared, **data)
     elif isinstance(stage, DPOStage):

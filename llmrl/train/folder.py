@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import RunFolderError, StorageError
+from llmrl.hardware import cpu_name
 from llmrl.settings.load import dump_recipe, load_recipe
 from llmrl.settings.recipe import Recipe
 
@@ -64,8 +65,8 @@ class Lock:
         self._file.close()
 
 
-def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
-    """Create or reopen the recipe's run folder and lock it.
+def open_folder(recipe: Recipe, *, resume: bool, fresh: bool, chosen: Mapping[str, str] | None = None) -> Lock:
+    """Create or reopen the recipe's run folder and lock it. What `auto` has `chosen` goes on record, by key.
 
     An existing folder needs `resume` (go on in it) or `fresh` (it is moved aside, nothing is deleted). Raises
     RunFolderError: exists already, nothing to resume, another model's run, in use, or not writable.
@@ -82,7 +83,7 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
                 folder.mkdir()
                 old, lock = lock, Lock(folder)
                 old.release()
-            _check_or_begin(folder, recipe, resume=resume)
+            _check_or_begin(folder, recipe, resume=resume, chosen=chosen or {})
         except BaseException:
             lock.release()
             raise
@@ -93,9 +94,9 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool) -> Lock:
         raise RunFolderError(f"{folder} cannot be used: {error}; choose another runs_dir=...") from error
 
 
-def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool) -> None:
+def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool, chosen: Mapping[str, str]) -> None:
     if not _started(folder) or not (resume or _has_begun(folder)):
-        (folder / "environment.json").write_text(json.dumps(environment(), indent=1))
+        (folder / "environment.json").write_text(json.dumps(environment() | {"chosen": dict(chosen)}, indent=1))
         _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
     elif resume:
         _check_same_model(folder, recipe)
@@ -156,6 +157,7 @@ def environment() -> dict[str, Any]:
         "command": sys.argv,
         "python": platform.python_version(),
         "platform": platform.platform(),
+        "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
         "packages": versions,
     }

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from llmrl.batch import Algorithm, Batch
 from llmrl.data.prompts import privileged_tokens
 from llmrl.errors import ConfigError
+from llmrl.hardware import dtype_here
 from llmrl.policy.critic import Critic, load_critic
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
@@ -148,7 +149,7 @@ def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str
     fastest: tuple[ForwardMode, ...] = ("flex", "packed") if probe.tokens.is_cuda else ("packed",)
     modes: tuple[ForwardMode, ...] = (*fastest, "plain") if asked == "auto" else (asked,)
     for mode in modes:
-        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[recipe.model.dtype])
+        problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[dtype_here(recipe.model.dtype)])
         if problem is None and mode != "plain" and window_is_short(model, recipe.model.max_length):
             problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
         if problem is None:
