@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL ?= smollm2-135m
 
-.PHONY: help install quickstart compare test test-slow bench lint durability clean
+.PHONY: help install quickstart compare test test-slow test-gpu bench lint durability clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ test: $(INSTALLED)  ## the test suite, two files at a time
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)
+
+test-gpu:  ## what needs one NVIDIA card: at most 8 minutes, no network; PYTHON_GPU=python of an environment with CUDA
+	$(or $(PYTHON_GPU),$(BIN)/python) -m pytest -m gpu tests $(ARGS)
 
 durability: $(INSTALLED)  ## kill runs at many moments, resume them, compare; ends with {"kills": N, "equal": N}
 	$(BIN)/python -m tests.durability $(ARGS)

@@ -6,6 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from tests.skipped import mends
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """End with what was skipped and the commands that would run it."""
+    if hasattr(config, "workerinput"):
+        return
+    reasons = [str(report.longrepr[-1]) for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
+    for line in mends(reasons):
+        terminalreporter.write_line(line)
+
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -16,7 +16,8 @@ from llmrl.settings.load import load_recipe
 from llmrl.settings.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
-READMES = [*sorted(path for path in ROOT.glob("*/**/README.md") if ".venv" not in path.parts), ROOT / "README.md"]
+OURS = ("llmrl", "rewards", "eval", "recipes", "launch", "tests")  # not build/, which building a wheel leaves behind
+READMES = [*sorted(path for folder in OURS for path in (ROOT / folder).rglob("README.md")), ROOT / "README.md"]
 
 
 def python_of(file: Path) -> list[str]:
