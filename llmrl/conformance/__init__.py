@@ -3,8 +3,8 @@
     results = llmrl.conformance.run()
     rich.print(llmrl.conformance.table(results))
 
-It judges the pure functions, those of privacy too, and the packed forward pass on the machine's own torch, in about two
-minutes on one CPU core; the tests call the same code.
+It judges the pure functions, those of privacy and control too, and the packed forward pass on the machine's own torch,
+in about two minutes on one CPU core; the tests call the same code.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 
 from llmrl.conformance.algorithms import algorithms, check_algorithm
+from llmrl.conformance.control import check_control
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.packed import check_packed
 from llmrl.conformance.plain import check_plain, plain_subjects
@@ -39,5 +40,6 @@ def run(seeds: Iterable[int] = range(5), *, outside: Mapping[str, Callable[..., 
     )
     by_forward = (finding for seed in seeds for finding in check_packed(seed))
     by_privacy = (finding for seed in seeds for finding in check_privacy(seed))
-    kinds = (by_function, by_value, by_algorithm, by_forward, by_privacy)
+    by_control = (finding for seed in seeds for finding in check_control(seed))
+    kinds = (by_function, by_value, by_algorithm, by_forward, by_privacy, by_control)
     return [result for findings in kinds for result in summarise(findings)]
