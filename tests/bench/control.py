@@ -1,0 +1,164 @@
+"""Controllers against each other and stable-baselines3: `python -m tests.bench.control` (resumable, prints its table).
+
+pendulum    Pendulum-v1, 4,000 steps: stable-baselines3's SAC, ours, and each member of the family as one change to ours
+discrete    CartPole-v1, 5,000 steps: discrete SAC, and stable-baselines3's DQN (its SAC has no discrete actions)
+low_data    80 decisions of a made-up training run: which parts help, against constant, random and bandit
+objectives  a two-objective toy with a known Pareto front: hypervolume against the true one
+speed       seconds per update against stable-baselines3's SAC, taking turns in one process
+
+Both sides have two hidden layers of 64, batch 64, learning rate 1e-3, gamma 0.99, tau 0.005, one update a step after 100
+random ones, and no evaluation but the returns of training: of the last five episodes (pendulum) or fifteen (discrete).
+Finished runs are kept, a line each, in runs/control/results.jsonl; --only task runs one task, --report only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from scipy import stats
+
+from llmrl.control.agent import SAC
+from llmrl.control.config import Actions, benchmark
+from llmrl.control.gym import Interface, train
+
+RESULTS = Path("runs/control/results.jsonl")
+SEEDS = range(5)
+NETWORK: dict[str, Any] = {"hidden": (64, 64), "batch_size": 64, "learning_rate": 1e-3}
+STEPS = {"pendulum": 4000, "discrete": 5000}
+ENVIRONMENT = {"pendulum": "Pendulum-v1", "discrete": "CartPole-v1"}
+LAST = {"pendulum": 5, "discrete": 15}
+FAMILY: dict[str, dict[str, Any]] = {
+    "SAC": {},
+    "DSAC-T (released_2024)": {"distributional": "released_2024"},
+    "PMOE (2 experts, max)": {"experts": 2},
+    "PMOE (2 experts, all)": {"experts": 2, "expert_update": "all"},
+    "fading replay": {"fading_replay": True},
+    "temporal advantage": {"temporal_advantage": True},
+    "5 critics, lcb target, ucb actor": {"critics": 5, "target_value": "lcb", "actor_value": "ucb"},
+}
+Row = dict[str, Any]
+
+
+def run_ours(task: str, changes: dict[str, Any], seed: int) -> Row:
+    env = gymnasium.make(ENVIRONMENT[task])
+    see = Interface(env.observation_space, env.action_space)
+    config = benchmark(**{**NETWORK, **changes})
+    agent = SAC(obs_size=see.obs_size, actions=see.actions, config=config, seed=seed)
+    begin = time.perf_counter()
+    returns = train(agent, env, steps=STEPS[task], seed=seed).returns
+    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.perf_counter() - begin}
+
+
+def run_sb3(task: str, seed: int) -> Row:
+    begin = time.perf_counter()
+    model, monitor = sb3_model(task, seed)
+    model.learn(STEPS[task])
+    returns = monitor.get_episode_rewards()
+    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.perf_counter() - begin}
+
+
+def sb3_model(task: str, seed: int) -> tuple[Any, Any]:
+    from stable_baselines3 import DQN
+    from stable_baselines3 import SAC as Judge
+    from stable_baselines3.common.monitor import Monitor
+
+    monitor = Monitor(gymnasium.make(ENVIRONMENT[task]))
+    shared: dict[str, Any] = {
+        "learning_rate": 1e-3, "batch_size": 64, "buffer_size": 20_000, "learning_starts": 100, "gamma": 0.99,
+        "train_freq": 1, "gradient_steps": 1, "policy_kwargs": {"net_arch": [64, 64]}, "seed": seed, "device": "cpu",
+    }  # fmt: skip
+    if task == "pendulum":
+        return Judge("MlpPolicy", monitor, tau=0.005, **shared), monitor
+    more: dict[str, Any] = {"target_update_interval": 250, "exploration_fraction": 0.2, "exploration_final_eps": 0.05}
+    return DQN("MlpPolicy", monitor, **shared, **more), monitor
+
+
+def run_speed(seed: int) -> Row:
+    """Milliseconds of an update, ours and stable-baselines3's, medians of ten turns of 50; same networks and batch."""
+    judge, _ = sb3_model("pendulum", seed)
+    judge.learn(400)
+    env = gymnasium.make("Pendulum-v1")
+    agent = SAC(obs_size=3, actions=Actions(size=1), config=benchmark(**NETWORK), seed=seed)
+    train(agent, env, steps=400, seed=seed)
+    turns: dict[str, list[float]] = {"ours": [], "sb3": []}
+    for _ in range(10):
+        for name, work in (
+            ("ours", lambda: [agent.update() for _ in range(50)]),
+            ("sb3", lambda: judge.train(gradient_steps=50, batch_size=64)),
+        ):
+            begin = time.perf_counter()
+            work()
+            turns[name].append((time.perf_counter() - begin) / 50 * 1e3)
+    ours, theirs = (statistics.median(turns[name]) for name in ("ours", "sb3"))
+    return {"score": theirs / ours, "ours_ms": ours, "sb3_ms": theirs}
+
+
+def jobs() -> list[tuple[str, str, int, Callable[[], Row]]]:
+    """(task, contestant, seed, what to run), a whole round of contestants for each seed."""
+    from tests.bench import control_low_data, control_objectives
+
+    found: list[tuple[str, str, int, Callable[[], Row]]] = []
+    for seed in SEEDS:
+        found.append(("pendulum", "stable-baselines3 SAC", seed, lambda seed=seed: run_sb3("pendulum", seed)))
+        for name, changes in FAMILY.items():
+            found.append(("pendulum", name, seed, lambda c=changes, seed=seed: run_ours("pendulum", c, seed)))
+        found.append(("discrete", "stable-baselines3 DQN", seed, lambda seed=seed: run_sb3("discrete", seed)))
+        found.append(("discrete", "discrete SAC", seed, lambda seed=seed: run_ours("discrete", {}, seed)))
+        found.append(("speed", "sb3 time / our time", seed, lambda seed=seed: run_speed(seed)))
+    found += [(task, name, seed, work) for task, name, seed, work in control_low_data.jobs()]
+    found += [(task, name, seed, work) for task, name, seed, work in control_objectives.jobs()]
+    return found
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and the half-width of its 95 % t interval over seeds (NaN for one)."""
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, float("nan")
+    return mean, float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+
+
+def stored() -> list[Row]:
+    return [json.loads(line) for line in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    print("| task | contestant | score (95 % interval) | seeds | seconds |\n|---|---|---|---|---|")
+    for task, name in dict.fromkeys((row["task"], row["name"]) for row in rows):
+        own = [row for row in rows if (row["task"], row["name"]) == (task, name)]
+        mean, half = interval([row["score"] for row in own])
+        seconds = statistics.median(row["seconds"] for row in own)
+        print(f"| {task} | {name} | {mean:.4g} ± {half:.2g} | {len(own)} | {seconds:.1f} |")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", help="one task")
+    parser.add_argument("--report", action="store_true", help="print the table of what was run")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    done = {(row["task"], row["name"], row["seed"]) for row in stored()}
+    for task, name, seed, work in [] if options.report else jobs():
+        if (task, name, seed) in done or options.only not in (None, task):
+            continue
+        begin = time.perf_counter()
+        row = {"task": task, "name": name, "seed": seed, "seconds": 0.0, **work()}
+        row["seconds"] = row["seconds"] or time.perf_counter() - begin
+        with RESULTS.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{task} {name} seed {seed}: {row['score']:.4g}", flush=True)
+    print_table(stored())
+
+
+if __name__ == "__main__":
+    main()
