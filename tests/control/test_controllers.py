@@ -65,7 +65,8 @@ def test_a_stopped_and_loaded_controller_goes_on_bit_for_bit(name):
     for view in views(9, seed=3):
         assert whole.observe(view) == resumed.observe(view)
     one, other = whole.state(), resumed.state()
-    assert one.keys() == other.keys() and all(torch.equal(one[key].nan_to_num(-7.0), other[key].nan_to_num(-7.0)) for key in one)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key].nan_to_num(-7.0), other[key].nan_to_num(-7.0)) for key in one)
 
 
 @pytest.mark.parametrize("name", CHOOSERS)
