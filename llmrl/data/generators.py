@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from llmrl.data.programs import programs
 from llmrl.errors import DataError
 from llmrl.seeding import generator
 
@@ -107,6 +108,7 @@ GENERATORS: dict[str, Callable[..., RawRow]] = {
     "episodes": episodes,
     "arithmetic": arithmetic,
     "countdown": countdown,
+    "programs": programs,
 }
 
 
