@@ -36,7 +36,7 @@ class Operation:
 
 
 def programs(
-    seed: int, index: int, *, operations: int = 2, texts: int = 0, hidden: int = 6, high: int = 20
+    seed: int, index: int, *, operations: int = 3, texts: int = 0, hidden: int = 6, high: int = 20
 ) -> dict[str, Any]:
     """A function to write: `operations` steps on a list of whole numbers in -high..high, or on a text.
 
