@@ -12,6 +12,7 @@ ALGORITHMS = {
     "cispo": "llmrl.algos.cispo:CISPO",
     "ppo": "llmrl.algos.ppo:PPO",
     "pacs": "llmrl.algos.pacs:PACS",
+    "coderl": "llmrl.algos.coderl:CodeRL",
 }
 
 # Name -> (the method it is, the fields in which it differs from that method's defaults). A recipe may override these.

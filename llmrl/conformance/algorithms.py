@@ -55,6 +55,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "whiten_advantages": False,
         },
     ),
+    "coderl, every term": (
+        "coderl",
+        {"baseline": "leave_one_out", "weights": "linear", "kl_coef": 0.1, "entropy_coef": 0.01, "normalize": "sum"},
+    ),
+    "coderl, no baseline": ("coderl", {"baseline": "none", "negative_coef": 0.5, "normalize": "sequence"}),
     "pacs, reference model": ("pacs", {"reference": "model", "weight": "none"}),
     "pacs, naive score": ("pacs", {"score": "naive", "weight": "only_positive", "reference": "model"}),
     "pacs, mean log-prob": ("pacs", {"proxy": "mean_logprob", "weight": "only_negative"}),

@@ -1,0 +1,140 @@
+"""CodeRL: REINFORCE on programs with an outcome's return, every token weighted by how much it speaks for that outcome.
+
+    A_t = (r_i - b_i) q_t,    L = sum over tokens of -A_t log pi(t), divided as `normalize` says
+
+r_i is the return of the program's outcome (-1 compile error, -0.6 runtime error, -0.3 failed test, 1 passed; the reward
+`CodeOutcome` gives it), b_i a baseline and q_t a weight: the outcome critic's probability of the true outcome at token
+t, the same for all tokens, or one that falls linearly along the program. Rows with a given completion (reference
+programs) get A_t = ce_coef, which is cross-entropy. Le et al. 2022, arXiv:2207.01780, eqs. 10 and 14.
+
+Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise; its
+baseline is the greedy program's return, here the siblings' mean; both terms are divided by one count of tokens. A
+negative A_t has no lower bound: `logprob_floor` stops the gradient of a token that is already that unlikely, and
+`negative_coef` scales all of them. The KL and the weight between trainer and sampler are options of this framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmrl.algos.terms import (
+    Terms,
+    check_ranges,
+    coefficient_needs,
+    group_credit,
+    partial_mean,
+    policy_gradient_loss,
+    ratio_metrics,
+    required,
+)
+from llmrl.batch import Batch, Loss, Needs, Output
+from llmrl.credit import group_center, leave_one_out
+from llmrl.losses import Normalize, keep
+
+BASELINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "group_mean": group_center,
+    "leave_one_out": leave_one_out,
+    "none": lambda score, group: score,
+}
+DIVIDED: dict[str, tuple[Normalize, int | None]] = {
+    "token": ("token", None),
+    "sequence": ("sequence", None),
+    "sum": ("constant", 1),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CodeRL:
+    """CodeRL's hyper-parameters.
+
+    baseline         group_mean or leave_one_out of the prompt's other programs, or none.
+    weights          uniform; linear, which falls from 1 to 1 / length along the program; or critic, the token scores.
+    negative_coef    factor of negative advantages; 0 learns from programs above the baseline alone.
+    logprob_floor    a token less likely than this (nats) is not made still less likely; off if null.
+    ce_coef          weight of the cross-entropy on rows with a given completion.
+    normalize        token (mean over tokens), sequence (over programs of their means) or sum (over programs of sums).
+    kl_coef          weight of the KL to the reference model; 0 loads no reference.
+    kl_estimator     k1, k2 or k3, see llmrl.losses.kl_estimate.
+    importance_cap   largest weight pi_old / pi_sampler of a token; null trusts the sampler's numbers.
+    entropy_coef     weight of the entropy bonus.
+
+    Raises ValueError for hyper-parameters that make no sense.
+    """
+
+    baseline: Literal["group_mean", "leave_one_out", "none"] = "group_mean"
+    weights: Literal["uniform", "linear", "critic"] = "uniform"
+    negative_coef: float = 1.0
+    logprob_floor: float | None = -10.0
+    ce_coef: float = 1.0
+    normalize: Literal["token", "sequence", "sum"] = "token"
+    kl_coef: float = 0.0
+    kl_estimator: Literal["k1", "k2", "k3"] = "k3"
+    importance_cap: float | None = 2.0
+    entropy_coef: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_ranges(self)
+
+    @property
+    def needs(self) -> Needs:
+        """Siblings with a baseline, token scores with a critic, and what a coefficient multiplies."""
+        return replace(
+            coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef),
+            siblings=self.baseline != "none",
+            token_scores=self.weights == "critic",
+        )
+
+    def credit(self, batch: Batch) -> Batch:
+        """The relative return of a sampled program times its tokens' weights; ce_coef on rows with a given completion."""
+        given = torch.zeros_like(batch.mask[:, 0]) if batch.sampled is None else ~batch.sampled
+        drawn = replace(batch, mask=batch.mask & ~given[:, None])
+        relative = required(group_credit(drawn, BASELINE[self.baseline]).advantages, "advantages", 1.0)
+        relative = torch.where(relative < 0, self.negative_coef * relative, relative)
+        weighted = relative * self._weights(drawn)
+        return replace(batch, advantages=torch.where(batch.mask & given[:, None], self.ce_coef, weighted))
+
+    def _weights(self, batch: Batch) -> Tensor:
+        """[B, T], 0 outside the mask."""
+        if self.weights == "critic":
+            return keep(required(batch.token_scores, "token_scores", 1.0), batch.mask)
+        dtype = batch.score.dtype
+        if self.weights == "uniform":
+            return batch.mask.to(dtype)
+        length = batch.mask.sum(dim=1, keepdim=True).clamp(min=1)
+        before = batch.mask.long().cumsum(dim=1) - 1
+        return keep(1.0 - before.to(dtype) / length, batch.mask)
+
+    def loss(self, out: Output, batch: Batch) -> Loss:
+        """The share of one micro-batch."""
+        normalize, constant = DIVIDED[self.normalize]
+        return policy_gradient_loss(
+            out,
+            batch,
+            surrogate=self._weighted_nll,
+            ratios=lambda t: self._movement(t, batch),
+            normalize=normalize,
+            constant_tokens=constant,
+            kl_coef=self.kl_coef,
+            kl_estimator=self.kl_estimator,
+            importance_cap=self.importance_cap,
+            entropy_coef=self.entropy_coef,
+        )
+
+    def _weighted_nll(self, terms: Terms) -> Tensor:
+        """-A log pi, [B, T]; below the floor a negative A has no gradient."""
+        if self.logprob_floor is None:
+            return -terms.advantages * terms.logprobs
+        floored = terms.logprobs.clamp(min=self.logprob_floor)
+        return -terms.advantages * torch.where(terms.advantages < 0, floored, terms.logprobs)
+
+    def _movement(self, terms: Terms, batch: Batch) -> dict[str, Tensor]:
+        """Ratio and KL from the old policy, and how many tokens stand below the floor with a negative advantage."""
+        moved = ratio_metrics(terms, batch, clip_low=1.0, clip_high=float("inf"))
+        floor = -float("inf") if self.logprob_floor is None else self.logprob_floor
+        stopped = partial_mean(batch)((terms.logprobs.detach() < floor) & (terms.advantages < 0))
+        return {"ratio": moved["ratio"], "approx_kl": moved["approx_kl"], "floored": stopped}

@@ -1,0 +1,104 @@
+"""CodeRL by hand: returns against siblings, token weights, given programs, the floor under bad tokens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmrl.algos.coderl import CodeRL
+from llmrl.batch import Batch, Output
+from llmrl.losses import weighted_nll
+
+F64 = torch.float64
+
+
+def batch_of(scores, lengths, *, given=(), group=None, token_scores=None):
+    """Rows with one prompt token and `lengths` sampled ones; NaN in every slot outside the mask."""
+    rows, width = len(scores), 1 + max(lengths)
+    at = torch.arange(width).expand(rows, width)
+    length = torch.tensor(lengths) + 1
+    mask = (at >= 1) & (at < length[:, None])
+    floats = torch.where(mask, -1.0, float("nan")).to(F64)
+    return Batch(
+        tokens=torch.zeros(rows, width, dtype=torch.int64), length=length, mask=mask, logprobs=floats,
+        step=torch.where(mask, 0, -1), rewards=floats, group=torch.tensor(group or [0] * rows),
+        score=torch.tensor(scores, dtype=F64), prompt_length=torch.ones(rows, dtype=torch.int64),
+        tokens_total=mask.sum().to(F64), sequences_total=torch.tensor(float(rows), dtype=F64),
+        sampled=torch.tensor([n not in given for n in range(rows)]), token_scores=token_scores,
+    )  # fmt: skip
+
+
+def output(batch, logprob=-1.0):
+    return Output(logprobs=torch.where(batch.mask, logprob, float("nan")).to(F64).requires_grad_())
+
+
+def test_the_relative_return_reaches_every_token():
+    credited = CodeRL().credit(batch_of([1.0, -0.6, -1.0], [2, 1, 2]))
+    mean = -0.2
+    expected = [[0, 1 - mean, 1 - mean], [0, -0.6 - mean, 0], [0, -1 - mean, -1 - mean]]
+    torch.testing.assert_close(credited.advantages, torch.tensor(expected, dtype=F64))
+
+
+def test_programs_of_one_outcome_teach_exactly_nothing():
+    batch = CodeRL().credit(batch_of([-0.3, -0.3, -0.3], [2, 1, 3]))
+    assert torch.equal(batch.advantages, torch.zeros_like(batch.advantages))
+    out = output(batch)
+    CodeRL().loss(out, batch).value.backward()
+    assert not out.logprobs.grad.any()
+
+
+def test_token_weights_by_hand():
+    batch = batch_of([1.0], [4])
+    linear = CodeRL(baseline="none", weights="linear").credit(batch).advantages
+    torch.testing.assert_close(linear, torch.tensor([[0, 1.0, 0.75, 0.5, 0.25]], dtype=F64))
+    scores = torch.tensor([[float("nan"), 0.5, 0.25, 0.125, 1.0]], dtype=F64)
+    by_critic = CodeRL(baseline="none", weights="critic").credit(replace(batch, token_scores=scores)).advantages
+    torch.testing.assert_close(by_critic, torch.tensor([[0, 0.5, 0.25, 0.125, 1.0]], dtype=F64))
+
+
+def test_without_a_critic_its_weights_are_refused_by_name():
+    with pytest.raises(ValueError, match=r"batch\.token_scores is None"):
+        CodeRL(weights="critic").credit(batch_of([1.0, -1.0], [2, 2]))
+
+
+def test_a_given_program_is_learnt_by_cross_entropy_and_is_no_sibling():
+    alone = CodeRL().credit(batch_of([1.0, -1.0], [2, 2]))
+    beside = CodeRL(ce_coef=0.5).credit(batch_of([1.0, -1.0, 0.0], [2, 2, 1], given=[2]))
+    torch.testing.assert_close(beside.advantages[:2], alone.advantages)
+    assert beside.advantages[2].tolist() == [0.0, 0.5, 0.0]
+    loss = CodeRL(ce_coef=0.5).loss(output(beside, -1.0), beside)
+    # siblings cancel (equal log-probs, opposite advantages); 0.5 * 1 nat over 5 tokens is left
+    assert loss.value.item() == pytest.approx(0.5 * 1.0 / 5)
+
+
+@pytest.mark.parametrize("normalize", ["token", "sequence", "sum"])
+def test_the_loss_is_the_weighted_likelihood(normalize):
+    draw = torch.Generator().manual_seed(2)
+    algo = CodeRL(normalize=normalize, importance_cap=None, logprob_floor=None)
+    batch = algo.credit(batch_of([1.0, -0.6, -0.3], [3, 1, 2]))
+    logprobs = torch.where(batch.mask, -torch.rand(batch.mask.shape, generator=draw, dtype=F64), float("nan"))
+    value = algo.loss(Output(logprobs=logprobs), batch).value
+    torch.testing.assert_close(value, weighted_nll(logprobs, batch.advantages, batch.mask, normalize=normalize))
+
+
+def test_the_floor_stops_bad_tokens_alone():
+    algo = CodeRL(importance_cap=None)
+    batch = algo.credit(batch_of([1.0, -1.0], [1, 1]))
+    far, near = output(batch, -11.0), output(batch, -9.0)
+    lost = algo.loss(far, batch)
+    lost.value.backward()
+    algo.loss(near, batch).value.backward()
+    good, bad = far.logprobs.grad[:, 1].tolist()
+    assert good < 0 and bad == 0.0 and near.logprobs.grad[1, 1] > 0
+    assert lost.metrics["floored"].item() == 0.5
+
+
+def test_negative_coef_scales_what_is_below_the_baseline():
+    credited = CodeRL(negative_coef=0.25).credit(batch_of([1.0, -1.0], [1, 1]))
+    assert credited.advantages[:, 1].tolist() == [1.0, -0.25]
+
+
+@pytest.mark.parametrize("wrong", [{"negative_coef": -1.0}, {"logprob_floor": 0.0}, {"ce_coef": -0.1}])
+def test_senseless_hyper_parameters_are_refused(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
+        CodeRL(**wrong)
