@@ -68,9 +68,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # The weight of CISPO and of PACS's extra term has no gradient by design, so the loss's derivative is another.
 STOPPED = {"cispo", "cispo, every term", "pacs, score function"}
-# A constant advantage is not what these judge by: a critic, a batch baseline or an all-down term can outweigh it.
+# A constant advantage is not what these judge by: a critic, a batch baseline or an all-down term can outweigh it, and
+# without any baseline a score of 0 teaches nothing.
 OTHER_DIRECTION = {"ppo", "ppo, every term", "ppo, KL in the loss", "reinforce_pp", "reinforce_pp, KL"}
-OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log-prob"}
+OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log-prob", "coderl, no baseline"}
 
 
 def build(name: str, **changes: Any) -> Algorithm:
