@@ -1,0 +1,82 @@
+"""Agreement with the hand-judged tables of maths cases: `python -m tests.bench.math_table FILE [checker] [half]`.
+
+checker: ours | library (math-verify alone). half: dev prints every disagreement of one half of the cases, chosen by a
+hash of the line; held prints only the counts of the other half; all prints the counts of everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+WANTED = {"=": True, "!": False, "?": None}
+
+
+def cases(file: Path):
+    """(category, question, gold, response, wanted, held out) of every line."""
+    category = ""
+    for line in file.read_text(encoding="utf-8").splitlines():
+        if line.startswith("@ "):
+            category = line[2:]
+        elif category and line:
+            held = bool(hashlib.sha256(line.encode()).digest()[0] & 1)
+            gold, _, answer = line[2:].partition(" ::")
+            question = ""
+            if category.startswith("asked"):
+                question, _, answer = answer.strip().partition(" ::")
+            whole = category.startswith(("raw", "asked"))
+            response = answer[1:].replace("\\n", "\n") if whole else f"So it is \\boxed{{{answer[1:]}}}."
+            response = response.replace("\n" + "e", "\\ne") if "\\ne" in answer else response
+            yield category, question, gold.strip(), response, WANTED[line[0]], held
+
+
+def ours(question, gold, response):
+    from llmrl.rewards.math_answer import MathAnswer
+    from llmrl.rewards.validation import trajectory_of
+
+    value = MathAnswer()(trajectory_of(response, gold, question=question)).value
+    return None if value is None else value == 1.0
+
+
+def library(question, gold, response):
+    import logging
+
+    from math_verify import parse, verify
+
+    logging.disable(logging.CRITICAL)
+    try:
+        return bool(verify(parse(f"${gold}$"), parse(response)))
+    except Exception:  # noqa: BLE001 - the library's own failures count as a refusal
+        return False
+
+
+def main() -> None:
+    file, checker, half = Path(sys.argv[1]), *(sys.argv[2:] + ["ours", "dev"])[:2] if len(sys.argv) > 3 else (
+        (sys.argv[2:] or ["ours"])[0], "dev")
+    check = {"ours": ours, "library": library}[checker]
+    counts: dict[str, Counter] = {"with a box": Counter(), "without a box": Counter()}
+    slowest = 0.0
+    for category, question, gold, response, wanted, held in cases(file):
+        if half != "all" and held != (half == "held"):
+            continue
+        start = time.monotonic()
+        said = check(question, gold, response)
+        slowest = max(slowest, time.monotonic() - start)
+        count = counts["with a box" if "boxed" in response else "without a box"]
+        kind = "right" if said is wanted else "wrong acceptance" if said else "wrong refusal"
+        count[kind] += 1
+        if kind != "right" and half == "dev":
+            print(f"{kind:16} {category:32} {gold!r} :: {response!r}")
+    for name, count in counts.items():
+        total = sum(count.values())
+        if total:
+            print(f"{name}: {count['right']} of {total} ({count['right'] / total:.1%}), "
+                  f"{count['wrong acceptance']} wrong acceptances, {count['wrong refusal']} wrong refusals")
+    print(f"slowest {slowest:.2f} s")
+
+
+if __name__ == "__main__":
+    main()
