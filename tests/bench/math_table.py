@@ -1,13 +1,13 @@
-"""Agreement with the hand-judged tables of maths cases: `python -m tests.bench.math_table FILE [checker] [half]`.
+"""Agreement with the hand-judged tables of maths cases: `python -m tests.bench.math_table FILE`.
 
-checker: ours | library (math-verify alone). half: dev prints every disagreement of one half of the cases, chosen by a
+--checker library is math-verify alone. --half dev prints every disagreement of one half of the cases, chosen by a
 hash of the line; held prints only the counts of the other half; all prints the counts of everything.
 """
 
 from __future__ import annotations
 
+import argparse
 import hashlib
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -29,7 +29,6 @@ def cases(file: Path):
                 question, _, answer = answer.strip().partition(" ::")
             whole = category.startswith(("raw", "asked"))
             response = answer[1:].replace("\\n", "\n") if whole else f"So it is \\boxed{{{answer[1:]}}}."
-            response = response.replace("\n" + "e", "\\ne") if "\\ne" in answer else response
             yield category, question, gold.strip(), response, WANTED[line[0]], held
 
 
@@ -54,8 +53,12 @@ def library(question, gold, response):
 
 
 def main() -> None:
-    file, checker, half = Path(sys.argv[1]), *(sys.argv[2:] + ["ours", "dev"])[:2] if len(sys.argv) > 3 else (
-        (sys.argv[2:] or ["ours"])[0], "dev")
+    arguments = argparse.ArgumentParser()
+    arguments.add_argument("file", type=Path)
+    arguments.add_argument("--checker", choices=["ours", "library"], default="ours")
+    arguments.add_argument("--half", choices=["dev", "held", "all"], default="dev")
+    given = arguments.parse_args()
+    file, checker, half = given.file, given.checker, given.half
     check = {"ours": ours, "library": library}[checker]
     counts: dict[str, Counter] = {"with a box": Counter(), "without a box": Counter()}
     slowest = 0.0
