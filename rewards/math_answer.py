@@ -14,8 +14,9 @@ import os
 import re
 from dataclasses import dataclass, field
 
-from llmrl.rewards.maths.extract import Extracted, extract
-from llmrl.rewards.maths.judge import judge
+from llmrl.rewards.exact_number import parse_number
+from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
+from llmrl.rewards.maths.judge import CALCULUS, judge
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
@@ -26,8 +27,15 @@ _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
 _FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
-_CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")  # read with sympy, whose import is slow
-_PERCENT_ASKED = re.compile(r"percent|\\%|[0-9a-z ]%", re.IGNORECASE)
+_SPEAKS = re.compile(
+    r"n't|\b(?:not|wrong|incorrect|never|or|and|either|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|"
+)
+_PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
+# A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
+_ASKING = re.compile(
+    r"[^.!?]*\?|[^.!?]*\b(?:find|determine|calculate|compute|express|give|what|how|answer)\b[^.?!]*", re.IGNORECASE
+)
+_PERCENT = re.compile(r"(?<![\d}$])(?<![\d}$] )(?<!-)\bper\s?cent(?:age)?s?\b|[a-z]\$?\s*\\?%", re.IGNORECASE)
 # Longest wait for a worker's start and imports, apart from the deadline of its work; under 1 s on an idle core.
 START_S = 30.0
 _POOL = WorkerPool(
@@ -67,14 +75,19 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
             if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
-    return _verify(extract(response), gold, timeout_s, strict)
+    found = extract(response)
+    verdict = _verify(found, gold, timeout_s, strict)
+    if found.where == "box" and verdict.reason.startswith("the answer cannot be read") and not found.stuffed:
+        again = after_the_box(response)  # an unreadable box does not hide "The answer is 7." after it
+        return verdict if again is None else _verify(again, gold, timeout_s, strict)
+    return verdict
 
 
 def final_answer(response: str) -> str | None:
     """The answer that `response` commits to, as written; None if it commits to none.
 
-    >>> final_answer("It is \\\\boxed{7}."), final_answer("7 or 8")
-    ('7', '7 or 8')
+    >>> final_answer("It is \\\\boxed{7}."), final_answer("I don't know.")
+    ('7', None)
     """
     return extract(response).answer
 
@@ -84,8 +97,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     before, after = response[max(0, start - 40) : start], response[end : end + 40]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
-    around = f" {before} {after}"
-    return " not" in around or "n't" in around or "wrong" in around or "incorrect" in around or "never" in around
+    return _SPEAKS.search(before + " " + after) is not None
 
 
 def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verdict:
@@ -114,13 +126,22 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
         pass
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
-        imports = b'{"imports": true}' if _CALCULUS.search(gold + answer) else b""
+        imports = b'{"imports": true}' if CALCULUS.search(gold + answer) else b""
         correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports, start_s=START_S))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:
         return False, f"the checker died: {error}", ("checker_error",)
     return correct, reason, ()
+
+
+def _asks_for_percent(question: str) -> bool:
+    """Whether a question wants a percentage, and does not just mention one.
+
+    >>> _asks_for_percent("By what percent did it grow?"), _asks_for_percent("At a 20% discount, what is the price?")
+    (True, False)
+    """
+    return any(_PERCENT.search(sentence) for sentence in _ASKING.findall(question[-4_000:]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,7 +160,7 @@ class MathAnswer:
         gold, text = trajectory.prompt.answer, trajectory.text
         truncated = trajectory.status.kind is StatusKind.TRUNCATED
         verdict = verify_answer(text, gold, timeout_s=self.timeout_s, strict=self.strict)
-        if verdict.correct is False and verdict.extracted and _PERCENT_ASKED.search(trajectory.prompt.text):
+        if verdict.correct is not None and verdict.extracted and _asks_for_percent(trajectory.prompt.text):
             verdict = self._as_percent(verdict, gold)
         correct, reason = verdict.correct, verdict.reason
         if correct and truncated and "box" not in text:
@@ -151,11 +172,16 @@ class MathAnswer:
         return Score(value=float(correct), reason=reason + said, flags=flags)
 
     def _as_percent(self, verdict: Verdict, gold: str) -> Verdict:
-        said, wanted = (re.sub(r"\\?%|\bpercent\b", "", text or "").strip() for text in (verdict.extracted, gold))
-        if (said == (verdict.extracted or "").strip()) == (wanted == gold.strip()):
+        """20% and 20 are the same here; 2000% is not 20."""
+        said, wanted = (_PERCENT_SIGN.sub("", text or "").strip() for text in (verdict.extracted, gold))
+        marked = said != (verdict.extracted or "").strip()
+        if marked == (wanted != gold.strip()):
             return verdict
         again = verify_answer(f"\\boxed{{{said}}}", wanted, timeout_s=self.timeout_s, strict=self.strict)
-        return Verdict(again.correct, verdict.extracted, again.reason, verdict.flags) if again.correct else verdict
+        value = parse_number(wanted)
+        if again.correct or (marked and value is not None and abs(value) > 1):
+            return Verdict(again.correct, verdict.extracted, again.reason, verdict.flags)
+        return verdict
 
     def validate(self) -> None:
         """Raises ValueError if a gold answer does not get full marks, or a wrong or stuffed one gets any."""

@@ -146,7 +146,10 @@ def _same_lists(gold: Node, answer: Node, heavy: bool) -> bool:
         return False
     g, a = strip_names(gold), strip_names(answer)
     if isinstance(g, Many) and isinstance(a, Many):
-        return matches(g.items, a.items, heavy=heavy)
+        if matches(g.items, a.items, heavy=heavy):
+            return True
+        once = _distinct(g.items, heavy)  # a gold that lists an answer twice
+        return len(once) < len(g.items) and matches(once, a.items, heavy=heavy)
     if isinstance(g, Many):
         if isinstance(a, Relation):
             return any(
@@ -188,10 +191,23 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
             )
         return any(same(gold, value, heavy=heavy) for value in chain_values(answer, tell))
     assert isinstance(gold, Relation)
+    if _an_equation(gold):
+        return False
     named = assignments(gold)
     if named is not None and len(named) > 1 and isinstance(answer, Group) and answer.kind == "()":
         return _in_order(list(named.values()), answer.items, heavy)
     return any(same(value, answer, heavy=heavy) for value in chain_values(gold, tell))
+
+
+def _an_equation(node: Relation) -> bool:
+    """a^2 + b = 0, x^2 + y^2 = 4: what is asked for is the equation, not its right side."""
+    left = node.sides[0]
+    powers = isinstance(left, Call) and left.op == "+" and _has_power(left)
+    return powers or (isinstance(left, Call) and left.op == "+" and node.sides[-1] == Num(Fraction(0), None, 0))
+
+
+def _has_power(node: Node) -> bool:
+    return (isinstance(node, Call) and node.op == "^") or any(_has_power(child) for child in children(node))
 
 
 def _same_groups(gold: Node, answer: Node, heavy: bool) -> bool:

@@ -10,9 +10,10 @@ import re
 
 from llmrl.rewards.boxes import balanced, boxes_of
 from llmrl.rewards.maths.compare import same
-from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Words
+from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Relation, Words
 from llmrl.rewards.maths.parse import Parser
 from llmrl.rewards.maths.read import Unreadable, clean, thousands_readings, tokenize
+from llmrl.rewards.maths.relations import concluded
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.maths.units import normal_words
 from llmrl.rewards.maths.values import TooLarge, Undefined, children, rational
@@ -39,6 +40,10 @@ _REALS_BUT = re.compile(
     re.IGNORECASE,
 )
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
+# 2,74 where the gold is 2.74; three digits after the comma would be thousands, 5,7 two answers.
+_DECIMAL = re.compile(r"-?\d*[.]\d+(?:\s*\\?[a-zA-Z%].*)?")
+_DECIMAL_COMMA = re.compile(r"(-?\d+)(?:,|\{,\})(\d{2}|\d{4,}|(?<=0,)\d)((?!\d)[^,]*)")
+CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 _CONSTANT = re.compile(r"\+\s*[cC]\s*$")
 
 
@@ -193,10 +198,15 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
         if not heavy:
             raise NeedsWorker from None
         return False, "the answer is nested too deeply"
+    if _DECIMAL.fullmatch(gold.strip()) and (comma := _DECIMAL_COMMA.fullmatch(answer.strip())):
+        answers = [*answers, *readings(f"{comma[1]}.{comma[2]}{comma[3]}")]
     labelled = _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(answer)))
     if labelled and not choice:
         answers = readings(labelled.group(2))
     if not answers:
+        last = _last_side(answer)
+        if last and not strict:
+            return _judge_read(golds, gold, last, heavy, strict)
         if not heavy:
             raise NeedsWorker
         return False, "the answer cannot be read"
@@ -213,7 +223,26 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
         return False, "the answer is nested too deeply"
     if isinstance(golds[0], Words) and len(golds[0].text.split()) > LONGEST_PROSE:
         return None, "the gold answer is prose"
+    conclusion = concluded(answers[0]) if isinstance(answers[0], Relation) and not strict else None
+    if conclusion is not None and any(same(g, conclusion, heavy=heavy) for g in golds):
+        return True, "equal to the last side"
     return False, "different"
+
+
+def _last_side(answer: str) -> str:
+    """The last side of an equation whose other sides nobody here can read, "" if there is only one side."""
+    if CALCULUS.search(answer):  # sympy reads it, in the worker
+        return ""
+    sides = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
+    readable = [side for side in sides[:-1] if _can_be_read(side)]
+    return sides[-1].strip() if len(sides) > 1 and not readable else ""
+
+
+def _can_be_read(text: str) -> bool:
+    try:
+        return bool(readings(text))
+    except (Unreadable, RecursionError):
+        return False
 
 
 def _judge_labelled(gold: re.Match[str], answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:

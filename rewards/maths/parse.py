@@ -232,13 +232,24 @@ class Parser:
         base = self.postfix(self.primary())
         if self.is_op("^", "**"):
             self.at += 1
-            if self.is_op("prime") or (self.is_op("{") and self.is_op("prime", ahead=1)):
-                raise Unreadable("a prime")
+            if isinstance(base, Name) and (marks := self._primes()):
+                self.depth -= 1
+                return self.postfix(Name(base.text + marks))
             base = self.postfix(Call("^", (base, self.exponent())))
             if self.is_op("^", "**"):
                 raise Unreadable("two powers")
         self.depth -= 1
         return base
+
+    def _primes(self) -> str:
+        """The primes of x^\\prime or x^{\\prime\\prime}; "" if the exponent is something else."""
+        braced, count = self.is_op("{"), 0
+        while self.is_op("prime", ahead=braced + count):
+            count += 1
+        if not count or (braced and not self.is_op("}", ahead=1 + count)):
+            return ""
+        self.at += count + 2 * braced
+        return "'" * count
 
     def exponent(self) -> Node:
         if self.is_op("-", "+"):
@@ -264,9 +275,9 @@ class Parser:
         while True:
             if self.is_op("!"):
                 self.at += 1
-                if self.is_op("!"):
-                    raise Unreadable("a double factorial")
-                base = Call("fact", (base,))
+                double = self.is_op("!")
+                self.at += double
+                base = Call("fact2" if double else "fact", (base,))
             elif self.is_op("%", "percent"):
                 self.at += 1
                 base = Call("pct", (base,))
@@ -295,7 +306,8 @@ class Parser:
 
     def subscript(self, base: Node) -> Node:
         if isinstance(base, Name):
-            return Name(f"{base.text}_{self._raw_group()}")
+            name = base.text.rstrip("'")  # v'_0 is v_0'
+            return Name(f"{name}_{self._raw_group()}{base.text[len(name) :]}")
         if not isinstance(base, Num) or base.places is not None:
             raise Unreadable("a strange subscript")
         if self._word_ahead():

@@ -205,7 +205,7 @@ def _command(p: Grammar, name: str) -> Node:
     if name in simple:
         return Name(simple[name])
     if name in GREEK:
-        return Name(name)
+        return Name(name.removeprefix("var"))
     if name in ("frac", "binom"):
         top, bottom = p.argument(), p.argument()
         return Call("/" if name == "frac" else "binom", (top, bottom))

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 
-from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
+from llmrl.rewards.maths.units import ONE_WORD, UNITS, numerals, spoken_value
 
 MOST_TOKENS = 600
 MOST_DIGITS = 3_000
@@ -117,7 +117,7 @@ def _one_character(char: str) -> str:
 
 _GONE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
-    r"|rm|bf|it|mathstrut|strut|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|(?:text)?color\{[^{}]*\})(?![a-zA-Z])"
+    r"|rm|bf|it|mathstrut|strut|checkmark|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|(?:text)?color\{[^{}]*\})(?![a-zA-Z])"
 )
 CURRENCIES = {"€": "eur", "euro": "eur", "texteuro": "eur", "£": "gbp", "pounds": "gbp", "¥": "yen", "₹": "inr", "₩": "won",
               "₽": "rub"}  # fmt: skip
@@ -215,10 +215,38 @@ def _aligned(text: str) -> str:
     return re.sub(r"\\\\(?:\[\w.]+\])?\s*(?==|$)", " ", text.strip())
 
 
+_PER_CENT = re.compile(r"\bper\s?cents?\b|\bpcts?\b\.?|\bpercents\b", re.IGNORECASE)
+# A second way of writing the same: \\frac12 (or 0.5).
+_ALSO = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or|i\.e\.,?)\s+([^()]*)\)\s*\}|\(\s*or\s+([^()]*)\)")
+_LOOSE = re.compile(r"^\D{0,3}\d{1,3}(?: *\{,\} *\d{3}|,\\! *\d{3})+(?:\.\d+)?\D*$")
+_OVER = re.compile(r"\\over(?![a-zA-Z])")
+
+
+def _infix_over(text: str) -> str:
+    """TeX's {a \\over b} as \\frac{a}{b}."""
+    while found := _OVER.search(text):
+        start, depth = found.start() - 1, 0
+        while start >= 0 and (depth or text[start] not in "{"):
+            depth += (text[start] == "}") - (text[start] == "{")
+            start -= 1
+        end, depth = found.end(), 0
+        while end < len(text) and (depth or text[end] != "}"):
+            depth += (text[end] == "{") - (text[end] == "}")
+            end += 1
+        made = f"\\frac{{{text[start + 1 : found.start()].strip()}}}{{{text[found.end() : end].strip()}}}"
+        text = text[: max(start, 0)] + made + text[end + 1 :]
+    return text
+
+
 def clean(text: str) -> str:
     """One spelling for what LaTeX, markdown and unicode can write in many ways."""
     text = _spoken(_aligned(ascii_math(text).strip()))
-    text = text.replace("\\!", "").replace("\\/", "").replace("{,}", "{,}")
+    text = _PER_CENT.sub("percent", text)
+    if "\\over" in text:
+        text = _infix_over(text)
+    text = _ALSO.sub(lambda m: f" or {m[1] or m[2]}", text)
+    text = text.replace("\\!", "").replace("\\/", "")
+    text = re.sub(r"(?<=\d) *(\{,\}|,) +(?=\d{3}(?!\d))(?=[^,]*$)", r"\1", text) if _LOOSE.search(text) else text
     text = re.sub(r"\\\((.*?)\\\)", r" \1 ", text, flags=re.DOTALL)
     text = re.sub(r"(?<!\\)\\\[(?!\d+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
     if len(text) > 2 and text.startswith("$") and text.endswith("$") and not text.endswith("\\$"):
@@ -358,6 +386,13 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     behind = spaced and before is not None and (after_number or before.kind == "word")
     if behind and len(run) == 3 and run.islower() and set(run) & set("aeiou") and not set(run) <= set("abcde"):
         return [Token("word", run, spaced)]  # 1/3 cup, pi/4 rad; not 2 xyz or 2 abc
+    if (
+        before is not None
+        and before.kind == "num"
+        and run in UNITS
+        and (len(run) > 2 or run in ("ml", "mL", "Hz", "Pa"))
+    ):
+        return [Token("word", run, spaced)]
     if run in _SHORT_WORDS or (
         low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()
     ):

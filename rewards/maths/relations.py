@@ -6,9 +6,9 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Relation
+from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Ratio, Relation
 from llmrl.rewards.maths.scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
-from llmrl.rewards.maths.values import CONSTANTS, Undefined, names, rational, substitute
+from llmrl.rewards.maths.values import CONSTANTS, TooLarge, Undefined, names, rational, substitute
 
 Tell = Callable[[Node, Node], bool]
 _FUNCTIONS = frozenset(
@@ -24,6 +24,8 @@ def nameable(node: Node) -> bool:
     """Whether a side names the quantity asked for (x, f(x), P(A), AB, m + n, (x, y)) and is not itself a value."""
     if _is_name(node):
         return True
+    if isinstance(node, Ratio):  # S_1 : S
+        return len(set(node.items)) == len(node.items) and all(_plain(item) for item in node.items)
     if isinstance(node, Group):
         return node.kind == "()" and all(_is_name(item) for item in node.items)
     if not isinstance(node, Call):
@@ -82,6 +84,21 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
         if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):
             return []
     return values
+
+
+def concluded(node: Relation) -> Node | None:
+    """The last side of a chain of three or more, P(2) = 2 (2 - 1) = 2, if no side without variables contradicts it.
+
+    The other sides may hold variables, which is why the chain does not prove itself; None for anything else.
+    """
+    *before, last = node.sides
+    if len(before) < 2 or set(node.ops) != {"="} or (names(last) and not names(before[0])):
+        return None
+    try:
+        values = {rational(side) for side in node.sides if not names(side)} - {None}
+    except (Undefined, TooLarge):
+        return None
+    return last if len(values) <= 1 else None
 
 
 def _exact_or_decimal(node: Node) -> Fraction | None:

@@ -89,6 +89,14 @@ def _within_precision(value: Fraction, answer: Node, gold: tuple[Fraction, int, 
     return not _terminates(near) and rounds_to(near, shown) and rounds_to(near, gold)
 
 
+def _as_a_float(gold: Fraction, shown: tuple[Fraction, int, int] | None) -> bool:
+    """Whether a decimal is the gold to as many digits as a double carries (15 to 17)."""
+    if shown is None or shown[2] < 15 or gold == 0:
+        return False
+    error = abs(shown[0] - gold)
+    return error <= abs(gold) / 2**52 or (shown[1] >= 0 and error <= Fraction(1, 10 ** shown[1]))
+
+
 def equal(gold: Node, answer: Node, *, heavy: bool) -> bool:
     """Equality of two scalars, with the gold's own precision if the gold is a decimal.
 
@@ -104,6 +112,8 @@ def equal(gold: Node, answer: Node, *, heavy: bool) -> bool:
     a, b = rational(gold), rational(answer)
     decimal = decimal_of(gold)
     if a is not None and b is not None:
+        if decimal is None and not _terminates(a) and _as_a_float(a, decimal_of(answer)):
+            return True
         return a == b or (decimal is not None and _within_precision(b, answer, decimal))
     if not heavy:
         raise NeedsWorker

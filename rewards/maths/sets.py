@@ -108,7 +108,24 @@ def _intersection(a: Sequence[Interval], b: Sequence[Interval]) -> tuple[Interva
 
 
 def _variable(node: Node) -> str:
+    """The name of x or f(x), "" for anything else."""
+    if isinstance(node, Call) and node.op == "*" and isinstance(node.args[0], Name):
+        name, argument = _variable(node.args[0]), _variable(node.args[1])
+        return f"{name}({argument})" if len(name) == 1 and argument else ""
     return node.text if isinstance(node, Name) and node.text not in CONSTANTS else ""
+
+
+def _mirrored(node: Relation) -> Relation:
+    """-x > -1 as x < 1."""
+    if len(node.sides) == 2 and node.ops[0] in _FLIP:
+        minus = [isinstance(side, Call) and side.op == "neg" and _variable(side.args[0]) != "" for side in node.sides]
+        if any(minus):
+            left, right = (
+                side.args[0] if isinstance(side, Call) and side.op == "neg" else Call("neg", (side,))
+                for side in node.sides
+            )
+            return Relation((left, right), (_FLIP[node.ops[0]],))
+    return node
 
 
 def _from_relation(node: Relation, heavy: bool) -> RealSet | None:
@@ -170,6 +187,7 @@ def real_set(node: Node, *, heavy: bool) -> RealSet | None:
     Raises NeedsWorker if `heavy` is False and an end is irrational.
     """
     if isinstance(node, Relation):
+        node = _mirrored(node)
         absolute = any(isinstance(s, Call) and s.op == "abs" for s in node.sides)
         if not absolute and any(
             names(s) and not _variable(s) and op != "in" for s, op in zip(node.sides, (*node.ops, ""))

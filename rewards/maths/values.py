@@ -158,6 +158,11 @@ def _apply(op: str, v: list[Fraction]) -> Fraction | None:
         if n < 0:
             raise Undefined("the factorial of a negative number")
         return Fraction(math.factorial(n))
+    if op == "fact2":
+        (n,) = _integers(v, 3000)
+        if n < 0:
+            raise Undefined("the double factorial of a negative number")
+        return Fraction(math.prod(range(n, 0, -2)))
     if op == "binom":
         n, k = _integers(v, 5000)
         if n < 0 or k < 0:
@@ -273,6 +278,10 @@ class Numeric:
             if abs(v[0]) > 3000:
                 raise TooLarge("a factorial")
             return mp.gamma(v[0] + 1)
+        if op == "fact2":
+            if abs(v[0]) > 3000:
+                raise TooLarge("a double factorial")
+            return mp.fac2(v[0])
         if op == "binom":
             if any(abs(x) > 3000 for x in v):
                 raise TooLarge("a binomial")

@@ -10,14 +10,14 @@ import json
 import re
 from itertools import pairwise
 
-from llmrl.rewards.maths.judge import judge
+from llmrl.rewards.maths.judge import CALCULUS, bare, judge
 
 _CALCULUS = re.compile(
     r"\\(?:int|iint|sum|prod|lim|limits|infty|frac|d|cdot|left|right"
     r"|pi|sqrt|to|ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])|\\[,;:! ]"
 )
+_INDEXED = re.compile(r"\\(?:sum|prod)(?:\\limits)?\s*_\s*\{\s*([a-z])\s*(?:=|\\in)")
 _SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
-_ASKS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
 
 
 def handle(payload: bytes) -> bytes:
@@ -29,12 +29,27 @@ def handle(payload: bytes) -> bytes:
     gold, answer, strict = request["gold"], request["answer"], request["strict"]
     try:
         correct, reason = judge(gold, answer, heavy=True, strict=strict)
-        if correct is not True and not strict and (_ASKS.search(gold) or _ASKS.search(answer)):
+        if _INDEXED.search(gold) and _INDEXED.search(answer):
+            gold, answer = _renamed(gold, answer)
+            if bare(gold) == bare(answer):
+                correct, reason = True, "same but for the name of the index"
+        if correct is not True and not strict and (CALCULUS.search(gold) or CALCULUS.search(answer)):
             verdict = _chain(gold, answer) if len(_top_level_sides(answer)) > 1 else _with_sympy(gold, answer)
             correct, reason = verdict if verdict is not None else (correct, reason)
     except (ArithmeticError, AttributeError, TypeError, ValueError) as error:  # of mpmath and sympy
         correct, reason = False, f"not compared: {type(error).__name__}: {error}"[:200]
     return json.dumps([correct, reason]).encode()
+
+
+def _renamed(*texts: str) -> list[str]:
+    """The texts with the index of every sum and product under a name that none of them uses, in order."""
+    free = [letter for letter in "uvwzqjki" if not any(re.search(rf"(?<![a-zA-Z\\]){letter}", text) for text in texts)]
+    out = []
+    for text in texts:
+        for new, old in zip(free, dict.fromkeys(_INDEXED.findall(text))):
+            text = re.sub(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])", new, text)
+        out.append(text)
+    return out
 
 
 def _chain(gold: str, answer: str) -> tuple[bool, str] | None:

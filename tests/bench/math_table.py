@@ -76,8 +76,10 @@ def main() -> None:
     for name, count in counts.items():
         total = sum(count.values())
         if total:
-            print(f"{name}: {count['right']} of {total} ({count['right'] / total:.1%}), "
-                  f"{count['wrong acceptance']} wrong acceptances, {count['wrong refusal']} wrong refusals")
+            print(
+                f"{name}: {count['right']} of {total} ({count['right'] / total:.1%}), "
+                f"{count['wrong acceptance']} wrong acceptances, {count['wrong refusal']} wrong refusals"
+            )
     print(f"slowest {slowest:.2f} s")
 
 
