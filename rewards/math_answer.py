@@ -25,8 +25,8 @@ from llmrl.types import Score, StatusKind, Trajectory
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
-_FREE_BEFORE = re.compile(r"(?:^|[=$({\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
-_FREE_AFTER = re.compile(r"\s*(?:$|[$.,;*)}]|\\[\])])|\s+[A-Za-z]")
+_FREE_BEFORE = re.compile(r"(?:^|[=$(\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
+_FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Za-z]")
 _SPEAKS = re.compile(
     r"n't|\b(?:not|wrong|incorrect|never|or|and|either|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|"
 )

@@ -183,6 +183,8 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
         return same_relation(gold, answer, equal_to=tell, heavy=heavy)
     if isinstance(answer, Relation):
         named = assignments(answer)
+        if _an_equation(answer, zero_only=True):
+            return False
         if named is not None and len(named) > 1:
             return (
                 isinstance(gold, Group)
@@ -199,10 +201,10 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
     return any(same(value, answer, heavy=heavy) for value in chain_values(gold, tell))
 
 
-def _an_equation(node: Relation) -> bool:
+def _an_equation(node: Relation, *, zero_only: bool = False) -> bool:
     """a^2 + b = 0, x^2 + y^2 = 4: what is asked for is the equation, not its right side."""
     left = node.sides[0]
-    powers = isinstance(left, Call) and left.op == "+" and _has_power(left)
+    powers = not zero_only and isinstance(left, Call) and left.op == "+" and _has_power(left)
     return powers or (isinstance(left, Call) and left.op == "+" and node.sides[-1] == Num(Fraction(0), None, 0))
 
 

@@ -235,6 +235,8 @@ def _after_marker(rest: str) -> Extracted:
         line = line.rstrip('} "')
     if re.search(r"\bnot\b|n't", line):
         line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;(")
+    if re.search(r"\b(?:or|and)$", line):
+        return Extracted(None, "the answer is one of several")
     return Extracted(_MORE.sub(r"\1 ", line) or None, "answer phrase")
 
 
@@ -284,10 +286,8 @@ def _from_spans(text: str, pieces: list[tuple[int, int, str]]) -> Extracted:
     if len(run) == 1:
         before = _SENTENCES.split(text[:start])[-1] or ""
         after = (_SENTENCES.split(text[end:])[0] or "").rstrip(".")
-        if stated(before + text[start:end] + after) is None:
-            return Extracted(None, "the last expression is hedged")
-        if scaled := _SCALED.match(after):
-            return Extracted(f"{pieces[-1][2]} {scaled.group(1)}", "last maths span")
+        said = stated(before + text[start:end] + after)
+        return Extracted(said.strip(" .,;\n") if said else None, "last maths span" if said else "the last expression is hedged")
     return Extracted(_join(pieces, run).strip(" .,;\n"), "last maths span")
 
 

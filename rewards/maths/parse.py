@@ -30,7 +30,7 @@ _STOPPERS = {
 _PRIMARY_COMMANDS = {
     "frac", "sqrt", "binom", "pi", "infty", "overline", "lfloor", "lceil", "langle", "lbrace", "begin", "mathbb",
     "emptyset", "varnothing", "angle", "triangle", "uroot", "ucbrt", "uqdrt", "boxed", "lvert", "lVert", "vert",
-    "imath", "cbrt", "measuredangle", "lparen", "lbrack",
+    "imath", "cbrt", "ldots", "dots", "cdots", "measuredangle", "lparen", "lbrack",
 } | DECORATED  # fmt: skip
 
 

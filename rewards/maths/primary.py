@@ -21,7 +21,7 @@ GREEK = {
     "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Phi", "Psi", "Omega", "ell", "hbar", "imath",
 }  # fmt: skip
 DECORATED = {"vec", "hat", "bar", "overrightarrow", "widehat", "tilde", "underline", "widetilde", "mathcal",
-              "overleftrightarrow"}  # fmt: skip
+              "overleftrightarrow", "dot", "ddot"}  # fmt: skip
 
 
 def number(text: str) -> Num:
@@ -204,6 +204,8 @@ def _command(p: Grammar, name: str) -> Node:
     simple = {"pi": "pi", "infty": "infty", "imath": "i"}
     if name in simple:
         return Name(simple[name])
+    if name in ("ldots", "dots", "cdots"):
+        return Name("...")
     if name in GREEK:
         return Name(name.removeprefix("var"))
     if name in ("frac", "binom"):
@@ -226,7 +228,8 @@ def _command(p: Grammar, name: str) -> Node:
     if name == "underline" and p.is_op("{") and (inside := p.peek(1)) is not None and inside.kind == "num":
         return p.argument()
     if name in ("overline", *DECORATED):
-        return Name(f"{name} {_letters(p.argument())}" if name == "overline" else _letters(p.argument()))
+        kept = name in ("overline", "dot", "ddot")
+        return Name(f"{name} {_letters(p.argument())}" if kept else _letters(p.argument()))
     if name == "boxed":
         return p.argument()
     if name == "begin":

@@ -157,7 +157,7 @@ _MINUS_IN_WORDS = re.compile(
 )
 _ALIGNMENT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|cases)\}")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
-_DEGREE = re.compile(r"\^\s*\{?\s*\\circ\s*\}?|\^\s*\{?\s*\\degree\s*\}?|\\(?:degree|textdegree)(?![a-zA-Z])")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])")
 _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
 
 
@@ -218,7 +218,9 @@ def _aligned(text: str) -> str:
 _PER_CENT = re.compile(r"\bper\s?cents?\b|\bpcts?\b\.?|\bpercents\b", re.IGNORECASE)
 # A second way of writing the same: \\frac12 (or 0.5).
 _ALSO = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or|i\.e\.,?)\s+([^()]*)\)\s*\}|\(\s*or\s+([^()]*)\)")
-_LOOSE = re.compile(r"^\D{0,3}\d{1,3}(?: *\{,\} *\d{3}|,\\! *\d{3})+(?:\.\d+)?\D*$")
+# 3\\text{ to }4 as a ratio, and a remark (three) that \\text holds.
+_TO = re.compile(r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(\d+)$")
+_IN_BRACKETS = re.compile(r"\\text\s*\{\s*(\([A-Za-z -]+\))\s*\}")
 _OVER = re.compile(r"\\over(?![a-zA-Z])")
 
 
@@ -240,13 +242,13 @@ def _infix_over(text: str) -> str:
 
 def clean(text: str) -> str:
     """One spelling for what LaTeX, markdown and unicode can write in many ways."""
-    text = _spoken(_aligned(ascii_math(text).strip()))
-    text = _PER_CENT.sub("percent", text)
+    text = _IN_BRACKETS.sub(r" \1", ascii_math(text).strip())
+    text = _TO.sub(r"\1:\2", _spoken(_aligned(text)))
+    text = re.sub(r"\s*(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", "{,}", text)
+    text = _PER_CENT.sub("percent", text.replace("\\!", "").replace("\\/", ""))
     if "\\over" in text:
         text = _infix_over(text)
     text = _ALSO.sub(lambda m: f" or {m[1] or m[2]}", text)
-    text = text.replace("\\!", "").replace("\\/", "")
-    text = re.sub(r"(?<=\d) *(\{,\}|,) +(?=\d{3}(?!\d))(?=[^,]*$)", r"\1", text) if _LOOSE.search(text) else text
     text = re.sub(r"\\\((.*?)\\\)", r" \1 ", text, flags=re.DOTALL)
     text = re.sub(r"(?<!\\)\\\[(?!\d+(?:pt|em|ex|mm|cm)\])|(?<!\\)\\\]", " ", text)
     if len(text) > 2 and text.startswith("$") and text.endswith("$") and not text.endswith("\\$"):
@@ -306,7 +308,7 @@ _GLUED = re.compile(
 _SHORT_WORDS = {
     "yes", "no", "odd", "even", "true", "false", "the", "is", "not", "all", "one", "two", "three", "four", "five",
     "six", "ten", "if", "of", "to", "in", "at", "dne", "none", "both", "it", "cm", "mm", "km", "ft", "mi", "yd", "kg",
-    "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "NO", "TRUE", "FALSE", "USD", "EUR", "GBP",
+    "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "TRUE", "FALSE", "USD", "EUR", "GBP",
 }  # fmt: skip
 _LEX = re.compile(
     r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)"
@@ -401,6 +403,8 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
         return [Token("name", run, spaced)]
     if run.isupper() and len(run) <= 8:
         return [Token("name", run, spaced)]
+    if len(run) <= 4 and run[0].isupper() and not run[1:].islower():  # GMm
+        return [Token("name", letter, spaced and place == 0) for place, letter in enumerate(run)]
     for name in ("arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "log", "ln", "pi"):
         if run.startswith(name) and 0 < len(run) - len(name) <= 2:
             return [Token("cmd", name, spaced), *_letters(run[len(name) :], False, None)]

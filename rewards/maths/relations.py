@@ -39,7 +39,7 @@ def nameable(node: Node) -> bool:
         return nameable(left) and nameable(right)
     if node.op in _FUNCTIONS:
         return nameable(node.args[0])
-    if node.op in ("+", "/"):
+    if node.op in ("+", "/", "cup", "cap"):
         return len(names(node)) >= 2 and all(_plain(arg) for arg in node.args)
     return False
 
@@ -48,7 +48,7 @@ def _plain(node: Node) -> bool:
     """Names, their sums, products and powers, without any coefficient."""
     if _is_name(node):
         return True
-    if isinstance(node, Call) and node.op in ("+", "*", "neg", "/", "abs"):
+    if isinstance(node, Call) and node.op in ("+", "*", "neg", "/", "abs", "cup", "cap"):
         return all(_plain(arg) for arg in node.args)
     return isinstance(node, Call) and node.op == "^" and _plain(node.args[0]) and isinstance(node.args[1], Num)
 

@@ -39,7 +39,7 @@ _PART_OF = (
 )
 # What directly before a number makes it something else than the answer.
 _BEFORE = re.compile(
-    rf"(?:\b(?:than|between|and|or|least|most|over|under|above|below|beyond|past|near|nearly|almost|about"
+    rf"(?:\b(?:than|between|and|or|the|these|those|least|most|over|under|above|below|beyond|past|near|nearly|almost|about"
     rf"|around|roughly"
     rf"|approximately|approx\.?|twice|thrice|double|triple|half|times|minus|plus|modulo|mod|within|until"
     rf"|through|versus|vs"
@@ -62,7 +62,7 @@ _STATES = re.compile(
 )
 _COMPUTED = re.compile(r"[=≈]\s*[*$(]*$")
 _ASIDE = re.compile(
-    r"\b(?:in|after|for|of|out of|of the|per|from|with|at|over|on|to make|and|by|than)(?: the)?$", re.IGNORECASE
+    r"\b(?:in|after|for|of|out of|of the|per|from|with|at|over|on|to make|and|by|than|between)(?: the)?$", re.IGNORECASE
 )
 _BOUND = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt|leq|geq|in)(?![a-z])")
 _CONDITION = re.compile(
@@ -79,6 +79,7 @@ _OPERAND = re.compile(
 )
 _COMPARED = re.compile(r"\b(?:than|less|fewer)\b", re.IGNORECASE)
 _UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|percent|per cent|pct)(?:\^\d|²|³)?)(?![\w^])")
+_NAMED = re.compile(r"\b([a-zA-Z]) is (?=[-\d$])")
 _SUBORDINATE = re.compile(
     r"^\W*(?:since|because|as|if|when|after|given|with|of|out of|in|at|for|so|then|by|from|from the|among)\b",
     re.IGNORECASE,
@@ -152,6 +153,9 @@ def stated(sentence: str, *, last: tuple[int, int] | None = None) -> str | None:
     numbers = [m for m in NUMBER.finditer(sentence) if not any(s <= m.start() < e for s, e, _ in pieces)]
     items = sorted([(s, e, content) for s, e, content in pieces] + [(m.start(), m.end(), m.group()) for m in numbers])
     if not items:
+        return None
+    names = _NAMED.findall(sentence)
+    if len(set(names)) > 1 and not _SUBORDINATE.match(sentence):
         return None
     if whole := _LISTED.search(sentence):
         return whole.group(1).replace("$", "")

@@ -17,7 +17,7 @@ _CALCULUS = re.compile(
     r"|pi|sqrt|to|ln|log|sin|cos|tan|exp|binom)(?![a-zA-Z])|\\[,;:! ]"
 )
 _INDEXED = re.compile(r"\\(?:sum|prod)(?:\\limits)?\s*_\s*\{\s*([a-z])\s*(?:=|\\in)")
-_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*(\d)\s*(\d)")
+_SHORT_FRACTION = re.compile(r"\\[dt]?frac\s*([\da-z])\s*([\da-z])")
 
 
 def handle(payload: bytes) -> bytes:
