@@ -287,7 +287,9 @@ def _from_spans(text: str, pieces: list[tuple[int, int, str]]) -> Extracted:
         before = _SENTENCES.split(text[:start])[-1] or ""
         after = (_SENTENCES.split(text[end:])[0] or "").rstrip(".")
         said = stated(before + text[start:end] + after)
-        return Extracted(said.strip(" .,;\n") if said else None, "last maths span" if said else "the last expression is hedged")
+        return Extracted(
+            said.strip(" .,;\n") if said else None, "last maths span" if said else "the last expression is hedged"
+        )
     return Extracted(_join(pieces, run).strip(" .,;\n"), "last maths span")
 
 
