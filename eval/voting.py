@@ -37,22 +37,24 @@ def literal(responses: Sequence[str]) -> list[str | None]:
 def maths(responses: Sequence[str]) -> list[str | None]:
     """Classes of mathematical answers, by the checker that verifies them: 1/2 and 0.5 vote together.
 
-    >>> maths([r"\\boxed{\\frac12}", "The answer is 0.5.", r"\\boxed{3}", ""])
-    ['\\\\frac12', '\\\\frac12', '3', None]
-    """
-    from llmrl.rewards.math_answer import final_answer, verify_answer
+    Two answers are one class if each is right where the other is the gold, so that classes do not depend on the order
+    of the responses; a class is named by its shortest member.
 
-    classes: dict[str, str] = {}  # an answer as written -> the name of its class
-    named: list[str | None] = []
-    for response in responses:
-        answer = final_answer(response)
-        if answer is None:
-            named.append(None)
-            continue
-        if answer not in classes:
-            same = (
-                name for name in dict.fromkeys(classes.values()) if verify_answer(f"\\boxed{{{answer}}}", name).correct
-            )
-            classes[answer] = next(same, answer)
-        named.append(classes[answer])
-    return named
+    >>> maths([r"\\boxed{\\frac12}", "The answer is 0.5.", r"\\boxed{3}", ""])
+    ['0.5', '0.5', '3', None]
+    """
+    from llmrl.rewards.math_answer import final_answer
+
+    answers = [final_answer(response) for response in responses]
+    named: dict[str, str] = {}  # an answer as written -> the name of its class, filled in an order of its own
+    for answer in sorted({text for text in answers if text is not None}, key=lambda text: (len(text), text)):
+        agreeing = (name for name in dict.fromkeys(named.values()) if _agree(name, answer))
+        named[answer] = next(agreeing, answer)
+    return [None if answer is None else named[answer] for answer in answers]
+
+
+def _agree(one: str, other: str) -> bool:
+    """Whether the checker takes each for the other: 0.333 is right for 1/3's rounding, and is not 1/3."""
+    from llmrl.rewards.math_answer import verify_answer
+
+    return all(verify_answer(f"\\boxed{{{x}}}", y).correct is True for x, y in ((one, other), (other, one)))

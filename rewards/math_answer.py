@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from llmrl.rewards.exact_number import parse_number
 from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
-from llmrl.rewards.maths.judge import CALCULUS, judge
+from llmrl.rewards.maths.judge import CALCULUS, approximate, judge, split_list
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
@@ -135,6 +135,15 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
     return correct, reason, ()
 
 
+def _within(answer: str, gold: str, tolerance: float) -> bool:
+    """Whether every number of the answer, in order, lies within `tolerance` of the gold's; never for other text."""
+    pairs = [[approximate(part) for part in split_list(text)] for text in (answer, gold)]
+    numbers = [value for side in pairs for value in side]
+    if len(pairs[0]) != len(pairs[1]) or None in numbers:
+        return False
+    return all(abs(x - y) <= tolerance for x, y in zip(*pairs))  # type: ignore[operator]
+
+
 def _asks_for_percent(question: str) -> bool:
     """Whether a question wants a percentage, and does not just mention one.
 
@@ -149,12 +158,14 @@ class MathAnswer:
     """1.0 if the completion's final answer equals `prompt.answer`, 0.0 if not, None if the gold cannot be read.
 
     strict and timeout_s as in `verify_answer`. A completion that ran out of tokens only counts with a closed box.
-    Where the question asks for a percentage, "20%" and "20" are the same answer. Flags: those of `Verdict`, and
+    Where the question asks for a percentage, "20%" and "20" are the same answer. tolerance: name of a column that holds
+    an absolute tolerance (OlympiadBench's `error`); an empty or missing value means none. Flags: those of `Verdict`, and
     "truncated".
     """
 
     timeout_s: float = 5.0
     strict: bool = False
+    tolerance: str = ""
 
     def __call__(self, trajectory: Trajectory) -> Score:
         gold, text = trajectory.prompt.answer, trajectory.text
@@ -163,6 +174,9 @@ class MathAnswer:
         if verdict.correct is not None and verdict.extracted and _asks_for_percent(trajectory.prompt.text):
             verdict = self._as_percent(verdict, gold)
         correct, reason = verdict.correct, verdict.reason
+        allowed = trajectory.prompt.columns.get(self.tolerance)
+        if correct is False and verdict.extracted and allowed and _within(verdict.extracted, gold, float(allowed)):
+            correct, reason = True, f"within {allowed}"
         if correct and truncated and "box" not in text:
             correct, reason = False, "the completion was cut before it committed to an answer"
         flags = (*verdict.flags, "truncated") if truncated else verdict.flags

@@ -52,18 +52,21 @@ class ExactMatch:
 
 
 _CHOICE_PHRASE = re.compile(
-    r"\b(?:answer|choice|option|solution)(?:\s+(?:is|choice|option))*"
-    r"\s*[:=]?\s*(?:is\s+)?[\s*_]*\(?([A-Za-z])\)?(?![A-Za-z])",
+    r"\b(?:answer|choice|option|solution|pick|choose|select)(?:\s+(?:is|choice|option))*"
+    r"\s*[:=]?\s*(?:is\s+)?[\s*_$]*(?:\\(?:text|textbf|mathrm|mathbf)\s*\{)?\(?([A-Za-z])\)?(?![A-Za-z'])",
     re.IGNORECASE,
 )
+
+
+_NAMES_LETTER = re.compile(r"(?<![A-Za-z\\])[A-Z](?![A-Za-z])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChoiceLetter:
     """1.0 if the chosen letter is `prompt.answer`, else 0.0; None if the gold is not one of `letters`.
 
-    Read from, in this order: the last box, the last "answer is X", a final text that is only a letter or begins with
-    "(X)", "X." or "X)". A text that names several letters in that place chooses none.
+    Read from, in this order: the last box that names a letter, the last "answer is X" or "pick X", a final text that is
+    only a letter or begins with "(X)", "X." or "X)". A text that names several letters in that place chooses none.
     """
 
     letters: str = "ABCDE"
@@ -77,8 +80,9 @@ class ChoiceLetter:
         said = final_text(text[-LONGEST:])
         if not said:
             return ""
-        if boxes := boxes_of(said):
-            inner = re.sub(r"\\(?:textbf|text|mathrm|mathbf)\s*", "", boxes[-1][2])
+        boxes = [re.sub(r"\\(?:textbf|text|mathrm|mathbf)\s*", "", box) for _, _, box in boxes_of(said)]
+        if boxes and _NAMES_LETTER.search(boxes[-1]):
+            inner = boxes[-1]
             return self._only(re.sub(r"[{}()\s.$]", "", inner)) or self._leading(
                 inner.replace("{", "").replace("}", "")
             )
@@ -107,7 +111,8 @@ class ChoiceLetter:
         )
 
     def validate(self) -> None:
-        full = ["B", "(B)", "The answer is (B).", "\\boxed{B}", "\\boxed{\\text{(B)}}", "B) 45", "Answer: **B**"]
+        full = ["B", "(B)", "The answer is (B).", "\\boxed{B}", "\\boxed{\\text{(B)}}", "B) 45", "Answer: **B**",
+                "Answer: $B", "So \\boxed{12}. Answer: B", "I pick B."]  # fmt: skip
         expect(self, "B", full=full, none=["", "A", "A or B", "A, B, C, D", "The answer is B or C.", "<think>B"])
 
 

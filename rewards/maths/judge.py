@@ -10,7 +10,7 @@ import re
 
 from llmrl.rewards.boxes import balanced, boxes_of
 from llmrl.rewards.maths.compare import same
-from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Relation, Words
+from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Quantity, Relation, Words
 from llmrl.rewards.maths.parse import Parser
 from llmrl.rewards.maths.read import Unreadable, clean, thousands_readings, tokenize
 from llmrl.rewards.maths.relations import concluded
@@ -244,6 +244,28 @@ def _can_be_read(text: str) -> bool:
         return bool(readings(text))
     except (Unreadable, RecursionError):
         return False
+
+
+def split_list(text: str) -> list[str]:
+    """The parts of a plain list of answers: "1, 2" has two. Commas in brackets do not count.
+
+    >>> split_list("1.2, (3, 4)")
+    ['1.2', '(3, 4)']
+    """
+    return [part.strip() for part in re.split(r",\s+(?![^()\[\]]*[)\]])", text.strip(" $"))]
+
+
+def approximate(text: str) -> float | None:
+    """The value of an answer that is one number, None for anything else. Plain and rational arithmetic only."""
+    try:
+        found = readings(text)
+        node = found[0] if found else None
+        if isinstance(node, Relation) and node.ops == ("=",):
+            node = node.sides[1]
+        value = rational(node.value if isinstance(node, Quantity) else node) if node is not None else None
+    except (Unreadable, RecursionError, TooLarge, Undefined):
+        return None
+    return None if value is None or abs(value) > 10**300 else float(value)
 
 
 def _judge_labelled(gold: re.Match[str], answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:
