@@ -68,7 +68,7 @@ def readings(text: str) -> list[Node]:
     plain = re.sub(r"^(?:on|in|at) (?=[a-z]+$)", "", plain)
     if plain in _PHRASES:
         return [_PHRASES[plain]]
-    word = re.fullmatch(r"[A-Za-z]{5,}|(?=[a-z]*[aeiou])[A-Za-z]{3,}", plain)  # zyx is a product
+    word = re.fullmatch(r"[A-Za-z]{5,}|(?![abcdpqrxyz]+$)(?=[a-z]*[aeiou])[A-Za-z]{3,}", plain)  # zyx is a product
     if "\\" not in _TEXT.sub("", cleaned) and word and plain not in ("infinity", "inf"):
         tokens = tokenize(_TEXT.sub(r"\1", cleaned))
         if not (len(tokens) == 1 and tokens[0].kind == "name") and not _number_word(plain):

@@ -224,6 +224,8 @@ def _command(p: Grammar, name: str) -> Node:
     if name == "mathbb":
         return Name("bb" + p.take().text) if not p.is_op("{") else _blackboard(p)
     if name in ("angle", "triangle", "measuredangle"):
+        if not p.starts_factor():
+            return Name(name)
         return Name(f"{name} {_letters(p.argument())}")
     if name == "underline" and p.is_op("{") and (inside := p.peek(1)) is not None and inside.kind == "num":
         return p.argument()

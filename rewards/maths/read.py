@@ -258,6 +258,7 @@ def clean(text: str) -> str:
     text = text.replace("\\$", " \\usd ")
     text = re.sub(r"\$\s*(?=[\d.])(?![^$]*\$)", r" \\usd ", text).replace("$", " ")
     text = _CURRENCY.sub(lambda m: f" \\{CURRENCIES[m.group().lstrip(chr(92))]} ", text)
+    text = re.sub(r"^\\text\s*\{\s*(USD|EUR|GBP|Rs\.?)\s*\}\s*(?=\d)", r"\1 ", text)
     text = re.sub(r"^(?:USD|US\$|US \\usd)\s*(?=\d)", r" \\usd ", text)
     text = re.sub(r"^Rs\.?\s*(?=\d)", r" \\inr ", text)
     text = _CLOCK.sub(lambda m: f"{m.group(1)} \\text{{{m.group(2).lower()}m}}", text.replace("{:}", ":"))

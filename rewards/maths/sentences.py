@@ -35,11 +35,11 @@ _CITED = (
 )
 _PART_OF = (
     r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiples?|factors?|divisors?|powers?|roots?"
-    r"|square|cube|double|triple|percent|%|out|rest|fraction|logarithm|reciprocal|inverse|instead|each|none|all|any"
+    r"|square|cube|double|triple|percent|%|out|digits?|sum|product|difference|rest|fraction|logarithm|reciprocal|inverse|instead|each|none|all|any"
 )
 # What directly before a number makes it something else than the answer.
 _BEFORE = re.compile(
-    rf"(?:\b(?:than|between|and|or|the|these|those|least|most|over|under|above|below|beyond|past|near|nearly|almost|about"
+    rf"(?:\b(?:than|between|and|or|the|first|last|next|previous|these|those|least|most|over|under|above|below|beyond|past|near|nearly|almost|about"
     rf"|around|roughly"
     rf"|approximately|approx\.?|twice|thrice|double|triple|half|times|minus|plus|modulo|mod|within|until"
     rf"|through|versus|vs"
@@ -181,6 +181,8 @@ def _says(before: str, said: str, after: str, *, others: bool) -> bool:
     """Whether the words around a number or a maths span let it stand as the answer."""
     computed = _COMPUTED.search(before) is not None
     if _OPERAND.search(after) or (_COMPARED.search(after) and not computed) or not re.search(r"\d|\\[a-z]|=", said):
+        return False
+    if re.search(r"\bthan or equal to\W*$", before):
         return False
     if computed or _STATES.search(before):
         return True

@@ -12,32 +12,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
-WANTED = {"=": True, "!": False, "?": None}
-
-
-def cases(file: Path):
-    """(category, question, gold, response, wanted, held out) of every line."""
-    category = ""
-    for line in file.read_text(encoding="utf-8").splitlines():
-        if line.startswith("@ "):
-            category = line[2:]
-        elif category and line:
-            held = bool(hashlib.sha256(line.encode()).digest()[0] & 1)
-            gold, _, answer = line[2:].partition(" ::")
-            question = ""
-            if category.startswith("asked"):
-                question, _, answer = answer.strip().partition(" ::")
-            whole = category.startswith(("raw", "asked"))
-            response = answer[1:].replace("\\n", "\n") if whole else f"So it is \\boxed{{{answer[1:]}}}."
-            yield category, question, gold.strip(), response, WANTED[line[0]], held
+from tests.rewards.test_math_answer import read_cases
 
 
 def ours(question, gold, response):
-    from llmrl.rewards.math_answer import MathAnswer
-    from llmrl.rewards.validation import trajectory_of
+    from tests.rewards.test_math_answer import marked
 
-    value = MathAnswer()(trajectory_of(response, gold, question=question)).value
-    return None if value is None else value == 1.0
+    return marked(question, gold, response)[0]
 
 
 def library(question, gold, response):
@@ -62,7 +43,8 @@ def main() -> None:
     check = {"ours": ours, "library": library}[checker]
     counts: dict[str, Counter] = {"with a box": Counter(), "without a box": Counter()}
     slowest = 0.0
-    for category, question, gold, response, wanted, held in cases(file):
+    for line, category, question, gold, response, wanted in read_cases(file):
+        held = bool(hashlib.sha256(line.encode()).digest()[0] & 1)
         if half != "all" and held != (half == "held"):
             continue
         start = time.monotonic()

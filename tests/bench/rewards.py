@@ -42,14 +42,14 @@ def programs(isolation: str, *, count: int = 60, threads: int = 2) -> float:
 
 
 def case_table() -> None:
-    """Category, cases, agreement and false acceptances of tests/rewards/math_cases.txt."""
-    from tests.rewards.test_math_answer import read_cases
+    """Category, cases, agreement and false acceptances of the tables in tests/rewards."""
+    from tests.rewards.test_math_answer import TABLE, marked
 
     total: Counter[str] = Counter()
     right: Counter[str] = Counter()
     fooled: Counter[str] = Counter()
-    for category, gold, response, wanted in read_cases():
-        verdict = verify_answer(response, gold).correct
+    for _, category, question, gold, response, wanted in TABLE:
+        verdict = marked(question, gold, response)[0]
         for name in (category.removeprefix("second table: "), "all"):
             total[name] += 1
             right[name] += verdict is wanted
