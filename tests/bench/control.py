@@ -1,10 +1,10 @@
 """Controllers against each other and stable-baselines3: `python -m tests.bench.control` (resumable, prints its table).
 
-pendulum    Pendulum-v1, 4,000 steps: stable-baselines3's SAC, ours, and each member of the family as one change to ours
-discrete    CartPole-v1, 5,000 steps: discrete SAC, and stable-baselines3's DQN (its SAC has no discrete actions)
+pendulum    Pendulum-v1, 3,000 steps: stable-baselines3's SAC, ours, and each member of the family as one change to ours
+discrete    CartPole-v1, 4,000 steps: discrete SAC, and stable-baselines3's DQN (its SAC has no discrete actions)
 low_data    80 decisions of a made-up training run: which parts help, against constant, random and bandit
 objectives  a two-objective toy with a known Pareto front: hypervolume against the true one
-speed       seconds per update against stable-baselines3's SAC, taking turns in one process
+speed       CPU seconds per update against stable-baselines3's SAC, taking turns in one process
 
 Both sides have two hidden layers of 64, batch 64, learning rate 1e-3, gamma 0.99, tau 0.005, one update a step after 100
 random ones, and no evaluation but the returns of training: of the last five episodes (pendulum) or fifteen (discrete).
@@ -18,6 +18,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,10 @@ from llmrl.control.gym import Interface, train
 RESULTS = Path("runs/control/results.jsonl")
 SEEDS = range(5)
 NETWORK: dict[str, Any] = {"hidden": (64, 64), "batch_size": 64, "learning_rate": 1e-3}
-STEPS = {"pendulum": 4000, "discrete": 5000}
+STEPS = {"pendulum": 3000, "discrete": 4000}
 ENVIRONMENT = {"pendulum": "Pendulum-v1", "discrete": "CartPole-v1"}
 LAST = {"pendulum": 5, "discrete": 15}
 FAMILY: dict[str, dict[str, Any]] = {
-    "SAC": {},
     "DSAC-T (released_2024)": {"distributional": "released_2024"},
     "PMOE (2 experts, max)": {"experts": 2},
     "PMOE (2 experts, all)": {"experts": 2, "expert_update": "all"},
@@ -53,17 +53,17 @@ def run_ours(task: str, changes: dict[str, Any], seed: int) -> Row:
     see = Interface(env.observation_space, env.action_space)
     config = benchmark(**{**NETWORK, **changes})
     agent = SAC(obs_size=see.obs_size, actions=see.actions, config=config, seed=seed)
-    begin = time.perf_counter()
+    begin = time.process_time()
     returns = train(agent, env, steps=STEPS[task], seed=seed).returns
-    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.perf_counter() - begin}
+    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.process_time() - begin}
 
 
 def run_sb3(task: str, seed: int) -> Row:
-    begin = time.perf_counter()
+    begin = time.process_time()
     model, monitor = sb3_model(task, seed)
     model.learn(STEPS[task])
     returns = monitor.get_episode_rewards()
-    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.perf_counter() - begin}
+    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.process_time() - begin}
 
 
 def sb3_model(task: str, seed: int) -> tuple[Any, Any]:
@@ -83,39 +83,43 @@ def sb3_model(task: str, seed: int) -> tuple[Any, Any]:
 
 
 def run_speed(seed: int) -> Row:
-    """Milliseconds of an update, ours and stable-baselines3's, medians of ten turns of 50; same networks and batch."""
+    """CPU milliseconds of an update, ours and stable-baselines3's, medians of six turns of 40; same networks and batch."""
     judge, _ = sb3_model("pendulum", seed)
-    judge.learn(400)
+    judge.learn(150)
     env = gymnasium.make("Pendulum-v1")
     agent = SAC(obs_size=3, actions=Actions(size=1), config=benchmark(**NETWORK), seed=seed)
-    train(agent, env, steps=400, seed=seed)
+    train(agent, env, steps=150, seed=seed)
     turns: dict[str, list[float]] = {"ours": [], "sb3": []}
-    for _ in range(10):
+    for _ in range(6):
         for name, work in (
-            ("ours", lambda: [agent.update() for _ in range(50)]),
-            ("sb3", lambda: judge.train(gradient_steps=50, batch_size=64)),
+            ("ours", lambda: [agent.update() for _ in range(40)]),
+            ("sb3", lambda: judge.train(gradient_steps=40, batch_size=64)),
         ):
-            begin = time.perf_counter()
+            begin = time.process_time()
             work()
-            turns[name].append((time.perf_counter() - begin) / 50 * 1e3)
+            turns[name].append((time.process_time() - begin) / 40 * 1e3)
     ours, theirs = (statistics.median(turns[name]) for name in ("ours", "sb3"))
     return {"score": theirs / ours, "ours_ms": ours, "sb3_ms": theirs}
 
 
 def jobs() -> list[tuple[str, str, int, Callable[[], Row]]]:
-    """(task, contestant, seed, what to run), a whole round of contestants for each seed."""
+    """(task, contestant, seed, what to run), a whole round for each seed, the family last."""
     from tests.bench import control_low_data, control_objectives
 
     found: list[tuple[str, str, int, Callable[[], Row]]] = []
+    small = [*control_low_data.jobs(), *control_objectives.jobs()]
     for seed in SEEDS:
-        found.append(("pendulum", "stable-baselines3 SAC", seed, lambda seed=seed: run_sb3("pendulum", seed)))
-        for name, changes in FAMILY.items():
-            found.append(("pendulum", name, seed, lambda c=changes, seed=seed: run_ours("pendulum", c, seed)))
-        found.append(("discrete", "stable-baselines3 DQN", seed, lambda seed=seed: run_sb3("discrete", seed)))
-        found.append(("discrete", "discrete SAC", seed, lambda seed=seed: run_ours("discrete", {}, seed)))
-        found.append(("speed", "sb3 time / our time", seed, lambda seed=seed: run_speed(seed)))
-    found += [(task, name, seed, work) for task, name, seed, work in control_low_data.jobs()]
-    found += [(task, name, seed, work) for task, name, seed, work in control_objectives.jobs()]
+        found.append(("speed", "stable-baselines3's time / ours", seed, partial(run_speed, seed)))
+        found.append(("pendulum", "stable-baselines3 SAC", seed, partial(run_sb3, "pendulum", seed)))
+        found.append(("pendulum", "SAC", seed, partial(run_ours, "pendulum", {}, seed)))
+        found += [job for job in small if job[2] == seed]
+        found.append(("discrete", "stable-baselines3 DQN", seed, partial(run_sb3, "discrete", seed)))
+        found.append(("discrete", "discrete SAC", seed, partial(run_ours, "discrete", {}, seed)))
+    found += [
+        ("pendulum", name, seed, partial(run_ours, "pendulum", changes, seed))
+        for seed in SEEDS
+        for name, changes in FAMILY.items()
+    ]
     return found
 
 
@@ -132,7 +136,7 @@ def stored() -> list[Row]:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    print("| task | contestant | score (95 % interval) | seeds | seconds |\n|---|---|---|---|---|")
+    print("| task | contestant | score (95 % interval) | seeds | CPU s |\n|---|---|---|---|---|")
     for task, name in dict.fromkeys((row["task"], row["name"]) for row in rows):
         own = [row for row in rows if (row["task"], row["name"]) == (task, name)]
         mean, half = interval([row["score"] for row in own])
@@ -140,10 +144,27 @@ def print_table(rows: Sequence[Row]) -> None:
         print(f"| {task} | {name} | {mean:.4g} ± {half:.2g} | {len(own)} | {seconds:.1f} |")
 
 
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """The low-data task's contestants with their intervals, best on top."""
+    from matplotlib.figure import Figure
+
+    names = dict.fromkeys(row["name"] for row in rows if row["task"] == "low_data")
+    found = {name: interval([row["score"] for row in rows if row["name"] == name]) for name in names}
+    order = sorted(found, key=lambda name: found[name][0])
+    figure = Figure(figsize=(7, 0.28 * len(order) + 1), layout="constrained")
+    axes = figure.subplots()
+    centres, halves = zip(*(found[name] for name in order), strict=True)
+    axes.errorbar(centres, range(len(order)), xerr=halves, fmt="o", capsize=3)
+    axes.set_yticks(range(len(order)), order)
+    axes.set_xlabel("mean progress of the last 40 of 80 decisions (0 is perfect), 95 % interval over seeds")
+    figure.savefig(path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one task")
     parser.add_argument("--report", action="store_true", help="print the table of what was run")
+    parser.add_argument("--plot", type=Path, help="also draw the low-data task to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
@@ -151,13 +172,15 @@ def main() -> None:
     for task, name, seed, work in [] if options.report else jobs():
         if (task, name, seed) in done or options.only not in (None, task):
             continue
-        begin = time.perf_counter()
+        begin = time.process_time()
         row = {"task": task, "name": name, "seed": seed, "seconds": 0.0, **work()}
-        row["seconds"] = row["seconds"] or time.perf_counter() - begin
+        row["seconds"] = row["seconds"] or time.process_time() - begin
         with RESULTS.open("a") as file:
             file.write(json.dumps(row) + "\n")
         print(f"{task} {name} seed {seed}: {row['score']:.4g}", flush=True)
     print_table(stored())
+    if options.plot is not None:
+        plot(stored(), options.plot)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from llmrl.control.config import Actions, SACConfig
 from llmrl.control.controllers import Bandit, Chooser, Constant, Knob, KnobController, Learner, Random
 from llmrl.control.yann import Piecewise, saturated_law
 
-DECISIONS, SEEDS = 80, range(10)
+DECISIONS, SEEDS = 80, range(5)
 KNOBS = (
     Knob(name="clip", low=0.1, high=10.0, default=1.0, log=True),
     Knob(name="noise", low=0.0, high=2.0, default=1.0),
@@ -48,9 +49,9 @@ def best(t: float) -> tuple[float, float]:
     return x, -x / 2
 
 
-def run(chooser: Chooser, seed: int) -> dict[str, float]:
+def run(make: Callable[[], Chooser], seed: int) -> dict[str, float]:
     draw = np.random.default_rng(seed)
-    controller = KnobController(knobs=KNOBS, fields=FIELDS, reward="gain", chooser=chooser)
+    controller = KnobController(knobs=KNOBS, fields=FIELDS, reward="gain", chooser=make())
     gains, gain = [], 0.0
     for step in range(DECISIONS):
         t = step / DECISIONS
@@ -74,7 +75,7 @@ def learner(changes: Mapping[str, Any], seed: int) -> Learner:
 def _remember_an_earlier_run(into: Learner, seed: int) -> None:
     """80 transitions of random control with another seed, as an earlier run would have left them."""
     earlier = Learner(fields=len(FIELDS), knobs=len(KNOBS), config=SACConfig(warmup=10_000), seed=seed)
-    run(earlier, seed)
+    run(lambda: earlier, seed)
     held = earlier.agent.replay.state()
     for i in range(int(held["added"])):
         into.agent.remember(
@@ -94,13 +95,12 @@ def known_law(seed: int) -> Learner:
 def jobs() -> list[tuple[str, str, int, Callable[[], dict[str, float]]]]:
     found: list[tuple[str, str, int, Callable[[], dict[str, float]]]] = []
     for seed in SEEDS:
-        found += [
-            ("low_data", "constant (defaults)", seed, lambda s=seed: run(Constant(), s)),
-            ("low_data", "random", seed, lambda s=seed: run(Random(seed=s), s)),
-            ("low_data", "bandit", seed, lambda s=seed: run(Bandit(knobs=2, seed=s), s)),
-            ("low_data", "known law (YANN)", seed, lambda s=seed: run(known_law(s), s)),
-        ]
-        found += [
-            ("low_data", name, seed, lambda c=changes, s=seed: run(learner(c, s), s)) for name, changes in PARTS.items()
-        ]
+        plain: dict[str, Callable[[], Chooser]] = {
+            "constant (defaults)": Constant,
+            "random": partial(Random, seed=seed),
+            "bandit": partial(Bandit, knobs=2, seed=seed),
+            "known law (YANN)": partial(known_law, seed),
+            **{name: partial(learner, changes, seed) for name, changes in PARTS.items()},
+        }
+        found += [("low_data", name, seed, partial(run, make, seed)) for name, make in plain.items()]
     return found

@@ -7,6 +7,7 @@ is Pareto-optimal, and on the convex hull, so linear preferences can find all te
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -18,7 +19,7 @@ from llmrl.control.config import benchmark
 from llmrl.control.gmorl import PreferenceEnv, hypervolume, pareto_front
 from llmrl.control.gym import Interface, train
 
-CELLS, STEPS, REFERENCE, SEEDS = 10, 5000, (0.0, -1.1), range(5)
+CELLS, STEPS, REFERENCE, SEEDS = 10, 4000, (0.0, -1.1), range(5)
 
 
 class Line(gymnasium.Env[Any, Any]):
@@ -69,7 +70,7 @@ def run(seed: int, *, steps: int = STEPS) -> dict[str, float]:
 
 def jobs() -> list[tuple[str, str, int, Callable[[], dict[str, float]]]]:
     return [
-        ("objectives", name, seed, lambda s=seed, n=steps: run(s, steps=n))
+        ("objectives", name, seed, partial(run, seed, steps=steps))
         for seed in SEEDS
         for name, steps in (("share of hypervolume, untrained", 0), ("share of hypervolume", STEPS))
     ]
