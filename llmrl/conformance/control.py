@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from llmrl.conformance.measure import Finding, difference_quotient, gap
-from llmrl.control import losses
+from llmrl.control import losses, pmoe, rlpd, symphony
 
 B, K, D = 5, 3, 2
 GAMMA, ALPHA, TAU, H = 0.9, 0.3, 0.2, -2.0
@@ -65,8 +65,8 @@ ROWS |= {"values": 1, "online": 1, "std": 1, "z": 1}
 
 
 def cases() -> list[Case]:
-    """Every public function of `llmrl.control.losses`, DSAC-T's loss once a form."""
-    return [*_actor_cases(), *_critic_cases(), *_distributional_cases(), *_mixture_cases()]
+    """Every public function of `llmrl.control.losses`, DSAC-T's loss once a form, and the family's other pure ones."""
+    return [*_actor_cases(), *_critic_cases(), *_distributional_cases(), *_mixture_cases(), *_family_cases()]
 
 
 def _actor_cases() -> list[Case]:
@@ -220,6 +220,59 @@ def _mixture_cases() -> list[Case]:
             fast=lambda x: losses.gate_loss(x["weights"], x["expert_values"]),
             slow=gate,
             wrt=("weights",),
+        ),
+    ]
+
+
+def _family_cases() -> list[Case]:
+    ways: tuple[rlpd.Aggregation, ...] = ("min", "mean", "max", "lcb", "ucb")
+    updates: tuple[pmoe.ExpertUpdate, ...] = ("max", "all")
+
+    def one_value(how: str, x: Mapping[str, Any]) -> list[float]:
+        columns = list(zip(*x["values"], strict=True))
+        sign = {"lcb": -1.0, "ucb": 1.0}
+        if how in sign:
+            return [statistics.fmean(q) + sign[how] * statistics.pstdev(q) for q in columns]
+        return [min(q) if how == "min" else max(q) if how == "max" else statistics.fmean(q) for q in columns]
+
+    def advantage(x: Mapping[str, Any]) -> float:
+        rho, before, total = (math.sqrt(5) - 1) / 2, abs(x["log_alpha"]), 0.0
+        for q in x["target"]:
+            running = rho * before + (1 - rho) * q
+            change = (q - running) / max(abs(running), 1.0)
+            total -= abs(change) * math.tanh(change / 2)
+        return total / B
+
+    def mixture(experts: str, x: Mapping[str, Any]) -> float:
+        total = 0.0
+        for w, p, q in zip(x["weights"], x["us"], x["expert_values"], strict=True):
+            best, each = q.index(max(q)), [ALPHA * row[0] - value for row, value in zip(p, q, strict=True)]
+            total += each[best] if experts == "max" else math.fsum(a * b for a, b in zip(w, each, strict=True))
+            total += math.fsum((w[k] - (k == best)) ** 2 for k in range(K)) + 0.01 * math.fsum(
+                a * math.log(a) for a in w
+            )
+        return total / B
+
+    def one_loss(experts: pmoe.ExpertUpdate, x: Inputs) -> Tensor:
+        logprob = x["us"][..., 0]
+        return pmoe.mixture_actor_loss(x["weights"], logprob, x["expert_values"], alpha=ALPHA, experts=experts)[0]
+
+    def aggregated(how: rlpd.Aggregation, x: Inputs) -> Tensor:
+        return rlpd.aggregate(x["values"], how)
+
+    return [
+        *(
+            Case(name=f"aggregate {how}", fast=partial(aggregated, how), slow=partial(one_value, how), wrt=("values",))
+            for how in ways
+        ),
+        *(
+            Case(name=f"mixture_actor_loss {way}", fast=partial(one_loss, way), slow=partial(mixture, way))
+            for way in updates
+        ),
+        Case(
+            name="temporal_advantage_loss",
+            fast=lambda x: symphony.temporal_advantage_loss(x["target"], x["log_alpha"].abs())[0],
+            slow=advantage,
         ),
     ]
 

@@ -24,7 +24,7 @@ def test_every_function_is_its_definition():
     assert [result for result in results if not result.passed] == []
     public = {name for name, f in vars(losses).items() if getattr(f, "__module__", "") == losses.__name__}
     public = {name for name in public if not name.startswith("_") and callable(getattr(losses, name))}
-    assert public == {case.name.split()[0] for case in cases()}
+    assert public <= {case.name.split()[0] for case in cases()}
 
 
 def test_squashed_logprob_by_hand():
