@@ -32,7 +32,6 @@ START_S = 60.0
 RUNGS = ("namespaces", "seccomp")
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime")
 _ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
-_RUNS = {"tester": "tester"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 
 
@@ -258,9 +257,8 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
 @functools.cache
 def runner_source(role: str = "function") -> str:
     """The trusted half that is sent into a box: how values travel, then what this role does with them."""
-    texts = [
-        (HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", "standins", _RUNS.get(role, "runner"))
-    ]
+    own = ("witness", "tester") if role == "tester" else ("runner",)
+    texts = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", "standins", *own)]
     lines = [line for line in "\n".join(texts).splitlines() if not line.startswith(("from llmrl.", "from __future__"))]
     return "from __future__ import annotations\n" + "\n".join(lines)
 

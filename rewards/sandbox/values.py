@@ -138,7 +138,7 @@ def decode(data: Any, opaque: Any = None) -> Any:
         return range(*content)
     if tag == "type" and content in _BUILTIN_TYPES:
         return _BUILTIN_TYPES[content]
-    if tag == "ndarray":
+    if tag == "ndarray" and opaque is not None:  # only in a sandboxed process, whose memory is limited
         return _array(*content)
     if tag in ("callback", "own") and opaque is not None:
         return opaque(content, tag)
