@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 COMMANDS = {"cli.py", "compose.py"}  # with commands/: whatever may name rewards and benchmarks
 OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
+# From the ground up: a module or folder imports those before it, and nothing after it. A new one takes its place here.
+FLOORS = [
+    "types", "errors", "importing", "nearest", "atomic", "seeding", "memory", "batch", "settings", "rewards",
+    "data", "policy", "hardware", "automatic", "credit", "losses_outcome", "losses", "algos", "envs", "rollout",
+    "train", "stages", "privacy", "control", "report", "eval", "start",
+    "launcher", "sizing", "step_time", "conformance", "compose", "commands", "cli", "__main__",
+]  # fmt: skip
 
 
 def modules(folder):
@@ -113,3 +121,72 @@ def test_nothing_outside_imports_the_insides_of_the_sandbox():
         for file in modules(folder):
             if file.parent != package:
                 assert not [name for name in imports(file) if any(within(name, one) for one in inside)], file
+
+
+# --- inside llmrl/, the symlinks to rewards/ and eval/ included ---
+
+
+@cache
+def graph():
+    """Module -> the modules of ours that it imports: at once, inside functions, or for its types."""
+    names = {}
+    for folder in ("llmrl", *OWN):
+        for file in modules(folder):
+            parts = file.relative_to(ROOT / folder).with_suffix("").parts
+            names[".".join([OWN.get(folder, folder), *parts]).removesuffix(".__init__")] = file
+    return {name: set(imported(file, names)) - {name, "llmrl"} for name, file in names.items()}
+
+
+def imported(file, known):
+    """The modules of `known` that a file imports; `from llmrl.eval import metrics` is about llmrl.eval.metrics alone."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            whole = [f"{node.module}.{alias.name}" for alias in node.names]
+            found = [name if name in known else node.module for name in whole]
+        else:
+            continue
+        yield from (name for name in found if name in known)
+
+
+def floor(name):
+    return name.split(".")[1]
+
+
+def circles(edges):
+    """Sets of nodes that reach one another."""
+    reach = {node: set(found) for node, found in edges.items()}
+    for middle in edges:
+        for node in edges:
+            if middle in reach[node]:
+                reach[node] |= reach[middle]
+    return {frozenset(other for other in reach[node] if node in reach[other]) for node in edges if node in reach[node]}
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": {"a"}}) == {frozenset("bc")}
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circles(graph()) == set()
+
+
+def test_no_folders_import_each_other_in_a_circle():
+    edges = {floor(name): set() for name in graph() if name != "llmrl"}
+    for name, found in graph().items():
+        if name != "llmrl":
+            edges[floor(name)] |= {floor(other) for other in found} - {floor(name)}
+    assert circles(edges) == set()
+
+
+def test_every_module_has_its_floor_and_imports_nothing_of_a_higher_one():
+    edges = {name: found for name, found in graph().items() if name != "llmrl"}
+    assert {floor(name) for name in edges} <= set(FLOORS), "give the new module or folder its place in FLOORS"
+    climbs = [
+        f"{name} -> {other}"
+        for name, found in edges.items()
+        for other in found
+        if FLOORS.index(floor(other)) > FLOORS.index(floor(name))
+    ]
+    assert not climbs, climbs
