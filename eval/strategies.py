@@ -15,6 +15,7 @@ from itertools import combinations
 
 from llmrl.errors import EvalError
 from llmrl.eval.metrics import maj_at_k
+from llmrl.nearest import nearest
 from llmrl.seeding import generator
 
 SUBSETS = 1024  # of k samples that a weighted vote looks at; of fewer it looks at all
@@ -51,14 +52,10 @@ def find_strategies(names: Sequence[str], *, scorers: bool) -> tuple[Strategy, .
 
 
 def _imported(name: str) -> Strategy:
-    from difflib import get_close_matches
-
     from llmrl.rewards.border import load_object
 
     if ":" not in name:
-        near = get_close_matches(name, STRATEGIES, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(STRATEGIES)}, or package.module:function"
-        raise EvalError(f"unknown strategy {name!r}; {hint}")
+        raise EvalError(f"unknown strategy {name!r}; {nearest(name, [*STRATEGIES, 'package.module:function'])}")
     try:
         return Strategy(name=name.rpartition(":")[2], choose=load_object(name))
     except ValueError as error:

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from llmrl.errors import ConfigError
+from llmrl.nearest import nearest
 from llmrl.seeding import generator
-from llmrl.settings.explain import nearest
 from llmrl.settings.load import load_recipe
 from llmrl.settings.recipe import Recipe
 

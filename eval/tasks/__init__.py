@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from pathlib import Path
 
 from llmrl.errors import EvalError
 from llmrl.eval.task import Task
+from llmrl.nearest import nearest
 
 TASKS = {
     "addition": "generated:ADDITION",
@@ -43,9 +43,7 @@ def find_task(name: str) -> Task:
 
         return task_from_file(Path(name))
     if name not in TASKS:
-        near = difflib.get_close_matches(name.lower().replace("-", ""), TASKS, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"known: {', '.join(TASKS)}"
-        raise EvalError(f"unknown task {name!r}; {hint}")
+        raise EvalError(f"unknown task {name!r}; {nearest(name, TASKS)}")
     module, _, attribute = TASKS[name].partition(":")
     task: Task = getattr(importlib.import_module(f"llmrl.eval.tasks.{module}"), attribute)
     return task

@@ -13,7 +13,6 @@ verified as maths.
 
 from __future__ import annotations
 
-import difflib
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from llmrl.errors import EvalError
 from llmrl.eval.task import Question, Source, Task, column, identity, text
 from llmrl.eval.tasks.competition_math import MATH
+from llmrl.nearest import nearest
 
 
 class TaskFile(BaseModel):
@@ -82,9 +82,7 @@ def _explain(problem: Any) -> str:
     key = ".".join(map(str, problem["loc"])) or "task"
     if problem["type"] != "extra_forbidden":
         return f"{key}: {problem['msg'].removeprefix('Value error, ')}"
-    near = difflib.get_close_matches(key, TaskFile.model_fields, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(TaskFile.model_fields)}"
-    return f"unknown key {key!r}; {hint}"
+    return f"unknown key {key!r}; {nearest(key, TaskFile.model_fields)}"
 
 
 def _task(file: TaskFile, folder: Path) -> Task:

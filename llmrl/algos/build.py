@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Needs, Warns
 from llmrl.errors import ConfigError
-from llmrl.settings.explain import nearest, plain_message
+from llmrl.nearest import nearest
+from llmrl.settings.explain import plain_message
 from llmrl.settings.recipe import Recipe
 
 

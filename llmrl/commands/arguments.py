@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from llmrl.nearest import closest
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
@@ -17,8 +18,8 @@ def _existing_run(run: Path) -> Path:
         return run
     if run.is_dir():
         raise FileNotFoundError(f"{run} is not a run folder: it holds no recipe.yaml and no metrics.jsonl")
-    near = get_close_matches(run.name, [path.name for path in run.parent.glob("*/")], n=1)
-    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / near[0]}?" if near else ""))
+    close = closest(run.name, (path.name for path in run.parent.glob("*/")))
+    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / close}?" if close else ""))
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=_existing_run)]

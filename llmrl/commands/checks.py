@@ -74,9 +74,9 @@ def check_rewards(
     from llmrl.compose import rewards_of
     from llmrl.data.source import load_train_eval
     from llmrl.errors import ConfigError
+    from llmrl.nearest import nearest
     from llmrl.rewards.check import check_rows
     from llmrl.seeding import key
-    from llmrl.settings.explain import nearest
     from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import glob
 import json
 import os
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import DataError
+from llmrl.nearest import closest
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -47,8 +47,8 @@ def find_files(source: str) -> list[Path]:
         raise DataError(f"no file matches {source}")
     if not path.parent.is_dir():
         raise DataError(f"no such data file: {source} (there is no folder {path.parent})")
-    near = difflib.get_close_matches(path.name, [item.name for item in path.parent.iterdir()], n=2)
-    guess = f"; did you mean {' or '.join(str(path.parent / name) for name in near)}?" if near else ""
+    close = closest(path.name, (item.name for item in path.parent.iterdir()))
+    guess = f"; did you mean {path.parent / close}?" if close else ""
     raise DataError(f"no such data file: {source}{guess}")
 
 

@@ -10,7 +10,6 @@ sets of strings, whose order Python changes from process to process (those need 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from typing import Any
 
 from llmrl.data.generators import RawRow
 from llmrl.errors import DataError
+from llmrl.nearest import nearest
 from llmrl.seeding import key
 
 PREFIX = "reasoning_gym:"
@@ -41,15 +41,11 @@ def gym_rows(source: str, args: dict[str, Any], seed: int) -> Callable[[int], Ra
         raise DataError(f"{source} needs a package that is missing ({error.name}): pip install 'llmrl[gym]'") from error
     task = source.removeprefix(PREFIX)
     if task not in DATASETS:
-        near = difflib.get_close_matches(task, DATASETS, n=3)
-        guess = f"did you mean {' or '.join(near)}?" if near else f"it has {', '.join(sorted(DATASETS))}"
-        raise DataError(f"reasoning-gym has no task {task!r}; {guess}")
+        raise DataError(f"reasoning-gym has no task {task!r}; {nearest(task, DATASETS)}")
     knobs = [field.name for field in dataclasses.fields(DATASETS[task][1]) if field.name not in ("seed", "size")]
     for knob in args:
         if knob not in knobs:
-            near = difflib.get_close_matches(knob, knobs, n=1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            raise DataError(f"{source} has no knob {knob!r}; {guess}It has {', '.join(knobs)}")
+            raise DataError(f"{source} has no knob {knob!r}; {nearest(knob, knobs)}")
     if task in HASH_ORDERED and not os.environ.get("PYTHONHASHSEED", "").isdigit():
         raise DataError(
             f"{source} makes other rows in every process unless Python's hash seed is fixed, so a run could not be "

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llmrl.errors import DataError
+from llmrl.nearest import closest
 from llmrl.settings.data import template_parts
 
 HELD_OUT_FRACTION = 0.1
@@ -90,8 +90,8 @@ def _from_template(record: Mapping[str, Any], columns: Mapping[str, str], templa
 
 
 def _near(name: str, record: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(name, [str(key) for key in record], n=2, cutoff=0.5)
-    guess = f"; did you mean {' or '.join(near)}?" if near else ""
+    close = closest(name, map(str, record))
+    guess = f"; did you mean {close!r}?" if close else ""
     return f" (the row has {', '.join(map(str, record)) or 'none'}){guess}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.errors import DataError
+from llmrl.nearest import closest, nearest
 from llmrl.seeding import generator
 from llmrl.settings.data import DataConfig, EvalDataConfig
 
@@ -147,9 +147,7 @@ def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -
     knobs = [item.name for item in inspect.signature(make).parameters.values() if item.kind is item.KEYWORD_ONLY]
     for knob, value in args.items():
         if knob not in knobs:
-            near = difflib.get_close_matches(knob, knobs, n=1)
-            guess = f"did you mean {near[0]}? " if near else ""
-            raise DataError(f"generator {name} has no knob {knob!r}; {guess}It has {', '.join(knobs)}")
+            raise DataError(f"generator {name} has no knob {knob!r}; {nearest(knob, knobs)}")
         if type(value) is not int:
             raise DataError(f"knob {knob} of generator {name} must be a whole number, not {value!r}")
 
@@ -162,10 +160,10 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
     elif Path(config.source).expanduser().is_dir():
         raise DataError(f"{config.source} is a folder; name its files, for example {config.source.rstrip('/')}/*.jsonl")
     else:
-        near = difflib.get_close_matches(config.source, GENERATORS, n=2)
-        guess = f"did you mean {' or '.join(near)}? " if near else ""
+        close = closest(config.source, GENERATORS)
+        guess = f" (did you mean {close!r}?)" if close else ""
         raise DataError(
-            f"unknown data source {config.source!r}: {guess}It may be a generator ({', '.join(GENERATORS)}), "
+            f"unknown data source {config.source!r}{guess}: it may be a generator ({', '.join(GENERATORS)}), "
             "a .jsonl, .json or .parquet file, or a hub id such as org/name"
         )
     for place, default_id, record in records:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmrl.errors import ConfigError
-from llmrl.settings.explain import nearest
+from llmrl.nearest import nearest
 
 # Name -> what it keeps whole on every device, and what it shares out.
 BACKENDS: Mapping[str, str] = {

@@ -13,7 +13,6 @@ The cache is `cache_dir`, else $LLMRL_CACHE, else ~/.cache/llmrl. Nothing heavy 
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib.util
 import json
@@ -30,6 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from llmrl.errors import CatalogError
+from llmrl.nearest import nearest
 
 MANIFEST = "llmrl-manifest.json"
 FORMAT = 1  # raise it when the conversion changes: cached folders of an older format are rebuilt
@@ -162,9 +162,7 @@ def pull(name: str, *, cache_dir: Path | str | None = None, report: Report | Non
 
 
 def _unknown_name(name: str) -> str:
-    near = difflib.get_close_matches(name.lower(), MODELS, n=3, cutoff=0.4)
-    guess = f"did you mean {' or '.join(near)}?" if near else f"the catalog holds {', '.join(MODELS)}."
-    return f"unknown model {name!r}: {guess} (A folder or a hub id such as org/name works too.)"
+    return f"unknown model {name!r}; {nearest(name, MODELS)} (A folder or a hub id such as org/name works too.)"
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
+from llmrl.nearest import nearest
 from llmrl.policy.attention import same_attention_again
-from llmrl.settings.explain import nearest
 from llmrl.settings.model import LoraConfig, ModelConfig
 
 Named = Iterable[tuple[str, Tensor]]

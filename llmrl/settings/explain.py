@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+
+from llmrl.nearest import nearest
 
 # Starts of pydantic's error types -> what was expected, in words for people who do not know pydantic.
 PLAIN_WORDS = {
@@ -83,14 +84,3 @@ def _section_of(annotation: Any) -> Any:
     """The section model inside `Section | None` or `dict[str, Section]`."""
     inner = [annotation, *getattr(annotation, "__args__", ())]
     return next((kind for kind in inner if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
-
-
-def nearest(name: str, known: Sequence[str]) -> str:
-    """ "did you mean 'x'?" if something known is near (a swap of letters is nearest), else the list of what is known.
-
-    >>> nearest("gpro", ["grpo", "gspo"]), nearest("sleep", ["grpo", "gspo"])
-    ("did you mean 'grpo'?", 'known: grpo, gspo')
-    """
-    swapped = [word for word in known if sorted(word) == sorted(name)]
-    close = swapped or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(sorted(known))}"

@@ -8,7 +8,6 @@ to do.
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ import yaml
 from pydantic import ValidationError
 
 from llmrl.errors import ConfigError
-from llmrl.settings.explain import explain, nearest
+from llmrl.nearest import closest, nearest
+from llmrl.settings.explain import explain
 from llmrl.settings.recipe import Recipe
 
 
@@ -102,10 +102,9 @@ def recipes_folder() -> Path:
 
 def _missing(file: Path) -> str:
     packaged = sorted(str(p.relative_to(recipes_folder().parent)) for p in recipes_folder().rglob("*.yaml"))
-    close = difflib.get_close_matches(str(file), packaged, n=1, cutoff=0.5)
-    return f"no recipe at {file}" + (
-        f"; did you mean {close[0]}?" if close else "; `llmrl recipes` lists what there is"
-    )
+    close = closest(str(file), packaged)
+    hint = f"did you mean {close}?" if close else "`llmrl recipes` lists what there is"
+    return f"no recipe at {file}; {hint}"
 
 
 def _override(data: dict[str, Any], text: str) -> None:

@@ -16,8 +16,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from llmrl.nearest import nearest
 from llmrl.settings.data import DataConfig, EvalDataConfig
-from llmrl.settings.explain import nearest
 from llmrl.settings.section import Section
 
 REFERENCE = "stage:"  # how a reward's argument names the model of a stage
