@@ -65,10 +65,10 @@ OVERRIDES = [
     ("reward.exact.name=broken:f", ["reward.exact", "broken:f", "SyntaxError"]),
     ("reward.exact.args.oops=1", ["reward.exact.args", "'oops'"]),
     ("model.path=/no/such/folder", ["/no/such/folder"]),
-    ("model.path=smolm2-135m", ["smolm2-135m", "did you mean smollm2-135m?"]),
-    ("data.source=adition", ["adition", "did you mean addition"]),
+    ("model.path=smolm2-135m", ["smolm2-135m", "did you mean 'smollm2-135m'?"]),
+    ("data.source=adition", ["adition", "did you mean 'addition'"]),
     ("data.source=nothere.jsonl", ["nothere.jsonl"]),
-    ("data.args.hgih=3", ["hgih", "did you mean high?"]),
+    ("data.args.hgih=3", ["hgih", "did you mean 'high'?"]),
 ]
 
 

@@ -71,7 +71,7 @@ def launch(
     """
     from llmrl.errors import ConfigError
     from llmrl.launcher.slurm import SlurmSettings
-    from llmrl.settings.load import load_recipe
+    from llmrl.settings.load import find_recipe, load_recipe
 
     for one, other, names in ((slurm, ray, "--slurm and --ray"), (resume, fresh, "--resume and --fresh")):
         if one and other:
@@ -87,7 +87,7 @@ def launch(
     job = _Job(
         recipe=loaded,
         topology=chosen,
-        arguments=("train", str(recipe.absolute() if slurm or ray else recipe), *changes),
+        arguments=("train", str(find_recipe(recipe).absolute() if slurm or ray else recipe), *changes),
         options=("--resume",) * resume + ("--fresh",) * fresh,
         slurm=SlurmSettings(
             time=time, grace_s=grace_s, cores_per_process=cores or 8, partition=partition, account=account,

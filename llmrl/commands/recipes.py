@@ -14,7 +14,9 @@ def recipes() -> None:
 
     from llmrl.settings.load import recipes_folder
 
-    table = Table("recipe", "what it does")
+    table = Table()
+    table.add_column("recipe", no_wrap=True)  # it is typed as it stands here
+    table.add_column("what it does")
     for file in sorted(recipes_folder().rglob("*.yaml")):
         name = file.relative_to(recipes_folder().parent)
         table.add_row(str(name), str(yaml.safe_load(file.read_text()).get("description", "")))

@@ -43,6 +43,7 @@ def replay(
 
     keep_freed_memory()
     quiet_transformers()
+    from llmrl.settings.load import find_recipe
     from llmrl.stages.folder import policy_source
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
@@ -50,7 +51,7 @@ def replay(
     recipe = stored_recipe(run)
     sources = sources_of(recipe)
     sources = replace(sources, policy=policy_source(recipe, sources.policy))
-    algorithm = build_algorithm(algo_section(algo) if algo else recipe.algo)
+    algorithm = build_algorithm(algo_section(find_recipe(algo)) if algo else recipe.algo)
     found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources)
     table = Table(f"step {step}", "recorded", "replayed")
     shown = [*COMPARED, *sorted(name for name in found.replayed if name not in COMPARED)]

@@ -23,14 +23,12 @@ from llmrl.settings.recipe import Recipe
 
 
 def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
-    """Read a YAML recipe and apply `section.key=value` overrides (values are YAML).
+    """Read a YAML recipe (a file, or a name of `llmrl recipes`) and apply `section.key=value` overrides (YAML values).
 
     Raises ConfigError: missing file (with the nearest recipe), bad YAML, unknown key (with the nearest name), a value
     of the wrong type, or a rule between sections.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise ConfigError(_missing(file))
+    file = find_recipe(path)
     try:
         data = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -40,6 +38,21 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     for text in overrides or []:
         _override(data, text)
     return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
+
+
+def find_recipe(path: str | Path) -> Path:
+    """The file at `path`; failing that, the packaged recipe of this name, as `llmrl recipes` prints it. Raises ConfigError.
+
+    >>> find_recipe("recipes/arithmetic/grpo.yaml").is_file()
+    True
+    """
+    file = Path(path)
+    if file.is_file():
+        return file
+    packaged = recipes_folder().parent / file
+    if packaged in recipes_folder().rglob("*.yaml"):
+        return packaged
+    raise ConfigError(_missing(file))
 
 
 def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:

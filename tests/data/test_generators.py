@@ -120,7 +120,7 @@ def test_addition_draws_every_pair_about_equally():
 @pytest.mark.parametrize(
     ("source", "args", "words"),
     [
-        ("addition", {"hihg": 9}, "did you mean high"),
+        ("addition", {"hihg": 9}, "did you mean 'high'"),
         ("addition", {"high": "9"}, "whole number"),
         ("addition", {"high": True}, "whole number"),
         ("addition", {"low": 5, "high": 4}, "low=5 is above high=4"),
@@ -130,7 +130,7 @@ def test_addition_draws_every_pair_about_equally():
         ("countdown", {"count": 1}, "count=1"),
         ("countdown", {"high": 1}, "high=1"),
         ("countdown", {"count": 2, "target_high": 0}, "target_high=0"),
-        ("additon", {}, "did you mean addition"),
+        ("additon", {}, "did you mean 'addition'"),
     ],
 )
 def test_wrong_knobs_are_named(source, args, words):

@@ -65,8 +65,8 @@ def test_gym_data_splits_without_leaks(gym):
 @pytest.mark.parametrize(
     ("source", "args", "words"),
     [
-        ("reasoning_gym:chain_sun", {}, "no task 'chain_sun'; did you mean chain_sum"),
-        ("reasoning_gym:chain_sum", {"max_term": 3}, "no knob 'max_term'; did you mean max_terms"),
+        ("reasoning_gym:chain_sun", {}, "no task 'chain_sun'; did you mean 'chain_sum'"),
+        ("reasoning_gym:chain_sum", {"max_term": 3}, "no knob 'max_term'; did you mean 'max_terms'"),
         ("reasoning_gym:chain_sum", {"seed": 3}, "no knob 'seed'"),
         ("reasoning_gym:chain_sum", {"min_terms": 5, "max_terms": 2}, "refuses .*max_terms must be >= min_terms"),
         ("reasoning_gym:chain_sum", {"max_terms": "a"}, "refuses"),

@@ -83,7 +83,7 @@ def test_blank_lines_and_a_byte_order_mark_are_fine(tmp_path):
         (b'{"prompt": "a"', "invalid JSON, Expecting ',' delimiter at column 15"),
         (b"[1, 2]", "a row must be an object with named columns, not list"),
         (b'"text"', "not str"),
-        (b'{"promt": "a"}', "no column prompt, problem, question .*has promt.*did you mean promt"),
+        (b'{"promt": "a"}', "no column prompt, problem, question .*has promt.*did you mean 'promt'"),
         (b"{}", "the row has none"),
         (b'{"prompt": ""}', "column 'prompt' is empty"),
         (b'{"prompt": " \\n "}', "column 'prompt' is empty"),
@@ -114,7 +114,7 @@ def test_a_malformed_row_is_reported_with_file_line_and_reason(tmp_path, line, r
 
 def test_a_mapped_column_that_is_missing_names_the_nearest(tmp_path):
     path = write_lines(tmp_path / "a.jsonl", {"prompt": "a", "solution": "1"})
-    with pytest.raises(DataError, match=r"a\.jsonl:1: no column 'solutoin'.*did you mean solution"):
+    with pytest.raises(DataError, match=r"a\.jsonl:1: no column 'solutoin'.*did you mean 'solution'"):
         in_order(path, columns={"answer": "solutoin"})
 
 

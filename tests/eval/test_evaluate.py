@@ -126,7 +126,7 @@ def test_a_base_model_runs_in_plain_mode_with_a_note(tmp_path: Path) -> None:
         (Options(max_length=10), ["addition"], "the longest prompt has"),
         (Options(), [], "no task"),
         (Options(), ["addition", "addition"], "named twice"),
-        (Options(), ["adition"], "did you mean addition"),
+        (Options(), ["adition"], "did you mean 'addition'"),
         (Options(shots=2), ["addition"], "no worked examples"),
     ],
 )

@@ -109,7 +109,7 @@ def test_benchmarks_do_not_touch_training(tmp_path: Path, tiny_model: Path) -> N
 @pytest.mark.parametrize(
     ("tasks", "reason"),
     [
-        (["adition"], "eval.tasks: unknown task 'adition'; did you mean addition"),
+        (["adition"], "eval.tasks: unknown task 'adition'; did you mean 'addition'"),
         (["addition", "addition"], "named twice"),
         ([{"name": "addition", "max_tokens": 400}], r"needs \d+ tokens .* more than model.max_length=128"),
         ([{"name": "addition", "samples": 2, "temperature": 0}], "would all be the same"),

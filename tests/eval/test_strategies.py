@@ -204,7 +204,7 @@ def test_strategies_are_found_by_name_or_import_path() -> None:
     assert [one.name for one in find_strategies((), scorers=True)] == ["best_of_n", "weighted_vote", "majority"]
     (own,) = find_strategies(("tests.eval.test_strategies:first_of_all",), scorers=True)
     assert own.choose(["a"], [0.0], [True], 1) == 1.0
-    with pytest.raises(EvalError, match="did you mean best_of_n"):
+    with pytest.raises(EvalError, match="did you mean 'best_of_n'"):
         find_strategies(("best_of_m",), scorers=True)
     with pytest.raises(EvalError, match="best_of_n chooses by a score; give --scorer"):
         find_strategies(("best_of_n",), scorers=False)

@@ -174,7 +174,8 @@ def test_a_task_is_registered_under_its_own_name_and_its_settings_make_sense(nam
 
 
 @pytest.mark.parametrize(
-    ("name", "hint"), [("gms8k", "did you mean gsm8k"), ("GSM8K", "gsm8k"), ("math-500", "math500"), ("zzz", "known: ")]
+    ("name", "hint"),
+    [("gms8k", "did you mean 'gsm8k'"), ("GSM8K", "gsm8k"), ("math-500", "math500"), ("zzz", "known: ")],
 )
 def test_an_unknown_task_says_what_may_have_been_meant(name: str, hint: str) -> None:
     with pytest.raises(EvalError, match=hint):
@@ -272,7 +273,7 @@ def test_a_yaml_task_file_reads_its_data_with_its_own_columns(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("name: a\ndata: x.jsonl\ntemplat: b", "unknown key 'templat'; did you mean template"),
+        ("name: a\ndata: x.jsonl\ntemplat: b", "unknown key 'templat'; did you mean 'template'"),
         ("name: a", "either data .* or hub"),
         ("name: a\ndata: x.jsonl\nhub: o/n", "either data .* or hub"),
         ("name: a\ndata: x.jsonl\nsamples: 0", "samples: "),

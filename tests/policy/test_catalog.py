@@ -380,9 +380,9 @@ def test_names_folders_and_hub_ids_resolve(tmp_path, monkeypatch):
     assert resolve(str(good)) == good
     assert resolve("HuggingFaceTB/SmolLM2-135M-Instruct") == "HuggingFaceTB/SmolLM2-135M-Instruct"
     for wrong, reason in {
-        "smollm2": "unknown model 'smollm2': did you mean smollm2-135m",
-        "SmolLM2-135M": "did you mean smollm2-135m",
-        "gpt": r"unknown model 'gpt': the catalog holds .*smollm2-135m",
+        "smollm2": "unknown model 'smollm2'; did you mean 'smollm2-135m'",
+        "SmolLM2-135M": "did you mean 'smollm2-135m'",
+        "gpt": r"unknown model 'gpt'; known: .*smollm2-135m",
         "./nothing": "there is no folder ./nothing",
         "a/b/c": "there is no folder a/b/c",
         "runs/a": r"folder without config\.json.*did you mean runs/a/checkpoints/step-000050/policy",
@@ -392,7 +392,7 @@ def test_names_folders_and_hub_ids_resolve(tmp_path, monkeypatch):
     }.items():
         with pytest.raises(CatalogError, match=reason):
             resolve(wrong)
-    with pytest.raises(CatalogError, match="did you mean smollm2-135m"):
+    with pytest.raises(CatalogError, match="did you mean 'smollm2-135m'"):
         pull("smollm2-135")
 
 

@@ -152,7 +152,7 @@ def test_other_column_names_are_mapped_and_a_typo_in_them_is_told(tmp_path):
     data = stored(tmp_path, *many(lambda n: {"question": f"q{n}", "reply": "fine"}))
     found = examples(recipe(data={**data, "columns": {"completion": "reply"}}))
     assert tiny_tokenizer().decode(found.train[0]["input_ids"]).endswith("fine<|end|>")
-    with pytest.raises(DataError, match=r"no column 'replay'.*did you mean reply"):
+    with pytest.raises(DataError, match=r"no column 'replay'.*did you mean 'reply'"):
         examples(recipe(data={**data, "columns": {"completion": "replay"}}))
     with pytest.raises(DataError, match=r"no column 'completion' or 'answer'.*data\.columns\.completion"):
         examples(recipe(data=data))
