@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmrl.atomic import write_text
 from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan, with_dtype
@@ -229,7 +230,5 @@ def _environment() -> dict[str, str]:
 
 
 def _write(path: Path, results: Results) -> None:
-    temporary = path.with_suffix(".tmp")
     content = json.dumps(results.model_dump(), indent=2, ensure_ascii=False) + "\n"
-    temporary.write_text(content, "utf-8", errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it
-    temporary.replace(path)
+    write_text(path, content, errors="backslashreplace")  # a lone surrogate becomes JSON's escape of it

@@ -7,13 +7,13 @@ settings is refused. The order of the lines is the order in which questions fini
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from llmrl.atomic import replacing
 from llmrl.errors import EvalError
 
 SCHEMA = "llmrl.eval.samples/1"
@@ -128,12 +128,8 @@ def open_records(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Bina
             shown = "; ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now" for name in differing[:4])
             raise EvalError(f"{path} was written with other settings ({shown}); choose another --out, or --restart")
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
+    with replacing(path, sync=True) as temporary, temporary.open("wb") as file:
         file.write(_line({"schema": SCHEMA, "settings": wanted}))
         file.writelines(to_line(record) for record in done)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
     with path.open("ab") as file:
         yield file, done

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from llmrl.atomic import write_text
 from llmrl.errors import EvalError
 from llmrl.eval.records import Record, Sample, read_records
 from llmrl.eval.results import Metric, Results, TaskResult, read_results, right
@@ -40,7 +41,7 @@ def write_reports(folders: Sequence[Path], *, out: Path | None = None) -> list[P
     paths = []
     for name, content in (("report.md", markdown(many)), ("report.html", page(folders, many))):
         path = target / name
-        path.write_text(content, encoding="utf-8", errors="backslashreplace")
+        write_text(path, content, errors="backslashreplace")
         paths.append(path)
     return paths
 

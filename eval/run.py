@@ -20,7 +20,8 @@ from llmrl.errors import EngineError
 from llmrl.eval.prompts import response_of
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.task import Mode, Task
-from llmrl.rewards.border import load_object, load_reward, score_all
+from llmrl.importing import load
+from llmrl.rewards.border import load_reward, score_all
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Reward, Sampling, Score, Trajectory
@@ -73,7 +74,7 @@ class Judge:
         if self.task.vote is None:
             return [None] * len(responses), ""
         try:
-            return load_object(self.task.vote)(responses), ""
+            return load(self.task.vote, key="vote")(responses), ""
         except Exception as error:  # noqa: BLE001 - one of the three borders: an eval item
             return [None] * len(responses), f"{type(error).__name__}: {str(error)[:200]}"
 

@@ -15,6 +15,7 @@ from itertools import combinations
 
 from llmrl.errors import EvalError
 from llmrl.eval.metrics import maj_at_k
+from llmrl.importing import load
 from llmrl.nearest import nearest
 from llmrl.seeding import generator
 
@@ -52,14 +53,9 @@ def find_strategies(names: Sequence[str], *, scorers: bool) -> tuple[Strategy, .
 
 
 def _imported(name: str) -> Strategy:
-    from llmrl.rewards.border import load_object
-
     if ":" not in name:
         raise EvalError(f"unknown strategy {name!r}; {nearest(name, [*STRATEGIES, 'package.module:function'])}")
-    try:
-        return Strategy(name=name.rpartition(":")[2], choose=load_object(name))
-    except ValueError as error:
-        raise EvalError(f"strategy {error}") from error
+    return Strategy(name=name.rpartition(":")[2], choose=load(name, key="strategy"))
 
 
 def best_of_k(scores: Sequence[float], correct: Sequence[float], k: int | None = None) -> float:

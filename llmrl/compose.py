@@ -105,9 +105,8 @@ def rewards_of(recipe: Recipe) -> Any:
             raise ConfigError(f"reward.{name}: {error}") from error
         except TypeError as error:
             raise ConfigError(f"reward.{name}.args: {error}") from error
-        except (ImportError, SyntaxError) as error:
-            kind = type(error).__name__
-            raise ConfigError(f"reward.{name}: {section.name} cannot be imported: {kind}: {error}") from error
+        except ImportError as error:
+            raise ConfigError(f"reward.{name}: {section.name} needs a package that is missing: {error}") from error
         if is_trl_reward(part):
             part = TRLReward(function=part)
         parts[name] = _isolated(section, part) if section.isolated else part

@@ -1,4 +1,4 @@
-"""Objects by import path, "package.module:name": how recipes name what is code."""
+"""Objects by import path, "package.module:name": how recipes name what is code. The one loader of the whole code base."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from llmrl.errors import ConfigError
 
 
 def load(path: str, *, key: str = "name") -> Any:
-    """What `path` names. Raises ConfigError, which speaks of the recipe's `key`: no such module or attribute, or its import
-    fails.
+    """What `path` names. Raises ConfigError, which speaks of the setting `key`: not of this form, no such module or name,
+    or the import fails.
+
+    >>> load("llmrl.importing:load").__name__
+    'load'
     """
-    module, _, attribute = path.partition(":")
-    if not module or not attribute:
-        raise ConfigError(f"{key}={path!r} is no import path; write package.module:name")
+    module_name, _, name = path.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"{key}={path!r} is not of the form 'package.module:name'")
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, SyntaxError) as error:
+        module = importlib.import_module(module_name)
+    except (ImportError, SyntaxError) as error:
         raise ConfigError(f"{key}={path!r} cannot be imported: {type(error).__name__}: {error}") from error
+    if not hasattr(module, name):
+        raise ConfigError(f"{key}={path!r}: {module_name} has no {name!r}")
+    return getattr(module, name)

@@ -15,11 +15,11 @@ one prompt id together, but perhaps not all groups; a reward with the attribute 
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, cast, runtime_checkable
 
+from llmrl.importing import load
 from llmrl.types import Reward, Score, StatusKind, Trajectory
 
 
@@ -96,27 +96,9 @@ def score_all(reward: Reward, trajectories: Sequence[Trajectory]) -> list[Score]
     return scores
 
 
-def load_object(path: str) -> Any:
-    """`"package.module:name"` -> the object. Raises ValueError with what is wrong.
-
-    >>> load_object("llmrl.rewards.border:describe").__name__
-    'describe'
-    """
-    module_name, _, name = path.partition(":")
-    if not module_name or not name:
-        raise ValueError(f"{path!r} is not of the form 'package.module:name'")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"{path!r}: cannot import {module_name}: {error}") from error
-    if not hasattr(module, name):
-        raise ValueError(f"{path!r}: {module_name} has no {name!r}")
-    return getattr(module, name)
-
-
 def load_reward(path: str, options: Mapping[str, Any] | None = None) -> Reward:
     """Build a reward from its import path: a class is called with `options`, a plain function is taken as it is."""
-    target = load_object(path)
+    target = load(path)
     if isinstance(target, type):
         return cast(Reward, target(**(options or {})))
     if options:

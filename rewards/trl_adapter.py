@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.rewards.border import describe, failed, load_object
+from llmrl.importing import load
+from llmrl.rewards.border import describe, failed
 from llmrl.types import Score, Trajectory
 
 _RESERVED = ("prompt", "completion", "completion_ids", "prompts", "completions")
@@ -83,7 +84,7 @@ class TRLReward:
 
     def __post_init__(self) -> None:
         if isinstance(self.function, str):
-            object.__setattr__(self, "function", load_object(self.function))
+            object.__setattr__(self, "function", load(self.function, key="function"))
         if not callable(self.function):
             raise ValueError(f"function={self.function!r} cannot be called")
 

@@ -332,11 +332,11 @@ class WorkerPool:
 
 def serve(handler: str, inp: int, out: int) -> None:
     """The child's loop: read a request, call the handler, write its answer; ends when the parent closes the pipe."""
-    from llmrl.rewards.border import load_object
+    from llmrl.importing import load
 
     sys.setrecursionlimit(20_000)
     threading.stack_size(256 << 20)
-    function = load_object(handler)
+    function = load(handler, key="handler")
 
     def loop() -> None:
         with os.fdopen(inp, "rb") as source, os.fdopen(out, "wb") as target:

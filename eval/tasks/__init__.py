@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 
 from llmrl.errors import EvalError
 from llmrl.eval.task import Task
+from llmrl.importing import load
 from llmrl.nearest import nearest
 
 TASKS = {
@@ -44,6 +44,5 @@ def find_task(name: str) -> Task:
         return task_from_file(Path(name))
     if name not in TASKS:
         raise EvalError(f"unknown task {name!r}; {nearest(name, TASKS)}")
-    module, _, attribute = TASKS[name].partition(":")
-    task: Task = getattr(importlib.import_module(f"llmrl.eval.tasks.{module}"), attribute)
+    task: Task = load(f"llmrl.eval.tasks.{TASKS[name]}")
     return task

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Needs, Warns
 from llmrl.errors import ConfigError
+from llmrl.importing import load
 from llmrl.nearest import nearest
 from llmrl.settings.explain import plain_message
 from llmrl.settings.recipe import Recipe
@@ -123,11 +123,7 @@ def warnings(recipe: Recipe, algo: Algorithm) -> list[str]:
 
 
 def _load(path: str) -> Any:
-    module, _, attribute = path.partition(":")
-    try:
-        kind = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"algo.name={path!r} cannot be imported: {error}") from error
+    kind = load(path, key="algo.name")
     if not dataclasses.is_dataclass(kind):
         raise ConfigError(f"algo.name={path!r} is not a dataclass; an algorithm's fields are its hyper-parameters")
     return kind

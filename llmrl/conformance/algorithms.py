@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.batch import Algorithm, Batch, Loss, Output
 from llmrl.conformance.cases import PER_TOKEN, garbage_batch, garbage_output, random_batch, random_output
 from llmrl.conformance.measure import Finding, difference_quotient, gap
+from llmrl.importing import load
 from llmrl.train.collate import joined
 
 # Fields without which a method or preset does not run, or does not show what it can do.
@@ -77,8 +77,7 @@ OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log
 def build(name: str, **changes: Any) -> Algorithm:
     """The algorithm or preset `name` with fields changed."""
     method, preset = PRESETS.get(name, (name, {}))
-    module, _, attribute = ALGORITHMS[method].partition(":")
-    algo: Algorithm = getattr(import_module(module), attribute)(**{**preset, **changes})
+    algo: Algorithm = load(ALGORITHMS[method])(**{**preset, **changes})
     return algo
 
 

@@ -8,8 +8,8 @@ from llmrl.envs import ENVIRONMENTS
 from llmrl.envs.host import Hosted, Inline, Maker
 from llmrl.errors import ConfigError
 from llmrl.importing import load
+from llmrl.nearest import nearest
 from llmrl.settings.env import EnvConfig
-from llmrl.settings.explain import nearest
 
 
 def open_host(config: EnvConfig) -> Inline | Hosted:

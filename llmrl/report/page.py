@@ -8,6 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from llmrl.atomic import write_text
 from llmrl.report.embedded import RIGHT_FROM, embedded_samples
 from llmrl.report.figures import distributions, metric_columns
 from llmrl.report.html import document
@@ -33,9 +34,7 @@ def write_report(run: Path) -> Path:
     """Write `run/report.html` and return its path. Works on a run that is still going on. Raises as read_run."""
     data = read_run(run)
     file = run / "report.html"
-    part = run / "report.html.part"
-    part.write_text(page(data), encoding="utf-8", errors="replace")  # a lone surrogate is no reason to fail
-    part.replace(file)
+    write_text(file, page(data), errors="replace")  # a lone surrogate is no reason to fail
     return file
 
 

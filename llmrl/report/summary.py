@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from llmrl.atomic import replacing
 from llmrl.report.read import NOT_PHASES, Run, finite, full_summary, phases, read_run, series
 
 if TYPE_CHECKING:
@@ -150,9 +151,8 @@ def plot_curves(run: Path) -> Path:
     _draw_learning(learning, data)
     _draw_times(times, data)
     file = run / "curves.png"
-    part = run / "curves.part.png"
-    figure.savefig(part)
-    part.replace(file)
+    with replacing(file) as part:
+        figure.savefig(part, format="png")
     return file
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from llmrl.atomic import replacing
 from llmrl.types import Ending, Media, Prompt, Score, Status, StatusKind, Trajectory
 
 MEDIA = "media"  # the folder of pictures beside the files
@@ -62,9 +63,8 @@ def write_rollouts(file: Path, trajectories: Sequence[Trajectory], advantages: S
     for trajectory in trajectories:
         for shown in (trajectory.prompt, trajectory.final):
             _write_media(file.parent / MEDIA, shown.media if shown is not None else ())
-    partial = file.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
-    partial.replace(file)
+    with replacing(file) as partial:
+        pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), partial, compression="zstd")
 
 
 def read_rollouts(file: Path) -> list[Trajectory]:
@@ -78,9 +78,8 @@ def _write_media(folder: Path, media: Sequence[Media]) -> None:
         file = folder / f"{item.hash}.{SUFFIX[item.kind]}"
         if not file.is_file():
             folder.mkdir(exist_ok=True)
-            partial = file.with_suffix(".partial")
-            partial.write_bytes(item.data)
-            partial.replace(file)
+            with replacing(file) as partial:
+                partial.write_bytes(item.data)
 
 
 def _read_media(folder: Path, hashes: Sequence[str]) -> tuple[Media, ...]:

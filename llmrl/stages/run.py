@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from llmrl.atomic import write_text
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer
 from llmrl.settings.recipe import Recipe
@@ -147,7 +148,7 @@ def _end(
     stage: Supervised, recipe: Recipe, folder: Path, source: str, steps: int, write_model: Callable[[Path], None]
 ) -> None:
     finished = steps == stage.train.steps
-    (folder / "summary.json").write_text(json.dumps(_summary(stage, recipe, folder, source, finished), indent=1))
+    write_text(folder / "summary.json", json.dumps(_summary(stage, recipe, folder, source, finished), indent=1))
     if not finished:
         return
     temporary = folder / ".model"

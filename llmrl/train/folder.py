@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llmrl.atomic import write_text
 from llmrl.errors import RunFolderError, StorageError
 from llmrl.hardware import cpu_name
 from llmrl.settings.load import dump_recipe, load_recipe
@@ -97,13 +98,13 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool, chosen: Mapping[st
 def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool, chosen: Mapping[str, str]) -> None:
     if not _started(folder) or not (resume or _has_begun(folder)):
         (folder / "environment.json").write_text(json.dumps(environment() | {"chosen": dict(chosen)}, indent=1))
-        _write_atomically(folder / "recipe.yaml", dump_recipe(recipe))
+        write_text(folder / "recipe.yaml", dump_recipe(recipe))
     elif resume:
         _check_same_model(folder, recipe)
         file, text = folder / "recipe.yaml", dump_recipe(recipe)
         if file.read_text() != text:  # what was changed holds from here on; what it was stays on record
-            _write_atomically(_free_name(file), file.read_text())
-            _write_atomically(file, text)
+            write_text(_free_name(file), file.read_text())
+            write_text(file, text)
     else:
         raise RunFolderError(
             f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
@@ -136,12 +137,6 @@ def _check_same_model(folder: Path, recipe: Recipe) -> None:
 def _free_name(folder: Path) -> Path:
     numbers = (folder.with_name(f"{folder.name}.{n}") for n in range(1, 10_000))
     return next(path for path in numbers if not path.exists())
-
-
-def _write_atomically(file: Path, text: str) -> None:
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text)
-    partial.replace(file)
 
 
 def environment() -> dict[str, Any]:
@@ -241,7 +236,7 @@ def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float
     }
     if stages := [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]:
         summary["stages"] = stages
-    _write_atomically(run / "summary.json", json.dumps(summary, indent=1))
+    write_text(run / "summary.json", json.dumps(summary, indent=1))
     return summary
 
 

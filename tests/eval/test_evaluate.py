@@ -186,7 +186,7 @@ def test_a_verifier_that_cannot_be_built_is_one_message(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl").write_text('{"problem": "1 + 1?", "answer": "2"}\n')
     for number, (verifier, options, reason) in enumerate(
         [
-            ("llmrl.rewards.nothing:Here", {}, "cannot import llmrl.rewards.nothing"),
+            ("llmrl.rewards.nothing:Here", {}, "'llmrl.rewards.nothing:Here' cannot be imported"),
             ("llmrl.rewards.exact_number:Exakt", {}, "has no 'Exakt'"),
             ("llmrl.rewards.exact_number:ExactNumber", {"tolerence": 1}, "tolerence"),
         ]

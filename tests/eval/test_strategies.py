@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from llmrl.errors import EvalError
+from llmrl.errors import ConfigError, EvalError
 from llmrl.eval import scorers, strategies
 from llmrl.eval.cli import app
 from llmrl.eval.evaluate import evaluate
@@ -208,14 +208,14 @@ def test_strategies_are_found_by_name_or_import_path() -> None:
         find_strategies(("best_of_m",), scorers=True)
     with pytest.raises(EvalError, match="best_of_n chooses by a score; give --scorer"):
         find_strategies(("best_of_n",), scorers=False)
-    with pytest.raises(EvalError, match="has no 'nothing'"):
+    with pytest.raises(ConfigError, match="has no 'nothing'"):
         find_strategies(("tests.eval.test_strategies:nothing",), scorers=True)
 
 
 def test_scorers_that_cannot_be_built_say_why() -> None:
     for spec, reason in (
         (ScorerSpec(path="likelyhood"), "'package.module:name'.*or one of: likelihood"),
-        (ScorerSpec(path="no.such:Thing"), "cannot import no.such"),
+        (ScorerSpec(path="no.such:Thing"), "'no.such:Thing' cannot be imported"),
         (ScorerSpec(path=REWARD_MODEL, args={"modle": "x"}), "modle"),
     ):
         with pytest.raises(EvalError, match=reason):
@@ -231,7 +231,7 @@ def test_scorers_that_cannot_be_built_say_why() -> None:
         (["--scorer-args", "{a: 1}"], "1 --scorer-args for 0 --scorer"),
         (["--scorer", "likelihood", "--scorer-args", "[1]"], "holds no names and values"),
         (["--scorer", "likelihood", "--scorer-args", "{a: ["], "not readable as YAML"),
-        (["--scorer", "nothing:here"], "cannot import nothing"),
+        (["--scorer", "nothing:here"], "'nothing:here' cannot be imported"),
         (["--scorer", "likelihood", "--strategy", "best_of_n"], "would draw samples=1; give --samples"),
         (["--strategy", "best_of_n", "--samples", "2"], "give --scorer"),
     ],

@@ -112,7 +112,7 @@ def test_a_run_of_any_length_still_going_on_gives_a_page(tmp_path: Path, steps: 
     train = data_of(html)["train"]
     assert train["step"] == list(range(1, steps + 1))  # type: ignore[index]
     assert "running or stopped" in html
-    assert list(run.glob("*.part")) == []
+    assert list(run.glob(".*.partial")) == []
 
 
 def test_a_folder_with_only_a_recipe_gives_a_page_that_says_what_is_missing(tmp_path: Path) -> None:

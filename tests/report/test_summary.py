@@ -103,7 +103,7 @@ def test_the_picture_is_written_for_runs_of_any_length(tmp_path: Path, steps: in
     assert image.shape[1] > 1000
     colours = len(np.unique((image[..., :3] * 255).astype(np.uint8).reshape(-1, 3), axis=0))
     assert colours > 20
-    assert not (run / "curves.part.png").exists()
+    assert not (run / ".curves.png.partial").exists()
 
 
 def test_the_table_of_a_run_still_going_on_says_so(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_rewards_are_built_from_import_paths_with_clear_errors():
     assert load_reward("llmrl.rewards.exact_number:ExactNumber", {"mode": "strict"}) == ExactNumber(mode="strict")
     for path, words in (
         ("nothing", "package.module:name"),
-        ("llmrl.rewards.absent:X", "cannot import"),
+        ("llmrl.rewards.absent:X", "cannot be imported"),
         ("llmrl.rewards.border:Absent", "has no"),
     ):
         with pytest.raises(ValueError, match=words):
