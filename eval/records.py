@@ -128,7 +128,7 @@ def open_records(path: Path, settings: Mapping[str, Any]) -> Iterator[tuple[Bina
             shown = "; ".join(f"{name}: {found.get(name)!r} there, {wanted.get(name)!r} now" for name in differing[:4])
             raise EvalError(f"{path} was written with other settings ({shown}); choose another --out, or --restart")
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path, sync=True) as temporary, temporary.open("wb") as file:
+    with replacing(path, on_disk=True) as temporary, temporary.open("wb") as file:
         file.write(_line({"schema": SCHEMA, "settings": wanted}))
         file.writelines(to_line(record) for record in done)
     with path.open("ab") as file:

@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import platform
-import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +17,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from llmrl.policy.catalog import cache_root
+from llmrl.atomic import write_text
+from llmrl.cache import cache_root
 
 Dtype = Literal["bfloat16", "float32"]
 BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16", "svebf16"})  # x86 and ARM
@@ -85,9 +84,7 @@ def bf16_speed() -> float:
     ratio = measure_bf16_speed()
     with suppress(OSError):  # a cache that cannot be written costs the next run a fraction of a second
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=file.parent, delete=False) as partial:
-            json.dump({key: round(ratio, 3)}, partial)
-        os.replace(partial.name, file)
+        write_text(file, json.dumps({key: round(ratio, 3)}))
     return ratio
 
 

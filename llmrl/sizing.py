@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.batch import Needs
+from llmrl.cache import cache_root
 from llmrl.launcher.topology import Topology
-from llmrl.policy.catalog import MODELS, cache_root
+from llmrl.policy.catalog import MODELS
 from llmrl.policy.head import CHUNK_ELEMENTS
 from llmrl.settings.model import LoraConfig
 from llmrl.settings.recipe import Recipe

@@ -13,11 +13,11 @@ from llmrl.atomic import replacing, write_text
 def test_a_file_is_replaced_and_nothing_is_left_beside_it(tmp_path):
     file = tmp_path / "a.json"
     file.write_text("old")
-    for sync in (False, True):
-        with replacing(file, sync=sync) as partial:
-            partial.write_text(f"new {sync}")
-            assert file.read_text() != f"new {sync}", "not before the block ends"
-        assert file.read_text() == f"new {sync}"
+    for on_disk in (False, True):
+        with replacing(file, on_disk=on_disk) as partial:
+            partial.write_text(f"new {on_disk}")
+            assert file.read_text() != f"new {on_disk}", "not before the block ends"
+        assert file.read_text() == f"new {on_disk}"
         assert os.listdir(tmp_path) == ["a.json"]
 
 

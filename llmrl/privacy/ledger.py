@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from llmrl.atomic import replacing
 from llmrl.errors import LlmrlError
 from llmrl.privacy.accounting import RenyiFilter, Step, epsilon
 from llmrl.privacy.planning import Accountant, Plan, epsilon_by
@@ -186,12 +186,8 @@ class Ledger:
         body["spent"] = {"steps": self.paid, "epsilon_reading": self.nominal_epsilon()}
         body = json.loads(json.dumps(body))
         text = json.dumps({**body, "sha256": _digest(body)}, indent=1)
-        temporary = file.with_name(file.name + ".part")
-        with open(temporary, "w") as out:
-            out.write(text)
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, file)
+        with replacing(file, on_disk=True) as temporary:
+            temporary.write_text(text)
 
 
 def load_ledger(file: Path) -> Ledger:

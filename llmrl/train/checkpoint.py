@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from llmrl.atomic import sync
 from llmrl.errors import CheckpointError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
@@ -124,7 +124,7 @@ class Writer:
             seal(temporary)
             final = folder_of(self._run, state.step)
             temporary.rename(final)
-            _sync(final.parent)
+            sync(final.parent)
             self._prune(state)
         except WRITE_ERRORS as error:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -151,20 +151,12 @@ def seal(folder: Path) -> None:
     """Flush every file to disk, then write the manifest that makes the folder a checkpoint."""
     sums = {}
     for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        _sync(file)
+        sync(file)
         sums[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
     manifest = folder / MANIFEST
     manifest.write_text(json.dumps({"format": 1, "files": sums}, indent=1))
     for path in (manifest, *(p for p in folder.rglob("*") if p.is_dir()), folder):
-        _sync(path)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        sync(path)
 
 
 def _sha256(file: Path) -> str:

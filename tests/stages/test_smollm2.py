@@ -9,8 +9,8 @@ import pytest
 import torch
 from rich.console import Console
 
+from llmrl.cache import cache_root
 from llmrl.compose import resolve
-from llmrl.policy.catalog import cache_root
 from llmrl.settings.load import parse_recipe
 from llmrl.start import run
 from llmrl.train.folder import read_metrics
