@@ -329,10 +329,12 @@ class EnginePool:
 
     async def _recover(self, member: Member) -> None:
         """Restart a member of ours, or wait for another's; it takes part again when it has the newest weights."""
-        deadline = self._loop.time() + self._patience.start_s
-        await member.backend.restart()
+        deadline, restarted = self._loop.time() + self._patience.start_s, False
         while self._loop.time() < deadline:
             try:
+                if not restarted:
+                    await member.backend.restart()
+                    restarted = True
                 await member.backend.healthy(10.0)
                 await self._load_one(member)
                 self._take_back(member)

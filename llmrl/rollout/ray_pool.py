@@ -114,7 +114,7 @@ class RayActor:
         self.name = f"Ray actor {number}"
         self._number, self._cluster, self._settings = number, cluster, settings
         self._start_timeout_s, self._stall_timeout_s = start_timeout_s, stall_timeout_s
-        self._actor = self._started()
+        self._actor, self._dead = self._started(), False
 
     def piece(self, waiting: int, members: int) -> int:
         return CHUNK
@@ -133,12 +133,13 @@ class RayActor:
             put(number, completion)
 
     async def healthy(self, timeout_s: float) -> None:
+        if self._dead:  # it died while it started
+            await self.restart()
         await self._call("pid", timeout_s=timeout_s)
 
     async def restart(self) -> None:
         await asyncio.to_thread(self._cluster.ray.kill, self._actor)
-        self._actor = self._started()
-        await self.pid()
+        self._actor, self._dead = self._started(), False
 
     async def load(self, version: int) -> None:
         await self._call("load", self._cluster.weights, version)
@@ -158,6 +159,7 @@ class RayActor:
         except exceptions.RayTaskError as error:
             raise EngineError(f"{self.name} failed to {method}: {error.cause or error}") from error
         except exceptions.RayActorError as error:
+            self._dead = True
             raise Lost(str(error).strip().partition("\n")[0] or type(error).__name__) from error
         except TimeoutError as error:
             raise Lost(f"no answer in {timeout_s:g} s") from error

@@ -50,6 +50,7 @@ class Engine:
     def __init__(self, name: str, store: Store, *, at_once: int | None = None, size: int = 1) -> None:
         self.name, self.at_once, self._store, self._size = name, at_once, store, size
         self.state, self.heals, self.wrong = "well", True, 0
+        self.restarts = self.failing_restarts = 0
         self.weights: int | None = None
         self.asked: list[list[Request]] = []
         self.before: Callable[[], None] = lambda: None
@@ -83,6 +84,9 @@ class Engine:
 
     async def restart(self) -> None:
         self.weights = None
+        self.restarts += 1
+        if self.restarts <= self.failing_restarts:
+            raise Lost("no room yet")
         if self.heals:
             self.state = "well"
 
@@ -178,6 +182,14 @@ def test_an_engine_that_hangs_before_new_weights_is_left_out_and_gets_them_later
     pool.load([("w", 3)], version=1)
     assert second.weights == 3
     until(lambda: all(member.up for member in pool.members))
+    assert first.weights == 3
+
+
+def test_a_restart_that_fails_is_tried_again(made) -> None:
+    pool, (first, _) = made()
+    pool.load([("w", 3)], version=1)
+    first.failing_restarts, first.state = 2, "dead"
+    until(lambda: first.restarts == 3 and all(member.up for member in pool.members))
     assert first.weights == 3
 
 
