@@ -57,6 +57,6 @@ def outcome_return(
     """
     if passed is not None and not 0.0 <= passed <= 1.0:
         raise ValueError(f"passed={passed!r} is not a share of tests; give a number from 0 to 1")
-    if outcome is Outcome.FAILED_TEST and passed is not None:
+    if outcome == Outcome.FAILED_TEST and passed is not None:
         return failed_test + passed * (passed_test - failed_test)
     return (compile_error, runtime_error, failed_test, passed_test)[Outcome(outcome)]

@@ -11,6 +11,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from enum import IntEnum
 from typing import Any
 
 import torch
@@ -101,6 +102,7 @@ def difference(got: Any, expected: Any) -> float:
         if math.isnan(expected) or math.isnan(got):
             return 0.0 if math.isnan(expected) and math.isnan(got) else math.inf
         return abs(got - expected) / (1 + abs(expected))
+    got, expected = (int(x) if isinstance(x, IntEnum) else x for x in (got, expected))
     return 0.0 if type(got) is type(expected) and got == expected else math.inf
 
 
@@ -153,6 +155,11 @@ def _draws() -> dict[str, Callable[[random.Random], Arguments]]:
             "mode": draw.choice(list(slow.HELP)),
             "scheme": draw.choice(["paper", "released"]),
             "beta": draw.random(),
+        },
+        "outcome_of": lambda draw: {"results": draw.choices([-2, -1, False, True, True, True], k=draw.randrange(5))},
+        "outcome_return": lambda draw: {
+            "outcome": draw.randrange(4),
+            "passed": draw.random() if _coin(draw) else None,
         },
         "graded_discrimination": lambda draw: {
             "critic_score": draw.uniform(-3, 3),
@@ -227,6 +234,7 @@ ALIKE: dict[str, Callable[[Arguments, random.Random], Arguments]] = {
     "n_at_k": _shuffled_programs,
     "critique_metrics": lambda a, draw: {"rows": draw.sample(a["rows"], k=len(a["rows"]))},
     "verdict": lambda a, draw: {"text": f"Step sentence: 1 + 1 = 2\n{a['text']}\nExplanation: none"},
+    "outcome_of": lambda a, draw: {"results": [*a["results"], *([True] if a["results"] else [])]},
     "best_failing": lambda a, draw: a | {"p_pass": [*a["p_pass"], math.nan]},
     "split_point": lambda a, draw: {name: p and [*p, math.nan] for name, p in a.items()},
     "graded_discrimination": lambda a, draw: a | {"critic_score": a["oracle_score"], "oracle_score": a["critic_score"]},

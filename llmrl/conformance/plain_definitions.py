@@ -187,3 +187,18 @@ def _depths(piece: str) -> list[int]:
             depth += {"{": 1, "}": -1}[character]
         result.append(-1 if quoted else depth)
     return result
+
+
+def outcome_of(results: list[bool | int]) -> int | None:
+    """The class of the first code that is no pass: -2, -1, False and True are the classes 0 to 3 in order."""
+    classes = [code + 2 if code is False or code is True else int(code) + 2 for code in results]
+    for found in classes:
+        if found != 3:
+            return found
+    return 3 if classes else None
+
+
+def outcome_return(outcome: int, passed: float | None) -> float:
+    if outcome == 2 and passed is not None:
+        return -0.3 * (1 - passed) + 1.0 * passed
+    return {0: -1.0, 1: -0.6, 2: -0.3, 3: 1.0}[outcome]
