@@ -15,10 +15,11 @@ from llmrl.conformance.measure import difference_quotient, gap
 from llmrl.conformance.plain import check_plain, plain_subjects
 from llmrl.conformance.report import summarise
 from llmrl.eval import metrics
-from llmrl.rewards import critique
+from llmrl.rewards import critique, outcomes
 
 SUBJECTS = {subject.name: subject for subject in subjects()}
 OUTSIDE = {
+    **{name: getattr(outcomes, name) for name in ("outcome_of", "outcome_return")},
     **{name: getattr(critique, name) for name in ("verdict", "credited", "discrimination_reward")},
     **{name: getattr(critique, name) for name in ("refinement_reward", "graded_discrimination")},
     **{name: getattr(metrics, name) for name in ("n_at_k", "critique_metrics")},

@@ -38,9 +38,10 @@ def conformance(
     """Check losses and algorithms against slow definitions on this machine; exits with 1 if any check fails."""
     from llmrl.conformance import fitting_table, run
     from llmrl.eval import metrics
-    from llmrl.rewards import critique
+    from llmrl.rewards import critique, outcomes
 
     outside = {
+        **{name: getattr(outcomes, name) for name in ("outcome_of", "outcome_return")},
         **{name: getattr(critique, name) for name in ("verdict", "credited", "discrimination_reward")},
         **{name: getattr(critique, name) for name in ("refinement_reward", "graded_discrimination")},
         **{name: getattr(metrics, name) for name in ("n_at_k", "critique_metrics")},

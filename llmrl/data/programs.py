@@ -166,7 +166,7 @@ def _input(rng: random.Random, takes: Kind, high: int) -> Any:
 
 
 def _list_operation(rng: random.Random) -> Operation:
-    k = rng.randint(2, 5)
+    k = rng.randint(2, 9)
     choices = (
         Operation(
             says=f"add {k} to every number", gives="list", does=lambda x: [v + k for v in x],
