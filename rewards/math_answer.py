@@ -27,9 +27,9 @@ _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
 _FREE_BEFORE = re.compile(r"(?:^|[=$(\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Za-z]")
-_SPEAKS = re.compile(
-    r"n't|\b(?:not|wrong|incorrect|never|or|and|either|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|"
-)
+_OTHER_TURN = re.compile(r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n\W*(?:User|Human|Instruction|Question|Problem|Q)\b")
+_DENIES = re.compile(r"n't|\b(?:not|wrong|incorrect|never|either)\b")
+_ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 # A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
 _ASKING = re.compile(
@@ -60,7 +60,7 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker. A call that has to start one (the first, one after a time-out, the
+    timeout_s: deadline of one comparison in a worker, half of it where sympy works (integrals, sums, limits). A call that has to start one (the first, one after a time-out, the
     first with an integral or sum) takes as long as the start does more, at most `START_S`. strict: refuse arithmetic
     left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
 
@@ -70,7 +70,13 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
     box = response.rfind("\\boxed")
     if box >= 0 and "</think>" not in response and "<think>" not in response and response.find("\\boxed") == box:
         plain = _LAST_BOX.match(response, box)
-        if plain and _INTEGER.fullmatch(gold) and "\\fbox" not in response and "\\framebox" not in response:
+        if (
+            plain
+            and _INTEGER.fullmatch(gold)
+            and not _OTHER_TURN.search(response)
+            and "\\fbox" not in response
+            and "\\framebox" not in response
+        ):
             said = plain.group(1)
             if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
@@ -97,7 +103,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     before, after = response[max(0, start - 40) : start], response[end : end + 40]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
-    return _SPEAKS.search(before + " " + after) is not None
+    return _DENIES.search(f"{before} {after}") is not None or _ADDS.search(after) is not None
 
 
 def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verdict:
@@ -126,8 +132,9 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
         pass
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
-        imports = b'{"imports": true}' if CALCULUS.search(gold + answer) else b""
-        correct, reason = json.loads(_POOL.request(request, timeout_s, prepare=imports, start_s=START_S))
+        calculus = CALCULUS.search(gold + answer) is not None
+        imports, deadline = (b'{"imports": true}', timeout_s / 2) if calculus else (b"", timeout_s)
+        correct, reason = json.loads(_POOL.request(request, deadline, prepare=imports, start_s=START_S))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:
