@@ -16,11 +16,17 @@ from llmrl.eval.task import Question, Source, Task, items, text
 def tested_name(code: str, tests: Sequence[str]) -> str:
     """The function or class of the reference solution that the tests use, the last one it defines; "" if none.
 
+    ValueError if the reference or a test is no Python.
+
     >>> tested_name("def half(a): ...\ndef sum(a, b): ...", ["assert sum(10, 15) == 6"])
     'sum'
     """
-    used = {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
-    defined = [node.name for node in ast.parse(code).body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    try:
+        used = {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
+        body = ast.parse(code).body
+    except SyntaxError as error:
+        raise ValueError(f"the reference solution or a test is no Python: {error}") from error
+    defined = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
     return next((name for name in reversed(defined) if name in used), "")
 
 
