@@ -19,6 +19,7 @@ from llmrl.algos.build import check_run, warnings
 from llmrl.automatic import Settled, settle
 from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
+from llmrl.data.gold import gold_rows
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
@@ -206,8 +207,11 @@ def _build(
         stack.callback(writer.close)
     stage = open_stage(recipe, models.policy.tokenizer, parts.sources, stack) if recipe.env is not None else None
     evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks, stage)
+    gold = None
+    if parts.algo.needs.gold:
+        gold = gold_rows(train_prompts, models.policy.tokenizer, max_length=recipe.model.max_length)
     sampler = Sampler(
-        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=stage
+        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=stage, gold=gold
     )  # fmt: skip
     rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,

@@ -13,6 +13,7 @@ ALGORITHMS = {
     "ppo": "llmrl.algos.ppo:PPO",
     "pacs": "llmrl.algos.pacs:PACS",
     "coderl": "llmrl.algos.coderl:CodeRL",
+    "sft": "llmrl.algos.sft:SFT",
 }
 
 # Name -> (the method it is, the fields in which it differs from that method's defaults). A recipe may override these.

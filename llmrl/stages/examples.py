@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmrl.data.gold import answered, completion_ids, plain_ids
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
 from llmrl.errors import DataError
@@ -69,7 +70,7 @@ def _tokenized(
 def _example(kind: str, prompt: Prompt, texts: tuple[str, ...], tokenizer: Any) -> dict[str, list[int]]:
     tokens = list(prompt.tokens)
     if kind == "reward_model":
-        chosen, rejected = (_ids(tokenizer, scored_text(prompt, text, tokenizer)) for text in texts)
+        chosen, rejected = (plain_ids(tokenizer, scored_text(prompt, text, tokenizer)) for text in texts)
         return {"chosen_ids": chosen, "rejected_ids": rejected}
     completions = [completion_ids(prompt, text, tokenizer) for text in texts]
     if kind == "dpo":
@@ -83,33 +84,8 @@ def _length(example: Mapping[str, list[int]]) -> int:
     return len(example.get("prompt_ids", ())) + completions
 
 
-def completion_ids(prompt: Prompt, text: str, tokenizer: Any) -> list[int]:
-    """Tokens of `text` as a policy would sample them after `prompt`, with the end of the turn.
-
-    The end is what the chat template writes after an assistant's message; without one, or if the template renders the
-    prompt another way in a whole conversation, it is the end-of-sequence token.
-    """
-    rest = text
-    if prompt.messages and prompt.messages[-1]["role"] != "assistant":
-        whole = tokenizer.apply_chat_template(_answered(prompt, text), tokenize=False)
-        if whole.startswith(prompt.text):
-            rest = whole[len(prompt.text) :].rstrip()
-    ids = _ids(tokenizer, rest)
-    if rest.strip() == text.strip() and tokenizer.eos_token_id is not None:
-        ids.append(tokenizer.eos_token_id)
-    return ids
-
-
 def scored_text(prompt: Prompt, text: str, tokenizer: Any) -> str:
     """The conversation as the reward `RewardModel` reads it."""
     if prompt.messages and tokenizer.chat_template:
-        return str(tokenizer.apply_chat_template(_answered(prompt, text), tokenize=False))
+        return str(tokenizer.apply_chat_template(answered(prompt, text), tokenize=False))
     return prompt.text + text
-
-
-def _answered(prompt: Prompt, text: str) -> list[Mapping[str, str]]:
-    return [*(dict(message) for message in prompt.messages), {"role": "assistant", "content": text}]
-
-
-def _ids(tokenizer: Any, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -37,7 +37,7 @@ def recipe(folder, model, *, steps=3, engine="native", env=None, **sections):
             "model": {"path": str(model), "dtype": "float32", "max_length": 200},
             "data": {"source": "episodes", "max_prompt_tokens": 60, "limit": 20},
             "env": {"name": "guess", "args": {"high": 9}, "turns": 3, "isolated": False, **(env or {})},
-            "rollout": {"engine": engine, "isolated": False, "prompts_per_step": 2, "group_size": 3, "max_tokens": 6},
+            "rollout": {"engine": engine, "isolated": engine == "vllm", "prompts_per_step": 2, "group_size": 3, "max_tokens": 6},
             "algo": {"name": "grpo"},
             "train": {"steps": steps, "lr": 1e-3, "threads": 1, "tokens_per_microbatch": 512, "save_every": 2},
             "eval": {"data": {"n": 4}, "threshold": 0.9},
