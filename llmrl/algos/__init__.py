@@ -14,6 +14,8 @@ ALGORITHMS = {
     "pacs": "llmrl.algos.pacs:PACS",
     "coderl": "llmrl.algos.coderl:CodeRL",
     "sft": "llmrl.algos.sft:SFT",
+    "critique_rl": "llmrl.algos.critique_rl:CritiqueRL",
+    "vl_dac": "llmrl.algos.vl_dac:VLDAC",
 }
 
 # Name -> (the method it is, the fields in which it differs from that method's defaults). A recipe may override these.

@@ -53,6 +53,8 @@ def collate(
         tokens[row, :length] = trajectory.tokens
         numbers.setdefault(trajectory.prompt.id, len(numbers))
         if not usable(trajectory, mask_truncated=mask_truncated):
+            if _only_passes(trajectory):
+                score[row] = rewards[row, length - 1] = trajectory.reward
             continue
         mask[row, :length] = trajectory.mask
         if trajectory.logprobs is not None:
@@ -79,6 +81,16 @@ def collate(
         **_episodes(trajectories),
     )
     return with_totals(batch, reduce=lambda total: total)
+
+
+def _only_passes(trajectory: Trajectory) -> bool:
+    """Whether this is a step of an episode in which the policy chose nothing: no token trains, its reward still counts."""
+    return (
+        bool(trajectory.episode)
+        and trajectory.status.kind is not StatusKind.ERROR
+        and trajectory.sampled == 0
+        and (trajectory.reward is not None)
+    )
 
 
 def _place(trajectory: Trajectory, number: int) -> int:

@@ -1,0 +1,46 @@
+"""Critique-RL's credit by hand, and what a batch without a signal does: nothing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmrl.algos.critique_rl import CritiqueRL
+from llmrl.conformance.cases import random_batch, random_output
+from llmrl.train.collate import collate
+from tests.tiny import trajectory
+
+
+def group(*rewards, kl=0.0):
+    rows = [trajectory((5, 6), [[7, 8]], group="g", sample=n, reward=value) for n, value in enumerate(rewards)]
+    batch = collate(rows)
+    return replace(batch, ref_logprobs=batch.logprobs - kl)
+
+
+def test_leave_one_out_and_the_kl_to_go_then_whitened():
+    batch = group(1.0, 0.0, kl=2.0)
+    found = CritiqueRL(kl_coef=0.1).credit(batch)
+    # rewards to go: first token -0.2 - 0.2 + R', second -0.2 + R', with R' = +1 and -1
+    raw = torch.tensor([[0.6, 0.8], [-1.4, -1.2]])
+    wanted = (raw - raw.mean()) / raw.std(correction=0)
+    torch.testing.assert_close(found.advantages[:, 2:], wanted)
+
+
+def test_equal_rewards_teach_nothing_and_noise_is_not_blown_up():
+    assert not CritiqueRL(kl_coef=0.0).credit(group(1.0, 1.0, 1.0)).advantages.any()
+    noisy = group(1.0, 1.0, 1.0)
+    noise = 1e-3 * torch.randn(noisy.logprobs.shape, generator=torch.Generator().manual_seed(0))
+    quiet = CritiqueRL(kl_coef=0.01).credit(replace(noisy, ref_logprobs=noisy.logprobs - noise))
+    assert 0 < float(quiet.advantages.abs().max()) < 1e-3
+
+
+def test_the_loss_is_a_mean_over_critiques_of_means_over_tokens():
+    batch = random_batch(3)
+    algo = CritiqueRL(importance_cap=None)
+    ready = algo.credit(batch)
+    out = random_output(batch, 4)
+    found = algo.loss(out, ready).value
+    ratio = (out.logprobs - batch.old_logprobs).exp()
+    least = torch.minimum(ratio * ready.advantages, ratio.clamp(0.8, 1.2) * ready.advantages)
+    rows = [-least[row][batch.mask[row]].mean() for row in range(batch.rows) if batch.mask[row].any()]
+    assert float(found) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-9)
