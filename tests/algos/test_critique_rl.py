@@ -43,4 +43,4 @@ def test_the_loss_is_a_mean_over_critiques_of_means_over_tokens():
     ratio = (out.logprobs - batch.old_logprobs).exp()
     least = torch.minimum(ratio * ready.advantages, ratio.clamp(0.8, 1.2) * ready.advantages)
     rows = [-least[row][batch.mask[row]].mean() for row in range(batch.rows) if batch.mask[row].any()]
-    assert float(found) == pytest.approx(float(torch.stack(rows).mean()), rel=1e-9)
+    assert found.item() == pytest.approx(torch.stack(rows).mean().item(), rel=1e-9)
