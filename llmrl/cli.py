@@ -18,6 +18,7 @@ from llmrl.commands import recipes as recipe_commands
 from llmrl.commands.launch import launch
 from llmrl.commands.models import models_app
 from llmrl.commands.plan import plan
+from llmrl.commands.privacy import privacy_app
 from llmrl.commands.train import train
 from llmrl.errors import LlmrlError
 from llmrl.eval.cli import app as eval_app
@@ -41,6 +42,7 @@ app.command()(recipe_commands.recipes)
 app.command()(recipe_commands.schema)
 app.add_typer(models_app, name="models")
 app.add_typer(checks.rewards_app, name="rewards")
+app.add_typer(privacy_app, name="privacy")
 app.command()(checks.doctor)
 app.command()(checks.conformance)
 

@@ -52,6 +52,11 @@ def plan(
     from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
+    if loaded.privacy is not None:
+        from llmrl.commands.privacy import show_plan
+
+        show_plan(loaded)
+        return
     algo = build_algorithm(loaded.algo)
     check_run(loaded, algo, ranks=1)
     rewards_of(loaded)

@@ -13,6 +13,7 @@ from pydantic import model_validator as rule
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, ReferenceConfig
+from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.settings.section import Section
 from llmrl.settings.stages import Stage, Supervised, check_stages, supervised
@@ -157,6 +158,7 @@ class Recipe(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    privacy: PrivacyConfig | None = Field(None, description="train under differential privacy; `llmrl privacy train`")
     stages: list[Stage] = Field(
         default_factory=list, description="what is trained before, in order: sft, reward_model, dpo; rl comes last"
     )
@@ -179,6 +181,25 @@ class Recipe(Section):
     def _stages_are_used(self) -> Recipe:
         """Every `stage:name` of a reward is a reward model of this recipe, and every reward model is named."""
         check_stages(self.stages, {part: section.args for part, section in self.reward.items()})
+        return self
+
+    @rule(mode="after")
+    def _privacy_is_possible(self) -> Recipe:
+        """Private training is supervised: what couples records has no bounded sensitivity."""
+        if self.privacy is None:
+            return self
+        if self.algo.get("name") != "sft":
+            raise ValueError(
+                f"privacy with algo.name={self.algo.get('name')}: reinforcement learning is not private here. Group "
+                "baselines, whitening and denominators over the batch make one record's gradient depend on others, so that "
+                "clipping bounds nothing, and rollouts and rewards would leave the run; set algo.name=sft, or remove privacy"
+            )
+        if self.stages:
+            raise ValueError("privacy with stages: only the last stage would be private; remove one of them")
+        if self.privacy.controller == "quantile" and not self.privacy.counts_share:
+            raise ValueError(
+                "privacy.controller=quantile follows noised counts; set privacy.counts_share, such as 0.01"
+            )
         return self
 
     @rule(mode="after")
