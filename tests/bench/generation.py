@@ -50,6 +50,7 @@ def _ours(options: argparse.Namespace) -> Any:
     from llmrl.memory import keep_freed_memory
 
     keep_freed_memory()
+    from llmrl.hardware import dtype_here
     from llmrl.rollout.build import build_engine
     from llmrl.rollout.engine import EngineSettings
     from llmrl.types import Request, Sampling
@@ -58,14 +59,19 @@ def _ours(options: argparse.Namespace) -> Any:
         Request(tokens=tokens, sampling=Sampling(max_tokens=options.tokens, seed=number))
         for number, tokens in enumerate(_prompts(options))
     ]
-    engine = build_engine(EngineSettings(kind=options.engine, model=options.model, max_length=256, kv_cache_gib=1.0))
+    settings = EngineSettings(
+        kind=options.engine, model=options.model, dtype=dtype_here(options.dtype), max_length=256, kv_cache_gib=1.0
+    )
+    engine = build_engine(settings)
     return lambda: sum(len(made.tokens) for made in engine.generate(requests))
 
 
 def _newcomer(options: argparse.Namespace) -> Any:
     from vllm import LLM, SamplingParams, TokensPrompt
 
-    llm = LLM(options.model, max_model_len=256)
+    from llmrl.hardware import dtype_here
+
+    llm = LLM(options.model, dtype=dtype_here(options.dtype), max_model_len=256)
     prompts = [TokensPrompt(prompt_token_ids=list(tokens)) for tokens in _prompts(options)]
     # No seeds: at its defaults vLLM 0.32 dies of seeded requests on a CPU ("CPU Generator does not use offset").
     sampling = SamplingParams(max_tokens=options.tokens, logprobs=0)
@@ -83,7 +89,7 @@ class _Engine:
         self.name = name
         self.rounds: list[dict[str, float]] = []
         environment = child_environment() if name == "vllm" else os.environ | {"VLLM_CPU_KVCACHE_SPACE": "4"}
-        values = [f"--{key}={getattr(options, key)}" for key in ("model", "sequences", "tokens")]
+        values = [f"--{key}={getattr(options, key)}" for key in ("model", "sequences", "tokens", "dtype")]
         self._process = subprocess.Popen(
             [sys.executable, "-m", "tests.bench.generation", *values, "--engine", name], stdin=subprocess.PIPE,
             stdout=subprocess.PIPE, stderr=None if options.verbose else subprocess.DEVNULL, text=True, env=environment,
@@ -118,6 +124,7 @@ def main() -> None:
     add_model(parser)
     parser.add_argument("--sequences", type=int, default=128, help="completions asked for at once")
     parser.add_argument("--tokens", type=int, default=64, help="longest completion")
+    parser.add_argument("--dtype", choices=("auto", "bfloat16", "float32"), default="auto", help="of every engine")
     parser.add_argument("--rounds", type=int, default=3, help="rounds that count, after one that warms up")
     parser.add_argument("--engines", nargs="+", choices=ENGINES, default=list(ENGINES))
     parser.add_argument("--engine", choices=ENGINES, help=argparse.SUPPRESS)
