@@ -25,6 +25,7 @@ from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
+from llmrl.hardware import dtype_here
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import EngineSettings, RolloutEngine
@@ -112,12 +113,16 @@ def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped
 
 
 def _same_on_all(settled: Settled, world: World) -> None:
-    """Every process decided for itself, by its own machine; a model cannot be in two precisions."""
-    found = sorted(set(world.gather([settled.recipe.model.dtype])))
-    if len(found) > 1:
-        raise ConfigError(
-            f"model.dtype=auto means {' and '.join(found)} on this run's machines; set one of them for all"
-        )
+    """Every process decided for itself, by its own machine; one model cannot be trained in two ways."""
+    for name, value in (
+        ("model.dtype", settled.recipe.model.dtype),
+        ("rollout.engine", settled.recipe.rollout.engine),
+    ):
+        found = sorted(set(world.gather([value])))
+        if len(found) > 1:
+            raise ConfigError(
+                f"{name}=auto means {' and '.join(found)} on this run's machines; set one of them for all"
+            )
 
 
 def _hold_folder(settled: Settled, stack: ExitStack, *, resume: bool, fresh: bool) -> None:
@@ -174,7 +179,13 @@ def _build(
     stack: ExitStack,
 ) -> tuple[Job, TrainState]:  # fmt: skip
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
+
+    def say(text: str) -> None:
+        if world.main:
+            console.print(text, markup=False, highlight=False)
+
     _check_length(recipe, parts.sources.policy)
+    say("reading data and tokenizer")
     train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.sources.policy))
     notes += warnings(recipe, parts.algo)
     stream, spare = (
@@ -186,6 +197,10 @@ def _build(
         )
         for name in ("prompts", "spare prompts")
     )
+    if recipe.rollout.engine != "native":
+        say(f"starting the engine ({recipe.rollout.engine}) while the model loads")
+    else:
+        say("loading the model")
     started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
     if started is not None:
         stack.callback(started[0].close)  # it starts while the model loads
@@ -233,7 +248,7 @@ def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStac
     partners: dict[str, RolloutEngine] = {}
     for name, partner in recipe.engines.items():
         settings = EngineSettings(
-            kind=partner.engine, model=sources.partners[name], dtype=recipe.model.dtype, max_length=recipe.model.max_length,
+            kind=partner.engine, model=sources.partners[name], dtype=dtype_here(recipe.model.dtype), max_length=recipe.model.max_length,
             max_sequences=partner.max_sequences,
         )  # fmt: skip
         partners[name] = build_engine(settings)

@@ -1,8 +1,12 @@
 """`auto` in a recipe becomes what this machine does best, and a resumed run keeps what it was started with."""
 
+import subprocess
+import sys
+
+import pytest
 import yaml
 
-from llmrl.automatic import settle
+from llmrl.automatic import engine_for, model_type, settle
 from llmrl.commands.plan_rows import rows_of
 from llmrl.hardware import best_precision
 from llmrl.settings.load import check_same_run, dump_recipe, load_recipe
@@ -25,9 +29,9 @@ def test_an_explicit_choice_is_obeyed(tmp_path):
     for dtype in ("bfloat16", "float32"):
         settled = settle(recipe(tmp_path, f"model.dtype={dtype}"))
         assert settled.recipe.model.dtype == dtype
-        assert not settled.chosen
+        assert "model.dtype" not in settled.chosen
     other = "bfloat16" if best_precision().dtype == "float32" else "float32"
-    assert len(settle(recipe(tmp_path, f"model.dtype={other}")).lines) <= 1
+    assert len(settle(recipe(tmp_path, f"model.dtype={other}")).warnings) <= 1
 
 
 def test_a_resumed_run_keeps_its_precision_on_another_machine(tmp_path):
@@ -55,3 +59,57 @@ def test_small_recipes_leave_the_precision_to_the_machine():
     for file in pathlib.Path("recipes").rglob("*.yaml"):
         dtype = yaml.safe_load(file.read_text())["model"].get("dtype", "auto")
         assert dtype == ("bfloat16" if file.parent.name == "math_large" else "auto"), file
+
+
+def on_cpu(tmp_path, *changes):
+    return engine_for(recipe(tmp_path, *changes), on_gpu=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "engine", "reason"),
+    [
+        ((), "native", "faster than vLLM"),
+        (("model.forward=plain",), "vllm", "model.forward=plain"),
+        (("rollout.max_staleness=1",), "vllm", "max_staleness=1"),
+        (("rollout.placement=server",), "vllm", "placement=server"),
+        (("model.lora={r: 4}",), "vllm", "LoRA"),
+        (("train.backend=fsdp2",), "vllm", "train.backend=fsdp2"),
+        (("model.path=/nowhere/unknown",), "vllm", "kind of model"),
+    ],
+)
+def test_the_engine_is_native_on_a_cpu_unless_something_needs_vllm(tmp_path, changes, engine, reason):
+    found, why = on_cpu(tmp_path, *changes)
+    assert found == engine
+    assert reason in why
+    assert engine_for(recipe(tmp_path, *changes), on_gpu=True)[0] == "vllm"
+
+
+def test_a_resumed_run_keeps_its_engine_and_an_explicit_one_is_obeyed(tmp_path):
+    before = recipe(tmp_path, "rollout.engine=hf")
+    assert settle(before).recipe.rollout.engine == "hf"
+    before.run_dir.mkdir(parents=True)
+    (before.run_dir / "recipe.yaml").write_text(dump_recipe(before))
+    assert settle(recipe(tmp_path), resume=True).recipe.rollout.engine == "hf"
+
+
+def test_for_gpus_elsewhere_auto_needs_no_look_at_this_machine(tmp_path):
+    settled = settle(recipe(tmp_path), on_gpu=True).recipe
+    assert (settled.model.dtype, settled.rollout.engine) == ("bfloat16", "vllm")
+
+
+def test_the_model_kind_is_read_from_its_folder(tiny_model):
+    assert model_type(str(tiny_model)) == "llama"
+    assert model_type("org/model") == ""
+
+
+def test_a_misspelt_recipe_is_answered_without_torch():
+    """What costs a user seconds is the import of torch and transformers."""
+    code = (
+        "import sys\nfrom llmrl.settings.load import load_recipe\nfrom llmrl.errors import ConfigError\n"
+        "try:\n    load_recipe('recipes/arithmetic/grop.yaml')\nexcept ConfigError as error:\n    print(error)\n"
+        "load_recipe('recipes/arithmetic/grpo.yaml')\nimport llmrl.cli, llmrl.hardware, llmrl.automatic\n"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
+    )
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert "did you mean recipes/arithmetic/grpo.yaml?" in told[0]
+    assert told[-1] == "[]"

@@ -146,8 +146,7 @@ def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, conso
     from llmrl.commands.memory_table import memory_table
     from llmrl.launcher.placement import hints, placement_table
 
-    if chosen.on_cpu:
-        recipe = settle(recipe).recipe
+    recipe = settle(recipe, on_gpu=None if chosen.on_cpu else True).recipe
     algo = build_algorithm(recipe.algo)
     check_run(recipe, algo, ranks=chosen.world)
     console.print(placement_table(recipe, chosen))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,6 +37,12 @@ def train(
     if resume:
         check_same_run(loaded)
     keep_freed_memory()
+    if os.environ.get("RANK", "0") == "0":  # the first line, before anything that takes time
+        console.print(
+            f"{loaded.name}: {loaded.train.steps} steps of {loaded.algo['name']} on {loaded.model.path}, "
+            f"run folder {loaded.run_dir}; loading libraries",
+            markup=False, highlight=False,
+        )  # fmt: skip
     parts = resolve(loaded)
     from llmrl.errors import LimitExceeded
     from llmrl.report.failures import most_frequent

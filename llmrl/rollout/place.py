@@ -105,7 +105,7 @@ def engine_settings(recipe: Recipe, source: str) -> EngineSettings:
     """The recipe's words as an engine's."""
     rollout = recipe.rollout
     return EngineSettings(
-        kind=rollout.engine,
+        kind="vllm" if rollout.engine == "auto" else rollout.engine,  # a run has settled it
         model=source,
         dtype=dtype_here(recipe.model.dtype),
         max_length=recipe.model.max_length,

@@ -238,12 +238,13 @@ class Recipe(Section):
             )
         if self.rollout.engine == "native":
             self._native_shares_the_model()
-        if self.rollout.placement == "server" and self.rollout.engine != "vllm":
+        if self.rollout.placement == "server" and self.rollout.engine not in ("vllm", "auto"):
             raise ValueError(
                 f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
             )
         rollout = self.rollout
-        if rollout.sleep and (rollout.engine, rollout.placement, rollout.max_staleness) != ("vllm", "colocated", 0):
+        engine = "vllm" if rollout.engine == "auto" else rollout.engine
+        if rollout.sleep and (engine, rollout.placement, rollout.max_staleness) != ("vllm", "colocated", 0):
             raise ValueError(
                 "rollout.sleep=true is for rollout.engine=vllm with rollout.placement=colocated and rollout.max_staleness=0; "
                 "engines elsewhere, or at work while the policy trains, have no memory to give back"

@@ -45,8 +45,9 @@ class RayConfig(Section):
 class RolloutConfig(Section):
     """How completions are sampled."""
 
-    engine: Literal["vllm", "native", "hf"] = Field(
-        "vllm", description="vllm; native, which samples with the trained model itself; or the slow reference hf"
+    engine: Literal["auto", "vllm", "native", "hf"] = Field(
+        "vllm",
+        description="vllm; native, sampling with the trained model itself; auto, the faster of the two; or the reference hf",
     )
     placement: Literal["colocated", "server", "ray"] = Field(
         "colocated", description="an engine beside every trainer process, vLLM servers, or vLLM actors on Ray"

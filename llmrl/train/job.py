@@ -99,6 +99,9 @@ def engine_health(job: Job) -> dict[str, float]:
 
 def evaluated(job: Job, state: TrainState) -> TrainState:
     """Measure the policy on the held-out problems and log it."""
+    job.log.doing(f"evaluating the policy of step {state.step}")
+    if state.step == 0:
+        job.log.say("evaluating the untrained policy")
     clock = Clock()
     with clock("eval"):
         metrics = job.rollouts.run(lambda: job.evaluate(state.step))

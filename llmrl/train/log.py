@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,8 @@ from llmrl.train.clock import Clock
 from llmrl.train.folder import Metrics
 from llmrl.train.world import World
 
+SILENCE_S = 30.0  # longest time without a word
+ESTIMATE_AFTER = 2  # steps; the first is slower than the others
 WIDE = 120  # columns from which the bar has room for every number
 
 
@@ -49,7 +53,13 @@ class Log:
             recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
         )
         self._steps = recipe.train.steps
+        self._first = state.step
+        self._doing, self._since = "starting", time.monotonic()
+        self._ended = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
         self._progress.start()
+        if world.main:
+            self._heart.start()
 
     @property
     def bytes(self) -> int:
@@ -82,12 +92,17 @@ class Log:
         self._progress.update(self._task, completed=step, numbers=f"{shown}{self._accuracy}")
         if self._main and not self._console.is_terminal:
             self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False)
+            if step == self._first + ESTIMATE_AFTER and step < self._steps:
+                left = metrics["time/step"] * (self._steps - step)
+                self._console.print(f"about {left / 60:.0f} minutes to the end, without evaluations", highlight=False)
+        self.doing(f"step {step + 1}")
         skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
         return replace(state, step=step, skipped_in_a_row=skipped, accuracy=None)
 
     def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
         """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""
         self._append("eval", state.step, metrics)
+        self.doing(f"step {state.step + 1}")
         accuracy = metrics["eval/accuracy"]
         self._accuracy = f"  held-out {accuracy:.3f}"
         if self._main:
@@ -101,11 +116,24 @@ class Log:
                 self._console.print(f"step {state.step}: {name} {score:.3f} on {n:.0f} questions", highlight=False)
         return replace(state, accuracy=accuracy)
 
+    def doing(self, what: str) -> None:
+        """What takes time from now on; while it does, a line now and then says so."""
+        self._doing, self._since = what, time.monotonic()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(SILENCE_S):
+            seconds = time.monotonic() - self._since
+            if seconds >= SILENCE_S:
+                self._console.print(f"{self._doing}: {seconds:.0f} s so far", markup=False, highlight=False)
+
     def say(self, text: str) -> None:
         if self._main:
             self._console.print(text, highlight=False)
 
     def close(self) -> None:
+        self._ended.set()
+        if self._heart.is_alive():
+            self._heart.join()
         self._progress.stop()
         if self._metrics:
             self._metrics.close()
