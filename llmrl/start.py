@@ -248,8 +248,8 @@ def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStac
     partners: dict[str, RolloutEngine] = {}
     for name, partner in recipe.engines.items():
         settings = EngineSettings(
-            kind=partner.engine, model=sources.partners[name], dtype=dtype_here(recipe.model.dtype), max_length=recipe.model.max_length,
-            max_sequences=partner.max_sequences,
+            kind=partner.engine, model=sources.partners[name], dtype=dtype_here(recipe.model.dtype),
+            max_length=recipe.model.max_length, max_sequences=partner.max_sequences,
         )  # fmt: skip
         partners[name] = build_engine(settings)
         stack.callback(partners[name].close)

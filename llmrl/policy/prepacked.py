@@ -13,33 +13,30 @@ import torch
 from torch import Tensor, nn
 
 
-def can_prepack(weight: Tensor) -> bool:
-    """Whether this build of torch packs such a weight; the operators are those of torch's own inductor."""
+def can_prepack() -> bool:
+    """Whether this build of torch packs bfloat16 weights; the operators are those of torch's own inductor."""
     operators = torch.ops.mkldnn
     return (
-        weight.is_cpu
-        and torch.backends.mkldnn.is_available()
+        torch.backends.mkldnn.is_available()
         and hasattr(operators, "_reorder_linear_weight")
         and hasattr(operators, "_linear_pointwise")
-        and (
-            weight.dtype == torch.float32
-            or (weight.dtype == torch.bfloat16 and bool(operators._is_mkldnn_bf16_supported()))
-        )
+        and bool(operators._is_mkldnn_bf16_supported())
     )
 
 
 @contextmanager
 def prepacked_linears(model: nn.Module) -> Iterator[None]:
-    """Inside, every `nn.Linear` of `model` on a CPU runs on a packed copy of the weight it has at the start.
+    """Inside, every bfloat16 `nn.Linear` of `model` on a CPU runs on a packed copy of the weight it has at the start.
 
     No gradients. A copy of those weights is held meanwhile. Does nothing where `can_prepack` says no.
     """
     swapped: list[nn.Module] = []
     try:
-        for module in model.modules():
-            if type(module) is nn.Linear and can_prepack(module.weight):
-                module.__dict__["forward"] = _packed(module)  # before the class's own
-                swapped.append(module)
+        if can_prepack():
+            for module in model.modules():
+                if type(module) is nn.Linear and module.weight.dtype == torch.bfloat16 and module.weight.is_cpu:
+                    module.__dict__["forward"] = _packed(module)  # before the class's own
+                    swapped.append(module)
         yield
     finally:
         for module in swapped:
