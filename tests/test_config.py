@@ -64,7 +64,7 @@ WRONG = {
     "a gradient that is stopped anyway": ({"critic": {"kind": "separate", "stop_gradient": True}}, "never moves"),
     "warm-up to the end": ({"critic": {"warmup_steps": 10}}, "the policy would never learn"),
     "no algorithm": ({"algo": {"clip_high": 0.2}}, "algo needs a name"),
-    "no reward": ({"reward": {}}, r"reward: .*at least 1"),
+    "no reward": ({"reward": {}}, r"reward is empty"),
     "a run name that leaves the folder": ({"name": "../x"}, "name: "),
     "sampler dropout": ({"model": {"path": "x", "lora": {"dropout": 0.1}}}, r"model\.lora\.dropout"),
 }
