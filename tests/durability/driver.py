@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 # In the order of a step. Each is a moment that random kills rarely hit; the number skips calls of finished steps.
 POINTS = (
-    "before llmrl.train.folder:_write_atomically 1",
+    "before llmrl.train.folder:write_text 1",
     "before llmrl.start:_build 1",
     "before llmrl.train.loop:evaluated 1",
     "torn llmrl.train.folder:Metrics.append 1",
@@ -37,7 +37,7 @@ POINTS = (
     "after llmrl.policy.model:Policy.save 2",
     "torn llmrl.train.checkpoint:save_file 2",
     "before llmrl.train.checkpoint:seal 2",
-    "before llmrl.train.checkpoint:_sync 5",
+    "before llmrl.train.checkpoint:sync 5",
     "after llmrl.train.checkpoint:seal 2",
     "before llmrl.train.checkpoint:Writer._prune 2",
     "before llmrl.train.checkpoint:shutil.rmtree 2",
