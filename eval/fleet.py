@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from llmrl.errors import EngineError, EvalError
-from llmrl.rollout.engine import Look, StreamingEngine
+from llmrl.rollout.engine import ChecksumRequest, StreamingEngine
 from llmrl.rollout.pool import EnginePool, Lost, Put
 from llmrl.rollout.servers import Server
 from llmrl.types import Request
@@ -90,7 +90,7 @@ class LocalEngine:
     async def load(self, version: int) -> None:
         raise EngineError(f"{self.name} takes no weights")
 
-    async def checksums(self, look: Look) -> dict[str, int]:
+    async def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         raise EngineError(f"{self.name} shows no weights")
 
     async def close(self) -> None:

@@ -29,8 +29,8 @@ from llmrl.hardware import dtype_here
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import EngineSettings, RolloutEngine
+from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
-from llmrl.rollout.place import native_engine, place_engine
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
 from llmrl.stages.folder import policy_source

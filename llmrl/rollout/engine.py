@@ -23,7 +23,7 @@ SAMPLED_COLUMNS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class ChecksumRequest:
     """Which columns of which weights to look at: shapes and precisions of what was sent, by Hugging Face name."""
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -34,7 +34,7 @@ class Look:
     def columns(self, width: int) -> list[int]:
         """The columns to look at in a matrix of `width` columns.
 
-        >>> Look(shapes={}, dtypes={}, version=3, full=False).columns(10)
+        >>> ChecksumRequest(shapes={}, dtypes={}, version=3, full=False).columns(10)
         [3, 8]
         """
         count = width if self.full else min(width, SAMPLED_COLUMNS)
@@ -58,15 +58,15 @@ class RolloutEngine(Protocol):
 class TrainedEngine(RolloutEngine, Protocol):
     """An engine that training loads new weights into, and can look at afterwards."""
 
-    def checksums(self, look: Look) -> dict[str, int]:
-        """Checksums (llmrl.rollout.verify) of the engine's own weights under the names in `look`, of those it can show."""
+    def checksums(self, request: ChecksumRequest) -> dict[str, int]:
+        """Checksums (llmrl.rollout.verify) of the engine's own weights under the names in `request`, of those it can show."""
         ...
 
 
-class RestingEngine(RolloutEngine, Protocol):
+class SleepingEngine(RolloutEngine, Protocol):
     """An engine on the trainer's own GPU that steps aside while the policy trains."""
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give back the memory of weights and KV cache until `load` brings new weights. Nothing on a CPU."""
         ...
 

@@ -26,7 +26,7 @@ from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import EngineSettings, Look, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, refuse_media
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -112,9 +112,9 @@ class NativeEngine:
                 raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
             own[name].data.copy_(tensor)
 
-    def checksums(self, look: Look) -> dict[str, int]:
+    def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         own = dict(self._model.named_parameters(remove_duplicate=False))
-        return {name: checksum(chosen(own[name], look)) for name in look.shapes if name in own}
+        return {name: checksum(chosen(own[name], request)) for name in request.shapes if name in own}
 
     def close(self) -> None:
         self._model = None

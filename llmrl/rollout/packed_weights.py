@@ -10,26 +10,26 @@ from collections.abc import Mapping
 from math import prod
 from typing import Any
 
-from llmrl.rollout.engine import Look
+from llmrl.rollout.engine import ChecksumRequest
 from llmrl.rollout.verify import checksum
 
 
-def checksums(model: Any, look: Look) -> dict[str, int]:
-    """Checksums of the weights in `look`, those that the model has."""
+def checksums(model: Any, request: ChecksumRequest) -> dict[str, int]:
+    """Checksums of the weights in `request`, those that the model has."""
     import torch
 
     joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
     found: dict[str, int] = {}
     last, values = "", None
-    for name, shape in look.shapes.items():
-        owner, start = _place(name, joined, look.shapes)
+    for name, shape in request.shapes.items():
+        owner, start = _place(name, joined, request.shapes)
         if owner != last:  # the parts of a joined matrix come one after the other
             layer, _, leaf = owner.rpartition(".")
-            last, values = owner, _values(model, layer, leaf, look, width=prod(shape[1:]))
+            last, values = owner, _values(model, layer, leaf, request, width=prod(shape[1:]))
         if values is None or len(rows := values[start : start + shape[0]]) < shape[0]:
             continue  # the model has no such layer, or (with tensor parallelism) only a part of it
         # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
-        found[name] = checksum(rows.to(getattr(torch, look.dtypes[name])))
+        found[name] = checksum(rows.to(getattr(torch, request.dtypes[name])))
     return found
 
 
@@ -48,7 +48,7 @@ def _place(name: str, joined: Mapping[str, tuple[str, list[str]]], shapes: Mappi
     return f"{parent}.{whole}.{leaf}", sum(shapes[f"{parent}.{other}.{leaf}"][0] for other in before)
 
 
-def _values(model: Any, layer: str, leaf: str, look: Look, *, width: int) -> Any:
+def _values(model: Any, layer: str, leaf: str, request: ChecksumRequest, *, width: int) -> Any:
     """The chosen columns of a layer's weight of `width` columns, or a vector whole; None if the model has no such one."""
     import torch
 
@@ -65,10 +65,10 @@ def _values(model: Any, layer: str, leaf: str, look: Look, *, width: int) -> Any
         matrix = tensor.reshape(tensor.shape[0], -1)
         if matrix.shape[1] != width:
             return None
-        return matrix if look.full else matrix[:, look.columns(width)]
+        return matrix if request.full else matrix[:, request.columns(width)]
     if width != (getattr(module, "input_size_per_partition", None) or module.input_size):
         return None
-    columns = range(width) if look.full else look.columns(width)
+    columns = range(width) if request.full else request.columns(width)
     probe = torch.zeros(len(columns), width, dtype=tensor.dtype, device=tensor.device)
     probe[torch.arange(len(columns)), torch.tensor(list(columns))] = 1
     return module.cpu_linear(probe, tensor, None).T

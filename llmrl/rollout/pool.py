@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import Look, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, collect, refuse_media
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.transfer import WeightStore
 from llmrl.types import Completion, Request
@@ -59,7 +59,7 @@ class Backend(Protocol):
         """Take the weights that the pool's store holds."""
         ...
 
-    async def checksums(self, look: Look) -> dict[str, int]: ...
+    async def checksums(self, request: ChecksumRequest) -> dict[str, int]: ...
 
     async def close(self) -> None: ...
 
@@ -110,7 +110,9 @@ class EnginePool:
         self._store, self._say = store, say
         self._patience, self._come_back = patience or Patience(), patience is not None
         self._version: int | None = None  # of the weights that the members should have; None before the first
-        self._shown: tuple[Look, dict[str, int]] | None = None  # what the members showed of the newest weights
+        self._shown: tuple[ChecksumRequest, dict[str, int]] | None = (
+            None  # what the members showed of the newest weights
+        )
         self._restarts = self._regenerated = 0
         self._changed = asyncio.Event()  # something finished, was lost, or came back
         self._background: set[asyncio.Task[None]] = set()
@@ -170,14 +172,14 @@ class EnginePool:
             ) from error
         self._store.settle()
 
-    def checksums(self, look: Look) -> dict[str, int]:
+    def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         """Of the members that are up, which must agree."""
-        shown = self._run(self._all_checksums(look))
+        shown = self._run(self._all_checksums(request))
         first = next(iter(shown))
         for name, found in shown.items():
             if found != shown[first]:
                 raise EngineError(f"{name} and {first} hold different weights after version {self._version}")
-        self._shown = (look, shown[first])
+        self._shown = (request, shown[first])
         return shown[first]
 
     def close(self) -> None:
@@ -371,10 +373,10 @@ class EnginePool:
         if self._shown is not None and await member.backend.checksums(self._shown[0]) != self._shown[1]:
             raise EngineError(f"{member.backend.name} does not hold the weights of version {self._version}")
 
-    async def _all_checksums(self, look: Look) -> dict[str, dict[str, int]]:
+    async def _all_checksums(self, request: ChecksumRequest) -> dict[str, dict[str, int]]:
         up = [member for member in self.members if member.up]
         try:
-            found = await asyncio.gather(*(member.backend.checksums(look) for member in up))
+            found = await asyncio.gather(*(member.backend.checksums(request) for member in up))
         except Lost as lost:
             raise EngineError(f"an engine cannot show its weights: {lost}") from lost
         return {member.backend.name: shown for member, shown in zip(up, found, strict=True)}

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, cast
 from llmrl.errors import EngineError
 from llmrl.memory import keep_freed_memory
 from llmrl.rollout.build import build_engine
-from llmrl.rollout.engine import EngineSettings, LocalEngine, Look, RestingEngine, collect
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, LocalEngine, SleepingEngine, collect
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -133,21 +133,21 @@ class ProcessEngine:
             except _ChildLost as lost:
                 self._replace(lost, failures)
 
-    def checksums(self, look: Look) -> dict[str, int]:
+    def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         for failures in range(1, self._max_restarts + 2):
             try:
                 self._wait_until_ready()
-                self._send(("checksums", look))
+                self._send(("checksums", request))
                 found: dict[str, int] = self._receive(self._stall_timeout_s)[1]
                 return found
             except _ChildLost as lost:
                 self._replace(lost, failures)
         raise AssertionError("the last failure raises")
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         try:
             self._wait_until_ready()
-            self._send(("rest",))
+            self._send(("sleep",))
             self._receive(self._stall_timeout_s)
         except _ChildLost as lost:  # the next one starts awake and waits for weights like any other
             self._replace(lost, 1)
@@ -317,8 +317,8 @@ def _serve(connection: Connection, shared: int) -> None:
             connection.send(("loaded", message[2]))
         elif message[0] == "checksums":
             connection.send(("checksums", engine.checksums(message[1])))
-        elif message[0] == "rest":
-            cast(RestingEngine, engine).rest()
+        elif message[0] == "sleep":
+            cast(SleepingEngine, engine).sleep()
             connection.send(("rested",))
         else:
             for item in engine.stream(message[1]):

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter
 
 from llmrl.errors import EngineError
 from llmrl.rollout.build import build_engine
-from llmrl.rollout.engine import EngineSettings, LocalEngine, Look
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, LocalEngine
 from llmrl.rollout.pool import Lost, Put
 from llmrl.rollout.process import child_environment
 from llmrl.rollout.weight_check import from_json, to_json
@@ -46,8 +46,8 @@ class EngineWorker:
         self._engine.load(load(weights).items(), version=version)
         return version
 
-    def checksums(self, look: str) -> dict[str, int]:
-        return self._engine.checksums(from_json(look))
+    def checksums(self, request: str) -> dict[str, int]:
+        return self._engine.checksums(from_json(request))
 
     def pid(self) -> int:
         return os.getpid()
@@ -144,8 +144,8 @@ class RayActor:
     async def load(self, version: int) -> None:
         await self._call("load", self._cluster.weights, version)
 
-    async def checksums(self, look: Look) -> dict[str, int]:
-        found: dict[str, int] = await self._call("checksums", to_json(look))
+    async def checksums(self, request: ChecksumRequest) -> dict[str, int]:
+        found: dict[str, int] = await self._call("checksums", to_json(request))
         return found
 
     async def close(self) -> None:

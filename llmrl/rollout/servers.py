@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import httpx
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import Look
+from llmrl.rollout.engine import ChecksumRequest
 from llmrl.rollout.pool import Lost, Put, said, together
 from llmrl.rollout.transfer import Transfer
 from llmrl.rollout.weight_check import METHOD, to_json
@@ -109,8 +109,8 @@ class Server:
         await self._call("/reset_prefix_cache", {})
         await self._call("/resume", {})
 
-    async def checksums(self, look: Look) -> dict[str, int]:
-        found: dict[str, int] = (await self._rpc(METHOD, look=to_json(look)))["results"][0]
+    async def checksums(self, request: ChecksumRequest) -> dict[str, int]:
+        found: dict[str, int] = (await self._rpc(METHOD, request=to_json(request)))["results"][0]
         return found
 
     async def close(self) -> None:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import httpx
 
-from llmrl.rollout import wire
-from llmrl.rollout.wire import Backend, Line, Meeting
+from llmrl.rollout import weight_broadcast
+from llmrl.rollout.weight_broadcast import Backend, Rendezvous, WeightChannel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,7 +28,7 @@ class WeightStore(Protocol):
     """Holds the newest weights, for engines that are there and those that come back."""
 
     def hold(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        """Take the place of what was held, which is kept until `settle`: an engine may still be reading it."""
+        """Hold these weights instead of the earlier ones, which stay until `settle`: an engine may still be reading them."""
         ...
 
     def settle(self) -> None: ...
@@ -78,12 +78,12 @@ class Files:
 
 
 class Direct:
-    """Broadcasts to each server over a line of its own (`wire.py`), opened when it first takes weights."""
+    """Broadcasts to each server over a channel of its own (`weight_broadcast.py`), opened when it first takes weights."""
 
     def __init__(self, backend: Backend, *, timeout_s: float) -> None:
         self._backend = backend
         self._timeout_s = timeout_s
-        self._lines: dict[str, Line] = {}
+        self._channels: dict[str, WeightChannel] = {}
         self._held: dict[str, Tensor] = {}
 
     def hold(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
@@ -91,12 +91,16 @@ class Direct:
         self._held = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights}
 
     async def give(self, url: str, rpc: Rpc) -> None:
-        if url not in self._lines:
+        if url not in self._channels:
             await self._open(url, rpc)
-        line, held = self._lines[url], self._held
-        parts = wire.to_json([wire.Part.of(name, tensor) for name, tensor in held.items()])
+        channel, held = self._channels[url], self._held
+        specs = weight_broadcast.to_json(
+            [weight_broadcast.TensorSpec.of(name, tensor) for name, tensor in held.items()]
+        )
         try:
-            await asyncio.gather(asyncio.to_thread(wire.send, line, held), rpc("llmrl_receive", parts=parts))
+            await asyncio.gather(
+                asyncio.to_thread(weight_broadcast.send, channel, held), rpc("llmrl_receive", specs=specs)
+            )
         except BaseException:
             self.forget(url)  # cut, so that the other side does not wait
             raise
@@ -104,28 +108,28 @@ class Direct:
     async def _open(self, url: str, rpc: Rpc) -> None:
         workers = len((await rpc("llmrl_leave"))["results"])
         place = httpx.URL(url)
-        host = wire.local_address(place.host, place.port or 80)
-        listener = wire.listen(host)
-        meeting = Meeting(
+        host = weight_broadcast.local_address(place.host, place.port or 80)
+        listener = weight_broadcast.listen(host)
+        rendezvous = Rendezvous(
             host=host,
             port=listener.getsockname()[1],
             size=1 + workers,
             backend=self._backend,
             timeout_s=self._timeout_s,
         )
-        opening = asyncio.to_thread(Line, meeting, rank=0, device=_device(self._backend), listener=listener)
-        self._lines[url], _ = await asyncio.gather(opening, rpc("llmrl_join", meeting=meeting.to_json()))
+        opening = asyncio.to_thread(WeightChannel, rendezvous, rank=0, device=_device(self._backend), listener=listener)
+        self._channels[url], _ = await asyncio.gather(opening, rpc("llmrl_join", rendezvous=rendezvous.to_json()))
 
     def settle(self) -> None:
         pass
 
     def forget(self, name: str) -> None:
-        line = self._lines.pop(name, None)
-        if line is not None:
-            line.close()
+        channel = self._channels.pop(name, None)
+        if channel is not None:
+            channel.close()
 
     def close(self) -> None:
-        for url in list(self._lines):
+        for url in list(self._channels):
             self.forget(url)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import Look, RestingEngine, TrainedEngine
+from llmrl.rollout.engine import ChecksumRequest, SleepingEngine, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 Verify = Literal["off", "sampled", "full"]
 
 
-def chosen(tensor: Tensor, look: Look) -> Tensor:
-    """The columns of a weight [rows, ...] that `look` asks for; a vector whole."""
+def chosen(tensor: Tensor, request: ChecksumRequest) -> Tensor:
+    """The columns of a weight [rows, ...] that `request` asks for; a vector whole."""
     if tensor.dim() < 2:
         return tensor
     matrix = tensor.reshape(tensor.shape[0], -1)
-    return matrix if look.full else matrix[:, look.columns(matrix.shape[1])]
+    return matrix if request.full else matrix[:, request.columns(matrix.shape[1])]
 
 
 def checksum(values: Tensor) -> int:
@@ -47,19 +47,19 @@ def sync(
     sent: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {}
     dtypes: dict[str, str] = {}
-    look = Look(shapes=shapes, dtypes=dtypes, version=version, full=verify == "full")
+    request = ChecksumRequest(shapes=shapes, dtypes=dtypes, version=version, full=verify == "full")
 
     def noted() -> Iterator[tuple[str, Tensor]]:
         for name, tensor in weights:
             if verify != "off":
                 shapes[name], dtypes[name] = tuple(tensor.shape), str(tensor.dtype).removeprefix("torch.")
-                sent[name] = checksum(chosen(tensor, look))
+                sent[name] = checksum(chosen(tensor, request))
             yield name, tensor
 
     engine.load(noted(), version=version)
     if verify == "off":
         return 0.0
-    found = engine.checksums(look)
+    found = engine.checksums(request)
     wrong = sorted(name for name, own in found.items() if own != sent[name])
     if wrong or not found:
         what = f"{len(wrong)} of {len(sent)} differ, such as {wrong[0]}" if wrong else "it shows none of them"
@@ -70,7 +70,7 @@ def sync(
     return len(found) / len(sent)
 
 
-class Checked:
+class VerifiedEngine:
     """An engine whose weights are looked at after every transfer, as `verify` says."""
 
     def __init__(self, engine: TrainedEngine, verify: Verify) -> None:
@@ -83,8 +83,8 @@ class Checked:
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         sync(self._engine, weights, version=version, verify=self._verify)
 
-    def rest(self) -> None:
-        cast(RestingEngine, self._engine).rest()
+    def sleep(self) -> None:
+        cast(SleepingEngine, self._engine).sleep()
 
     def close(self) -> None:
         self._engine.close()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, Look, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, refuse_media
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 
@@ -62,21 +62,21 @@ class VLLMEngine:
             "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
         }
         self._llm = LLM(**options)
-        self._can_rest = settings.sleep and torch.cuda.is_available()
-        self._resting = False
+        self._can_sleep = settings.sleep and torch.cuda.is_available()
+        self._asleep = False
 
-    def rest(self) -> None:
-        if self._can_rest and not self._resting:
+    def sleep(self) -> None:
+        if self._can_sleep and not self._asleep:
             self._llm.sleep(level=2)  # the weights are thrown away, not copied out: `load` brings all of them
-            self._resting = True
+            self._asleep = True
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         from vllm import TokensPrompt
 
         refuse_media(requests, "vllm")
 
-        if self._resting:
-            raise EngineError("the engine gave its weights back when it went to rest; load weights before generating")
+        if self._asleep:
+            raise EngineError("the engine gave its weights back when it went to sleep; load weights before generating")
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         for index, request in enumerate(requests):
@@ -96,16 +96,16 @@ class VLLMEngine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         # The CPU build repacks weights, so its per-parameter loader fails; reload_weights repacks again.
-        if self._resting:
+        if self._asleep:
             self._llm.wake_up(tags=["weights"])  # the cache only afterwards, so that its memory is free meanwhile
         self._llm.collective_rpc("reload_weights", kwargs={"weights_iterator": iter(weights)})
-        if self._resting:
+        if self._asleep:
             self._llm.wake_up(tags=["kv_cache"])
-            self._resting = False
+            self._asleep = False
         self._llm.reset_prefix_cache()
 
-    def checksums(self, look: Look) -> dict[str, int]:
-        (found,) = self._llm.apply_model(lambda model: checksums(model, look))
+    def checksums(self, request: ChecksumRequest) -> dict[str, int]:
+        (found,) = self._llm.apply_model(lambda model: checksums(model, request))
         return found
 
     def close(self) -> None:

@@ -1,5 +1,5 @@
 """vLLM's worker extension: a server or an actor shows checksums of the weights that it computes with, and takes new ones
-from a line (`wire.py`).
+from a channel (`weight_broadcast.py`).
 
 Our servers run with it; another's is started with `--worker-extension-cls llmrl.rollout.weight_check.WeightCheck`.
 """
@@ -10,7 +10,7 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from llmrl.rollout.engine import Look
+from llmrl.rollout.engine import ChecksumRequest
 
 METHOD = "llmrl_checksums"
 
@@ -22,40 +22,42 @@ class WeightCheck:
     rank: int
     device: Any
     reload_weights: Any
-    llmrl_line: Any = None
+    llmrl_channel: Any = None
 
-    def llmrl_checksums(self, look: str) -> dict[str, int]:
+    def llmrl_checksums(self, request: str) -> dict[str, int]:
         from llmrl.rollout.packed_weights import checksums
 
-        return checksums(self.model_runner.get_model(), from_json(look))
+        return checksums(self.model_runner.get_model(), from_json(request))
 
     def llmrl_leave(self) -> None:
-        """Cut an older line; every worker answers, which tells how many there are."""
-        if self.llmrl_line is not None:
-            self.llmrl_line.close()
-            self.llmrl_line = None
+        """Cut an older channel; every worker answers, which tells how many there are."""
+        if self.llmrl_channel is not None:
+            self.llmrl_channel.close()
+            self.llmrl_channel = None
 
-    def llmrl_join(self, meeting: str) -> None:
-        """Open this worker's end of a line from the trainer."""
-        from llmrl.rollout import wire
+    def llmrl_join(self, rendezvous: str) -> None:
+        """Open this worker's end of a channel from the trainer."""
+        from llmrl.rollout import weight_broadcast
 
-        self.llmrl_line = wire.Line(wire.Meeting.from_json(meeting), rank=1 + self.rank, device=self.device)
+        self.llmrl_channel = weight_broadcast.WeightChannel(
+            weight_broadcast.Rendezvous.from_json(rendezvous), rank=1 + self.rank, device=self.device
+        )
 
-    def llmrl_receive(self, parts: str) -> None:
-        """Load the weights that come down the line."""
-        from llmrl.rollout import wire
+    def llmrl_receive(self, specs: str) -> None:
+        """Load the weights that come down the channel."""
+        from llmrl.rollout import weight_broadcast
 
-        coming = wire.receive(self.llmrl_line, wire.from_json(parts))
+        coming = weight_broadcast.receive(self.llmrl_channel, weight_broadcast.from_json(specs))
         self.reload_weights(weights_iterator=coming)
-        for _ in coming:  # what the model did not ask for must leave the line too
+        for _ in coming:  # what the model did not ask for must leave the channel too
             pass
 
 
-def to_json(look: Look) -> str:
-    return json.dumps(asdict(look))
+def to_json(request: ChecksumRequest) -> str:
+    return json.dumps(asdict(request))
 
 
-def from_json(text: str) -> Look:
+def from_json(text: str) -> ChecksumRequest:
     fields = json.loads(text)
     shapes = {name: tuple(shape) for name, shape in fields.pop("shapes").items()}
-    return Look(shapes=shapes, **fields)
+    return ChecksumRequest(shapes=shapes, **fields)

@@ -17,7 +17,7 @@ from llmrl.errors import DataError
 from llmrl.settings.data import DataConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import Supervised
-from llmrl.stages.pairs import load_stage_rows, named, told
+from llmrl.stages.pairs import examples_of, load_stage_rows, named
 from llmrl.types import Prompt
 
 IGNORED = -100  # the label of a token that is no part of the loss
@@ -46,7 +46,7 @@ def _tokenized(
     stage: Supervised, recipe: Recipe, rows: list[Row], tokenizer: Any, config: DataConfig, notes: list[str]
 ) -> list[dict[str, list[int]]]:
     longest = recipe.model.max_length
-    texts = told(stage, rows, recipe.seed)
+    texts = examples_of(stage, rows, recipe.seed)
     if not texts:
         raise DataError(f"{config.source} holds no turn of an assistant to learn")
     of = {row.id: found for row, found in texts}

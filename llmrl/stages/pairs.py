@@ -25,8 +25,8 @@ from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import Supervised
 
 
-def shaper(columns: Mapping[str, str]) -> Callable[[Any, str], Any]:
-    """What gives a record without a prompt column the prompt that its conversation starts with."""
+def prompt_from_chat(columns: Mapping[str, str]) -> Callable[[Any, str], Any]:
+    """A function that gives a record without a prompt column the prompt with which its conversation starts."""
 
     def shape(record: Any, place: str) -> Any:
         if not isinstance(record, Mapping) or any(name in record for name in (*PROMPT_NAMES, columns.get("prompt"))):
@@ -56,7 +56,7 @@ def _messages(value: Any, where: str) -> list[dict[str, Any]]:
 
 @contextmanager
 def named(stage: Supervised) -> Iterator[None]:
-    """Errors of data say whose data it is."""
+    """Name the stage in errors about its data."""
     try:
         yield
     except DataError as error:
@@ -72,15 +72,15 @@ def load_stage_rows(stage: Supervised, recipe: Recipe) -> tuple[list[Row], list[
     if stage.data is None:
         held_out = recipe.eval.data.model_copy(update=held_out.model_dump(exclude_unset=True))
     seed = key(recipe.seed, "data")
-    train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shaper(data.columns))
+    train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=prompt_from_chat(data.columns))
     if stage.data:
         check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.data, seed=seed)[1])
     return train_rows, eval_rows, data, held_out_config(held_out, data)
 
 
 def stage_data(stage: Supervised, recipe: Recipe) -> str:
-    """What a plan says of a stage's data; a data set on the hub is not fetched. Raises DataError for rows that say nothing
-    to learn.
+    """A stage's data in the words of `llmrl plan`; a data set on the hub is not fetched. Raises DataError for rows from
+    which nothing can be learnt.
     """
     sources = {c.source for c in (stage.data or recipe.data, recipe.data)}
     source = (stage.data or recipe.data).source
@@ -88,11 +88,11 @@ def stage_data(stage: Supervised, recipe: Recipe) -> str:
         return f"{source}, looked at when the stage starts"
     with named(stage):
         train_rows, eval_rows, *_ = load_stage_rows(stage, recipe)
-        found = [len(told(stage, rows, recipe.seed)) for rows in (train_rows, eval_rows)]
+        found = [len(examples_of(stage, rows, recipe.seed)) for rows in (train_rows, eval_rows)]
     return f"{source}: {found[0]:,} to train on, {found[1]:,} held out"
 
 
-def told(stage: Supervised, rows: Sequence[Row], seed: int) -> list[tuple[Row, tuple[str, ...]]]:
+def examples_of(stage: Supervised, rows: Sequence[Row], seed: int) -> list[tuple[Row, tuple[str, ...]]]:
     """(row, its completion, or its better and its worse one) of every example of a stage."""
     if stage.kind == "sft":
         return [(row, (completion,)) for row, completion in with_completions(rows)]
@@ -102,7 +102,7 @@ def told(stage: Supervised, rows: Sequence[Row], seed: int) -> list[tuple[Row, t
 def with_completions(rows: Sequence[Row]) -> list[tuple[Row, str]]:
     """(row, the completion to learn) of every row; of a conversation, one for every turn of the assistant.
 
-    Raises DataError: a row that says no completion, or an empty one.
+    Raises DataError for a row without a completion or with an empty one.
     """
     found: list[tuple[Row, str]] = []
     for row in rows:

@@ -9,7 +9,7 @@ from itertools import zip_longest
 from typing import cast
 
 from llmrl.data.stream import PromptStream
-from llmrl.rollout.engine import RestingEngine, RolloutEngine
+from llmrl.rollout.engine import RolloutEngine, SleepingEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import roll, sampling
 from llmrl.settings.recipe import Recipe
@@ -58,7 +58,7 @@ class Sampler:
             found = [trajectory for rows in groups.values() for trajectory in rows]
         if config.sleep:
             with clock("sync"):
-                cast(RestingEngine, self.engine).rest()
+                cast(SleepingEngine, self.engine).sleep()
         return found
 
     def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:

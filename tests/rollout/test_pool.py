@@ -14,11 +14,11 @@ import pytest
 
 from llmrl.errors import EngineError
 from llmrl.rollout import pool as pool_module
-from llmrl.rollout.engine import Look
+from llmrl.rollout.engine import ChecksumRequest
 from llmrl.rollout.pool import EnginePool, Lost, Patience, Put
 from llmrl.types import Completion, Request, Sampling, Status
 
-LOOK = Look(shapes={}, dtypes={}, version=0, full=True)
+LOOK = ChecksumRequest(shapes={}, dtypes={}, version=0, full=True)
 QUICK = Patience(stall_s=0.2, update_s=5.0, start_s=2.0, max_restarts=3)
 
 
@@ -94,7 +94,7 @@ class Engine:
         await self._answer()
         self.weights = self._store.held
 
-    async def checksums(self, look: Look) -> dict[str, int]:
+    async def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         return {"w": (self.weights or 0) + self.wrong}
 
     async def close(self) -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, Look
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.process import ProcessEngine
 from llmrl.rollout.verify import checksum, sync
@@ -86,8 +86,8 @@ def test_weights_reach_a_child_process_as_they_come_and_are_checked_there(
         for seed in (1, 2):
             assert sync(engine, streamed(seed), version=seed, verify="full") == 1.0
         shapes = {name: tuple(tensor.shape) for name, tensor in weights().items()}
-        look = Look(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=2, full=True)
-        found = engine.checksums(look)
+        request = ChecksumRequest(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=2, full=True)
+        found = engine.checksums(request)
         expected = {name: checksum(tensor) for name, tensor in weights(2).items()}
         assert found == expected and held == 2 * len(expected)
         other = {name: checksum(tensor) for name, tensor in weights(1).items()}

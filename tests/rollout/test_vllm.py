@@ -8,7 +8,7 @@ import time
 import pytest
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import EngineSettings, Look
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings
 from llmrl.rollout.hf import HFEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import checksum, sync
@@ -122,8 +122,8 @@ def test_vllm_shows_every_weight_it_computes_with_and_those_that_are_not_the_one
     assert sync(engine, changed.items(), version=3, verify="full") == 1.0
     assert sync(engine, changed.items(), version=4, verify="sampled") == 1.0
     shapes = {name: tuple(tensor.shape) for name, tensor in changed.items()}
-    look = Look(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=4, full=True)
-    found = engine.checksums(look)
+    request = ChecksumRequest(shapes=shapes, dtypes=dict.fromkeys(shapes, "float32"), version=4, full=True)
+    found = engine.checksums(request)
     for name in ("model.layers.1.self_attn.k_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.norm.weight"):
         changed[name] = changed[name] * 1.01
     assert {name for name, tensor in changed.items() if found[name] != checksum(tensor)} == {

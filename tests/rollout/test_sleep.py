@@ -5,7 +5,7 @@ import pytest
 from llmrl.errors import ConfigError, EngineError
 from llmrl.rollout.engine import EngineSettings
 from llmrl.rollout.process import ProcessEngine
-from llmrl.rollout.verify import Checked
+from llmrl.rollout.verify import VerifiedEngine
 from llmrl.rollout.vllm import VLLMEngine
 from llmrl.train.clock import Clock
 from llmrl.train.sample import Sampler
@@ -24,21 +24,21 @@ class Calls:
         return lambda *args, **kwargs: self.made.append((name, kwargs.get("level") or kwargs.get("tags")))
 
 
-def engine(*, can_rest):
+def engine(*, can_sleep):
     made = VLLMEngine.__new__(VLLMEngine)
-    made._llm, made._can_rest, made._resting = Calls(), can_rest, False
+    made._llm, made._can_sleep, made._asleep = Calls(), can_sleep, False
     return made
 
 
-def test_a_resting_engine_wakes_its_weights_before_and_its_cache_after_they_are_loaded():
-    resting = engine(can_rest=True)
-    resting.rest()
-    resting.rest()  # twice is once
+def test_a_sleeping_engine_wakes_its_weights_before_and_its_cache_after_they_are_loaded():
+    asleep = engine(can_sleep=True)
+    asleep.sleep()
+    asleep.sleep()  # twice is once
     with pytest.raises(EngineError, match="load weights before generating"):
-        next(resting.stream([]))
-    resting.load([], version=1)
-    resting.load([], version=2)
-    assert resting._llm.made == [
+        next(asleep.stream([]))
+    asleep.load([], version=1)
+    asleep.load([], version=2)
+    assert asleep._llm.made == [
         ("sleep", 2),
         ("wake_up", ["weights"]), ("collective_rpc", None), ("wake_up", ["kv_cache"]), ("reset_prefix_cache", None),
         ("collective_rpc", None), ("reset_prefix_cache", None),
@@ -46,8 +46,8 @@ def test_a_resting_engine_wakes_its_weights_before_and_its_cache_after_they_are_
 
 
 def test_on_a_cpu_there_is_nothing_to_give_back():
-    awake = engine(can_rest=False)
-    awake.rest()
+    awake = engine(can_sleep=False)
+    awake.sleep()
     awake.load([], version=1)
     assert [name for name, _ in awake._llm.made] == ["collective_rpc", "reset_prefix_cache"]
 
@@ -60,8 +60,8 @@ class Napping:
         self.made.append("generate")
         return [Completion(tokens=(5,), logprobs=(-1.0,), text="x", status=Status.done()) for _ in requests]
 
-    def rest(self):
-        self.made.append("rest")
+    def sleep(self):
+        self.made.append("sleep")
 
 
 class Same:
@@ -77,19 +77,19 @@ def test_the_engine_rests_once_a_batch_is_sampled_if_the_recipe_says_so(sleep):
     asked = recipe()
     asked = asked.model_copy(update={"rollout": asked.rollout.model_copy(update={"sleep": sleep, "group_size": 2})})
     sampler = Sampler(
-        recipe=asked, world=World(), engine=Checked(napping, "off"), stream=Same(), spare=Same(),
+        recipe=asked, world=World(), engine=VerifiedEngine(napping, "off"), stream=Same(), spare=Same(),
         score=lambda rows: [Score(value=1.0) for _ in rows],
     )  # fmt: skip
     assert len(sampler(0, 0, Clock())) == 2
-    assert napping.made == (["generate", "rest"] if sleep else ["generate"])
+    assert napping.made == (["generate", "sleep"] if sleep else ["generate"])
 
 
 def test_an_engine_in_a_child_process_is_told_to_rest_and_what_it_cannot_do_is_an_error(tiny_model, tmp_path):
     settings = EngineSettings(kind="hf", model=str(tiny_model), dtype="float32", max_length=64)
     child = ProcessEngine(settings, log=tmp_path / "engine.log")
     try:
-        with pytest.raises(EngineError, match=r"HFEngine.*rest"):
-            child.rest()
+        with pytest.raises(EngineError, match=r"HFEngine.*sleep"):
+            child.sleep()
     finally:
         child.close()
 

@@ -22,8 +22,8 @@ ALIGNED = 16  # bytes: any dtype may begin there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
-    """Where and how the ends of a line find each other."""
+class Rendezvous:
+    """Where and how the ends of a channel find each other."""
 
     host: str
     port: int
@@ -35,12 +35,12 @@ class Meeting:
         return json.dumps(asdict(self))
 
     @classmethod
-    def from_json(cls, text: str) -> Meeting:
+    def from_json(cls, text: str) -> Rendezvous:
         return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class TensorSpec:
     """A tensor that will come: its name, dtype (as in torch) and shape."""
 
     name: str
@@ -48,7 +48,7 @@ class Part:
     shape: tuple[int, ...]
 
     @classmethod
-    def of(cls, name: str, tensor: Tensor) -> Part:
+    def of(cls, name: str, tensor: Tensor) -> TensorSpec:
         return cls(name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape))
 
     @property
@@ -61,42 +61,42 @@ class Part:
         return bucket[offset : offset + self.bytes].view(getattr(torch, self.dtype)).view(self.shape)
 
 
-def to_json(parts: Sequence[Part]) -> str:
-    return json.dumps([asdict(part) for part in parts])
+def to_json(specs: Sequence[TensorSpec]) -> str:
+    return json.dumps([asdict(spec) for spec in specs])
 
 
-def from_json(text: str) -> list[Part]:
-    return [Part(name=p["name"], dtype=p["dtype"], shape=tuple(p["shape"])) for p in json.loads(text)]
+def from_json(text: str) -> list[TensorSpec]:
+    return [TensorSpec(name=p["name"], dtype=p["dtype"], shape=tuple(p["shape"])) for p in json.loads(text)]
 
 
-class Line:
+class WeightChannel:
     """One end of a process group that no other group of the process knows of. Both ends must open it together; the
     trainer's brings the socket on which it listens. RuntimeError if the others do not come within the timeout.
     """
 
     def __init__(
-        self, meeting: Meeting, *, rank: int, device: torch.device, listener: socket.socket | None = None
+        self, rendezvous: Rendezvous, *, rank: int, device: torch.device, listener: socket.socket | None = None
     ) -> None:
         from torch import distributed
 
         self.device = device
-        patience = timedelta(seconds=meeting.timeout_s)
+        patience = timedelta(seconds=rendezvous.timeout_s)
         self._store = distributed.TCPStore(
-            meeting.host, meeting.port, meeting.size, is_master=listener is not None, timeout=patience,
+            rendezvous.host, rendezvous.port, rendezvous.size, is_master=listener is not None, timeout=patience,
             wait_for_workers=False, master_listen_fd=listener.detach() if listener else None,
         )  # fmt: skip
         self._group: Any
-        if meeting.backend == "nccl":
+        if rendezvous.backend == "nccl":
             options = distributed.ProcessGroupNCCL.Options()
             options._timeout = patience
-            self._group = distributed.ProcessGroupNCCL(self._store, rank, meeting.size, options)
+            self._group = distributed.ProcessGroupNCCL(self._store, rank, rendezvous.size, options)
         else:
-            own = local_address(meeting.host, meeting.port)
+            own = local_address(rendezvous.host, rendezvous.port)
             # Without these options gloo listens where the host's name points to. The stubs do not know them.
             gloo = distributed.ProcessGroupGloo._Options()  # type: ignore[attr-defined]
             gloo._devices = [distributed.ProcessGroupGloo.create_device(hostname=own)]
             gloo._timeout = patience
-            self._group = distributed.ProcessGroupGloo(self._store, rank, meeting.size, gloo)
+            self._group = distributed.ProcessGroupGloo(self._store, rank, rendezvous.size, gloo)
 
     def broadcast(self, bucket: Tensor) -> None:
         """Rank 0's bucket, in place, on all; returns when it is there."""
@@ -112,36 +112,36 @@ class Line:
         self._group = None  # gloo's connections close with it
 
 
-def send(line: Line, tensors: Mapping[str, Tensor]) -> None:
-    """Broadcast `tensors` in their order; the other ends `receive` the same parts."""
-    parts = [Part.of(name, tensor) for name, tensor in tensors.items()]
-    for some, offsets, size in _buckets(parts):
-        bucket = torch.empty(size, dtype=torch.uint8, device=line.device)
-        for part, offset in zip(some, offsets, strict=True):
-            part.within(bucket, offset).copy_(tensors[part.name])
-        line.broadcast(bucket)
+def send(channel: WeightChannel, tensors: Mapping[str, Tensor]) -> None:
+    """Broadcast `tensors` in their order; the other ends `receive` by the same specs."""
+    specs = [TensorSpec.of(name, tensor) for name, tensor in tensors.items()]
+    for some, offsets, size in _buckets(specs):
+        bucket = torch.empty(size, dtype=torch.uint8, device=channel.device)
+        for spec, offset in zip(some, offsets, strict=True):
+            spec.within(bucket, offset).copy_(tensors[spec.name])
+        channel.broadcast(bucket)
 
 
-def receive(line: Line, parts: Sequence[Part]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors as they come. Each bucket is new memory: who loads them may hold on to some."""
-    for some, offsets, size in _buckets(parts):
-        bucket = torch.empty(size, dtype=torch.uint8, device=line.device)
-        line.broadcast(bucket)
-        for part, offset in zip(some, offsets, strict=True):
-            yield part.name, part.within(bucket, offset)
+def receive(channel: WeightChannel, specs: Sequence[TensorSpec]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors as they come. Each bucket is new memory: whoever loads the tensors may keep some of it."""
+    for some, offsets, size in _buckets(specs):
+        bucket = torch.empty(size, dtype=torch.uint8, device=channel.device)
+        channel.broadcast(bucket)
+        for spec, offset in zip(some, offsets, strict=True):
+            yield spec.name, spec.within(bucket, offset)
 
 
-def _buckets(parts: Sequence[Part]) -> Iterator[tuple[list[Part], list[int], int]]:
-    """Parts in order, as many as fit (at least one), with their offsets and the bucket's size in bytes."""
-    some: list[Part] = []
+def _buckets(specs: Sequence[TensorSpec]) -> Iterator[tuple[list[TensorSpec], list[int], int]]:
+    """The specs in order, as many as fit (at least one), with their offsets and the bucket's size in bytes."""
+    some: list[TensorSpec] = []
     offsets: list[int] = []
     size = 0
-    for part in parts:
-        padded = -(-part.bytes // ALIGNED) * ALIGNED
+    for spec in specs:
+        padded = -(-spec.bytes // ALIGNED) * ALIGNED
         if some and size + padded > BUCKET:
             yield some, offsets, size
             some, offsets, size = [], [], 0
-        some.append(part)
+        some.append(spec)
         offsets.append(size)
         size += padded
     if some:

@@ -1,4 +1,4 @@
-"""Where the engines of a run are: beside every trainer process, behind servers, or in Ray actors. One function decides."""
+"""Builds the engines of a run where the recipe puts them: beside every trainer process, behind servers, or in Ray actors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from llmrl.hardware import dtype_here
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, TrainedEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
-from llmrl.rollout.verify import Checked
+from llmrl.rollout.verify import VerifiedEngine
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.rollout import ServersConfig
 from llmrl.types import Completion, Request
@@ -33,7 +33,7 @@ TakeFaults = Callable[[], EngineFaults]
 
 
 class Ranks(Protocol):
-    """What is needed of the trainer's processes; `train.world.World` is one."""
+    """The part of `train.world.World` that engines need."""
 
     @property
     def rank(self) -> int: ...
@@ -49,7 +49,7 @@ class Ranks(Protocol):
     def on_main(self, work: Callable[[], T]) -> T: ...
 
 
-class Central:
+class RankZeroEngine:
     """One engine for all ranks: rank 0 asks it for everybody, and only rank 0 has it. Every call is made by all ranks."""
 
     def __init__(self, ranks: Ranks, engine: RolloutEngine | None) -> None:
@@ -79,7 +79,7 @@ class Central:
 
 
 def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngine, TakeFaults]:
-    """The engine of this process, and what tells (and forgets) how often engines had to be replaced."""
+    """The engine of this process, and a function that returns how often engines were replaced since its last call."""
     settings = engine_settings(recipe, source)
     placement = recipe.rollout.placement
     if placement == "colocated":
@@ -94,11 +94,11 @@ def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngi
         )
     opened = _checked(recipe, *open_pool(recipe, settings)) if ranks.main else None
     ranks.on_main(lambda: True)  # the others wait, and learn if it failed
-    return Central(ranks, opened[0] if opened else None), opened[1] if opened else EngineFaults
+    return RankZeroEngine(ranks, opened[0] if opened else None), opened[1] if opened else EngineFaults
 
 
 def _checked(recipe: Recipe, engine: TrainedEngine, take_faults: TakeFaults) -> tuple[RolloutEngine, TakeFaults]:
-    return Checked(engine, recipe.rollout.verify_weights), take_faults
+    return VerifiedEngine(engine, recipe.rollout.verify_weights), take_faults
 
 
 def engine_settings(recipe: Recipe, source: str) -> EngineSettings:

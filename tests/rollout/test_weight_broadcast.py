@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from llmrl.rollout import wire
-from llmrl.rollout.wire import Line, Meeting, Part
+from llmrl.rollout import weight_broadcast
+from llmrl.rollout.weight_broadcast import Rendezvous, TensorSpec, WeightChannel
 
 CPU = torch.device("cpu")
 HOST = "127.0.0.1"
@@ -40,31 +40,35 @@ def beside() -> Iterator[Beside]:
         yield threads.submit
 
 
-def ends(timeout_s: float = 20.0, size: int = 2) -> tuple[Meeting, socket.socket]:
-    listener = wire.listen(HOST)
+def ends(timeout_s: float = 20.0, size: int = 2) -> tuple[Rendezvous, socket.socket]:
+    listener = weight_broadcast.listen(HOST)
     port = listener.getsockname()[1]
-    return Meeting(host=HOST, port=port, size=size, backend="gloo", timeout_s=timeout_s), listener
+    return Rendezvous(host=HOST, port=port, size=size, backend="gloo", timeout_s=timeout_s), listener
 
 
 @pytest.mark.parametrize("bucket", [1, 100, 2**20])
 def test_tensors_arrive_as_they_were_sent_whatever_the_size_of_a_bucket(
     bucket: int, monkeypatch: pytest.MonkeyPatch, beside: Beside
 ) -> None:
-    monkeypatch.setattr(wire, "BUCKET", bucket)
+    monkeypatch.setattr(weight_broadcast, "BUCKET", bucket)
     sent = tensors()
-    parts = wire.from_json(wire.to_json([Part.of(name, tensor) for name, tensor in sent.items()]))
-    meeting, listener = ends(size=3)
+    specs = weight_broadcast.from_json(
+        weight_broadcast.to_json([TensorSpec.of(name, tensor) for name, tensor in sent.items()])
+    )
+    rendezvous, listener = ends(size=3)
     others = []
     for rank in (1, 2):
 
         def other(rank: int = rank) -> list[dict[str, Tensor]]:
-            line = Line(Meeting.from_json(meeting.to_json()), rank=rank, device=CPU)
-            return [dict(wire.receive(line, parts)) for _ in range(2)]  # a line is used again and again
+            channel = WeightChannel(Rendezvous.from_json(rendezvous.to_json()), rank=rank, device=CPU)
+            return [
+                dict(weight_broadcast.receive(channel, specs)) for _ in range(2)
+            ]  # a channel is used again and again
 
         others.append(beside(other))
-    line = Line(meeting, rank=0, device=CPU, listener=listener)
-    wire.send(line, sent)
-    wire.send(line, {name: -tensor for name, tensor in sent.items()})
+    channel = WeightChannel(rendezvous, rank=0, device=CPU, listener=listener)
+    weight_broadcast.send(channel, sent)
+    weight_broadcast.send(channel, {name: -tensor for name, tensor in sent.items()})
     for wait in others:
         first, second = wait.result(60)
         assert list(first) == list(sent)
@@ -74,30 +78,30 @@ def test_tensors_arrive_as_they_were_sent_whatever_the_size_of_a_bucket(
 
 
 def test_an_end_that_is_cut_is_an_error_at_the_other(beside: Beside) -> None:
-    meeting, listener = ends()
-    opened = beside(lambda: Line(meeting, rank=1, device=CPU))
-    line = Line(meeting, rank=0, device=CPU, listener=listener)
+    rendezvous, listener = ends()
+    opened = beside(lambda: WeightChannel(rendezvous, rank=1, device=CPU))
+    channel = WeightChannel(rendezvous, rank=0, device=CPU, listener=listener)
     other = opened.result(60)
-    part = Part(name="x", dtype="float32", shape=(4,))
-    waiting = beside(lambda: list(wire.receive(other, [part])))
+    spec = TensorSpec(name="x", dtype="float32", shape=(4,))
+    waiting = beside(lambda: list(weight_broadcast.receive(other, [spec])))
     time.sleep(0.2)
     begin = time.monotonic()
-    line.close()
+    channel.close()
     with pytest.raises(RuntimeError):
         waiting.result(60)
     assert time.monotonic() - begin < 10
 
 
 def test_nobody_comes_within_the_deadline() -> None:
-    meeting, listener = ends(timeout_s=1.0)
+    rendezvous, listener = ends(timeout_s=1.0)
     begin = time.monotonic()
     with pytest.raises(RuntimeError):
-        Line(meeting, rank=0, device=CPU, listener=listener)
+        WeightChannel(rendezvous, rank=0, device=CPU, listener=listener)
     assert time.monotonic() - begin < 20
 
 
 def test_the_trainers_socket_is_on_the_address_by_which_the_server_is_reached() -> None:
-    assert wire.local_address(HOST, 80) == HOST
-    listener = wire.listen(HOST)
+    assert weight_broadcast.local_address(HOST, 80) == HOST
+    listener = weight_broadcast.listen(HOST)
     assert listener.getsockname()[0] == HOST
     listener.close()
