@@ -3,7 +3,7 @@
 A run has a clipping threshold and a noise level (two knobs). The progress of a step is -(a_1 - x)^2 - 0.5 (a_2 + x / 2)^2
 plus noise of 0.15, where the best threshold x falls from 0.8 to -0.6 as training goes on; the view shows how far training
 has got and a noisy norm from which x can be read. The score is the mean progress of the last 40 decisions, without the
-noise: 0 is perfect, the best constant gets about -0.05.
+noise: 0 is perfect, the best constant gets about -0.04.
 """
 
 from __future__ import annotations
