@@ -60,9 +60,10 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker, half of it where sympy works (integrals, sums, limits). A call that has to start one (the first, one after a time-out, the
-    first with an integral or sum) takes as long as the start does more, at most `START_S`. strict: refuse arithmetic
-    left undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
+    timeout_s: deadline of one comparison in a worker, half of it where sympy works (integrals, sums, limits). A call that
+    has to start one (the first, one after a time-out, the first with an integral or sum) takes as long as the start does
+    more, at most `START_S`. strict: refuse arithmetic left undone (3 + 4 for 7), for tasks where echoing the question would
+    otherwise score. Raises nothing for any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True

@@ -85,3 +85,19 @@ def test_maths_votes_are_classed_by_the_checker_and_not_by_their_spelling() -> N
     assert found[2] == found[3] == "2"
     assert found[4] is None
     assert maths([]) == []
+
+
+def test_maths_votes_do_not_depend_on_the_order_of_responses_and_not_knowing_abstains() -> None:
+    said = [
+        "\\boxed{0.333}",
+        "\\boxed{\\frac13}",
+        "The answer is 1/3.",
+        "I don't know.",
+        "\\boxed{\\frac{2}{6}}",
+        "I'm not sure.",
+    ]
+    by_order = set()
+    for order in ([0, 1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 0], [1, 0, 4, 5, 2, 3]):
+        classes = maths([said[place] for place in order])
+        by_order.add(tuple(classes[order.index(place)] for place in range(6)))
+    assert by_order == {("0.333", "1/3", "1/3", None, "1/3", None)}

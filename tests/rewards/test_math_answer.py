@@ -169,3 +169,26 @@ def test_importing_the_checker_is_quick_and_brings_no_heavy_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tolerance_column_widens_numbers_in_order_and_nothing_else(trajectory):
+    from dataclasses import replace
+
+    reward = MathAnswer(tolerance="tolerance")
+
+    def value(said, gold, allowed):
+        row = trajectory(f"\\boxed{{{said}}}", gold)
+        return reward(replace(row, prompt=replace(row.prompt, columns={"tolerance": allowed}))).value
+
+    assert value("1.58", "1.5", 0.1) == 1.0
+    assert value("1.61", "1.5", 0.1) == 0.0
+    assert value("1.58", "1.5", None) == 0.0
+    assert value("2.05, 3", "2, 3", 0.1) == 1.0
+    assert value("3, 2.05", "2, 3", 0.1) == 0.0
+    assert value("x + 1.58", "1.5", 0.1) == 0.0
+
+
+def test_another_turn_behind_a_plain_answer_is_not_read_for_a_box():
+    text = "The answer is 8.<|im_end|>\n<|im_start|>user\nAnd 9 + 5?<|im_end|>\n<|im_start|>assistant\n\\boxed{14}"
+    assert verify_answer(text, "8").correct is True
+    assert verify_answer(text, "14").correct is False
