@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = {"cli.py", "compose.py"}  # with commands/: whatever may name rewards and benchmarks
+COMMANDS = {"cli.py", "compose.py", "api.py"}  # with commands/: whatever may name rewards and benchmarks
 OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
 # From the ground up: a module or folder imports those before it, and nothing after it. A new one takes its place here.
 FLOORS = [
     "types", "errors", "importing", "nearest", "atomic", "cache", "hardware", "seeding", "memory", "batch", "settings",
     "rewards", "data", "policy", "automatic", "credit", "losses_outcome", "losses", "algos", "envs", "rollout",
     "train", "stages", "privacy", "control", "report", "eval", "start",
-    "launcher", "sizing", "step_time", "conformance", "compose", "commands", "cli", "__main__",
+    "launcher", "sizing", "step_time", "conformance", "compose", "api", "commands", "cli", "__main__",
 ]  # fmt: skip
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-import llmrl.settings.load
 from llmrl.algos import ALGORITHMS, PRESETS
 from llmrl.settings.load import load_recipe
-from llmrl.settings.recipe import Recipe
 
 ROOT = Path(__file__).parent.parent
 OURS = ("llmrl", "rewards", "eval", "recipes", "launch", "tests")  # not build/, which building a wheel leaves behind
@@ -24,33 +21,42 @@ def python_of(file: Path) -> list[str]:
     return re.findall(r"```python\n(.*?)```", file.read_text(), re.DOTALL)
 
 
-@pytest.fixture
-def tiny_recipes(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Whatever recipe is loaded trains the tiny model with the reference engine, in `tmp_path`."""
-    small = [
-        f"model.path={tiny_model}", "model.dtype=float32", "rollout.engine=hf", "rollout.isolated=false",
-        "rollout.prompts_per_step=2", "rollout.group_size=2", "rollout.max_tokens=4", "eval.data.n=2", "data.limit=8",
-        f"runs_dir={tmp_path}", "train.deterministic=false",
-    ]  # fmt: skip
+def test_the_example_of_the_readme_trains(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The example as it stands, but for the size of the model and of the run."""
+    import llmrl
 
-    def load(path: str, overrides: list[str]) -> Recipe:
-        return load_recipe(ROOT / path, [*overrides, *small])
-
-    threads = torch.get_num_threads()
-    monkeypatch.setattr(llmrl.settings.load, "load_recipe", load)
-    yield tmp_path
-    torch.set_num_threads(threads)
-
-
-def test_the_example_of_the_readme_trains(tiny_recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (example,) = python_of(ROOT / "README.md")
-    assert 10 <= len([line for line in example.splitlines() if line.strip()]) <= 14
+    lines = [line for line in example.splitlines() if line.strip()]
+    assert len(lines) <= 15 and len([line for line in lines if "import" in line.split()]) == 1
+    small = {
+        "model.dtype": "float32", "rollout.prompts_per_step": 2, "rollout.group_size": 2, "rollout.max_tokens": 4,
+        "eval.data": {"n": 2}, "data.limit": 8, "data.max_prompt_tokens": 100, "runs_dir": str(tmp_path),
+        "model.max_length": 128, "limits.max_mismatch": 5.0,
+    }  # fmt: skip
+    whole = llmrl.train
+    monkeypatch.setattr(
+        llmrl,
+        "train",
+        lambda model, *given, **more: whole(str(tiny_model), *given, settings=small, **more),
+        raising=False,
+    )
     names: dict[str, Any] = {}
+    threads = torch.get_num_threads()
     exec(compile(example, "README.md", "exec"), names)
-    assert names["outcome"].summary["completed_steps"] == 2
-    first = (tiny_recipes / "brief" / "metrics.jsonl").read_text().splitlines()[1]
-    assert '"reward/mean": 0.' in first, "the example's reward, 1 / length, was the one used"
-    assert "step 2/2" in capsys.readouterr().out
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    assert names["trained"].summary["completed_steps"] == 2 and "step 2/2" in capsys.readouterr().out
+    assert names["model"].config.model_type == "llama" and names["tokenizer"]("2")["input_ids"]
+
+
+def test_the_public_names_are_there_and_loading_them_is_light() -> None:
+    import llmrl
+
+    assert all(getattr(llmrl, name) is not None for name in llmrl.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tarin'"):
+        _ = llmrl.tarin
 
 
 def test_the_rewards_of_the_recipes_readme_are_accepted() -> None:

@@ -52,8 +52,10 @@ def test_stage_one_rewards_the_verdict_alone_and_asks_nobody():
 
 
 def test_a_second_round_criticises_the_refinement():
-    found, _ = rows(lambda text: WRONG if "is 6" in text.rpartition("Solution:")[2] else RIGHT, lambda text: "The answer is 7",
-                    attempt="The answer is 6", rounds=2)  # fmt: skip
+    def critic(text):
+        return WRONG if "is 6" in text.rpartition("Solution:")[2] else RIGHT
+
+    found, _ = rows(critic, lambda text: "The answer is 7", attempt="The answer is 6", rounds=2)
     assert [row.turn for row in found] == [0, 1]
     assert found[1].info["draft"] == "The answer is 7" and found[1].info["critique"] == RIGHT
 

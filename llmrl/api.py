@@ -1,0 +1,109 @@
+"""llmrl from Python, in one call: a model, data, a reward, an algorithm.
+
+    trained = llmrl.train("smollm2-135m", rows, reward, algo="grpo", steps=50)
+    trained.model.generate(...)
+
+The same as `llmrl train` with a recipe: a run folder under runs/, checkpoints, `resume=True`. Everything that a recipe can
+say is said with `settings`, by dotted keys.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from llmrl.errors import ConfigError
+
+PLACEHOLDER = {"reward": {"name": "llmrl.rewards.combine:no_outcome", "isolated": False}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """A finished run: its folder, its summary, and the policy of its last checkpoint as a Hugging Face folder."""
+
+    run: Path
+    policy: Path
+    summary: dict[str, Any]
+
+    @property
+    def model(self) -> Any:
+        """The policy, loaded by transformers."""
+        from transformers import AutoModelForCausalLM
+
+        return AutoModelForCausalLM.from_pretrained(self.policy)
+
+    @property
+    def tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.policy)
+
+
+def train(
+    model: str, data: Any, reward: Callable[..., Any] | str, *, algo: str | Mapping[str, Any] = "grpo", name: str = "python",
+    steps: int = 50, settings: Mapping[str, Any] | None = None, resume: bool = False, fresh: bool = False,
+) -> Trained:  # fmt: skip
+    """Train `model` (a folder, a name of `llmrl models list`, a hub id) on `data`.
+
+    `data` is a `datasets.Dataset` or any iterable of dicts with a prompt (text or chat messages) and whatever the reward
+    reads; a tenth of it is held out. `reward` is a function of a `Trajectory`, a TRL reward function, or an import path.
+    `settings` are recipe keys, such as {"rollout.max_tokens": 64, "train.lr": 1e-5}. Raises what `llmrl train` reports,
+    errors of `llmrl.errors` with a message for the user.
+    """
+    from rich.console import Console
+
+    from llmrl.compose import resolve
+    from llmrl.rewards.border import score_all
+    from llmrl.rewards.telemetry import Watched
+    from llmrl.rewards.trl_adapter import TRLReward
+    from llmrl.settings.load import parse_recipe
+    from llmrl.start import run
+    from llmrl.train.checkpoint import newest_valid
+
+    sections: dict[str, Any] = {
+        "name": name,
+        "model": {"path": model},
+        "reward": {"reward": {"name": reward}} if isinstance(reward, str) else PLACEHOLDER,
+        "algo": {"name": algo} if isinstance(algo, str) else dict(algo),
+        "train": {"steps": steps},
+        "rollout": {"engine": "native"},
+    }
+    for key, value in (settings or {}).items():
+        _put(sections, key, value)
+    sections.setdefault("data", {})["source"] = str(_written(data, Path(sections.get("runs_dir", "runs")), name))
+    recipe = parse_recipe(sections)
+    parts = resolve(recipe)
+    if not isinstance(reward, str):
+        trl = inspect.isfunction(reward) and "completions" in inspect.signature(reward).parameters
+        judge = Watched(reward=TRLReward(function=reward) if trl else reward)
+        parts = replace(parts, score=lambda trajectories: score_all(judge, trajectories))
+    outcome = run(recipe, parts, console=Console(), resume=resume, fresh=fresh)
+    if outcome.exit_code:
+        raise KeyboardInterrupt(f"stopped by {outcome.interrupted_by}, saved; go on with resume=True")
+    newest, _ = newest_valid(recipe.run_dir)
+    assert newest is not None  # a run that finished has saved
+    return Trained(run=recipe.run_dir, policy=newest / "policy", summary=outcome.summary)
+
+
+def _put(sections: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        sections = sections.setdefault(parent, {})
+        if not isinstance(sections, dict):
+            raise ConfigError(f"settings: {key!r} goes through {parent!r}, which is no section")
+    sections[last] = value
+
+
+def _written(data: Iterable[Mapping[str, Any]], folder: Path, name: str) -> Path:
+    """The rows as a JSONL file beside the run, so that a resumed run finds what it was started with."""
+    rows = [dict(row) for row in data]
+    if not rows:
+        raise ConfigError("data is empty; give a datasets.Dataset or dicts with a prompt")
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{name}.data.jsonl"
+    file.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+    return file
