@@ -102,14 +102,21 @@ def test_the_model_kind_is_read_from_its_folder(tiny_model):
     assert model_type("org/model") == ""
 
 
-def test_a_misspelt_recipe_is_answered_without_torch():
+@pytest.mark.parametrize("command", ["plan", "train"])
+@pytest.mark.parametrize(
+    ("arguments", "answer"),
+    [
+        (["recipes/arithmetic/grop.yaml"], "did you mean recipes/arithmetic/grpo.yaml?"),
+        (["recipes/arithmetic/grpo.yaml", "train.stepps=3"], "steps"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_answered_without_torch(command, arguments, answer):
     """What costs a user seconds is the import of torch and transformers."""
     code = (
-        "import sys\nfrom llmrl.settings.load import load_recipe\nfrom llmrl.errors import ConfigError\n"
-        "try:\n    load_recipe('recipes/arithmetic/grop.yaml')\nexcept ConfigError as error:\n    print(error)\n"
-        "load_recipe('recipes/arithmetic/grpo.yaml')\nimport llmrl.cli, llmrl.hardware, llmrl.automatic\n"
+        "import sys, llmrl.cli\n"
+        "try:\n    llmrl.cli.main()\nexcept SystemExit as end:\n    print(end.code)\n"
         "print([name for name in ('torch', 'transformers', 'datasets', 'pyarrow') if name in sys.modules])"
     )
-    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert "did you mean recipes/arithmetic/grpo.yaml?" in told[0]
-    assert told[-1] == "[]"
+    told = subprocess.run([sys.executable, "-c", code, command, *arguments], capture_output=True, text=True, check=True)
+    assert answer in told.stderr
+    assert told.stdout.splitlines() == ["2", "[]"]

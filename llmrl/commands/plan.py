@@ -46,12 +46,13 @@ def plan(
 
     With --scale: what a step would take on another cluster, simulated from what measured runs cost here.
     """
-    from llmrl.algos.build import build_algorithm, check_run
-    from llmrl.compose import rewards_of
     from llmrl.errors import ConfigError
     from llmrl.settings.load import load_recipe
 
-    loaded = load_recipe(recipe, overrides)
+    loaded = load_recipe(recipe, overrides)  # its errors come before torch is imported
+    from llmrl.algos.build import build_algorithm, check_run
+    from llmrl.compose import rewards_of
+
     if loaded.privacy is not None:
         from llmrl.commands.privacy import show_plan
 

@@ -24,7 +24,6 @@ def train(
     fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
-    from llmrl.compose import resolve
     from llmrl.errors import ConfigError
     from llmrl.memory import keep_freed_memory
     from llmrl.settings.load import check_same_run, load_recipe
@@ -43,6 +42,8 @@ def train(
             f"run folder {loaded.run_dir}; loading libraries",
             markup=False, highlight=False,
         )  # fmt: skip
+    from llmrl.compose import resolve
+
     parts = resolve(loaded)
     from llmrl.errors import LimitExceeded
     from llmrl.report.failures import most_frequent
