@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL ?= smollm2-135m
 
-.PHONY: help install quickstart compare compare-control test test-slow test-gpu bench lint durability clean
+.PHONY: help install quickstart compare compare-rldp compare-control test test-slow test-gpu bench lint durability clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ compare: $(INSTALLED)  ## five methods under one sample budget, resumable: at mo
 
 compare-control: $(INSTALLED)  ## controllers against each other and stable-baselines3, resumable: about an hour on one core
 	$(BIN)/python -m tests.bench.control $(ARGS)
+
+compare-rldp: $(INSTALLED)  ## private fine-tuning: controllers against constant thresholds, resumable
+	$(BIN)/python -m tests.bench.compare_rldp $(ARGS)
 
 test: $(INSTALLED)  ## the test suite, two files at a time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)

@@ -14,7 +14,17 @@ from llmrl.data.rows import Row as DataRow
 from llmrl.data.source import load_train_eval
 from llmrl.errors import ConfigError, DataError, RunFolderError
 from llmrl.privacy.audit import Canary, make_canaries
-from llmrl.privacy.controllers import Bandit, Constant, Controller, Knobs, Limited, Quantile, Random, decayed_sigmas
+from llmrl.privacy.controllers import (
+    Bandit,
+    Constant,
+    Controller,
+    Knobs,
+    Limited,
+    Quantile,
+    Random,
+    decayed_sigmas,
+    soft_actor_critic,
+)
 from llmrl.privacy.ledger import Ledger, Terms, load_ledger, terms_of
 from llmrl.privacy.planning import Plan, plan
 from llmrl.privacy.sft import Outcome, PrivateRun, Row, Settings, by_unit, dp_sft, mean_loss
@@ -111,6 +121,9 @@ def controller_of(section: PrivacyConfig, start: Knobs, lowest_sigma: float, see
         "random": lambda: Random(start, low=section.threshold_low, high=section.threshold_high, seed=seed),
         "bandit": lambda: Bandit(start),
         "quantile": lambda: Quantile(start),
+        "sac": lambda: soft_actor_critic(
+            start, low=section.threshold_low, high=section.threshold_high, change=section.max_change, seed=seed
+        ),
     }
     return Limited(
         made[section.controller](), start, low=section.threshold_low, high=section.threshold_high,

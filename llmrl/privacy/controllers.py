@@ -251,15 +251,42 @@ class Steered:
 
     def state(self) -> dict[str, Any]:
         before = self._before if math.isfinite(self._before) else None
-        inner = {name: [str(x.dtype).removeprefix("torch."), x.tolist()] for name, x in self._inner.state().items()}
+        inner = {
+            name: {"dtype": str(x.dtype).removeprefix("torch."), "shape": list(x.shape), "flat": x.flatten().tolist()}
+            for name, x in self._inner.state().items()
+        }
         return {"before": before, "spent": self._spent, "inner": inner}
 
     def load(self, state: Mapping[str, Any]) -> None:
         self._before = math.nan if state["before"] is None else float(state["before"])
         self._spent = float(state["spent"])
         self._inner.load(
-            {name: torch.tensor(x, dtype=getattr(torch, kind)) for name, (kind, x) in state["inner"].items()}
+            {
+                name: torch.tensor(x["flat"], dtype=getattr(torch, x["dtype"])).view(x["shape"])
+                for name, x in state["inner"].items()
+            }
         )
+
+
+def soft_actor_critic(
+    start: Knobs, *, low: float, high: float, change: float, seed: int, config: Any = None
+) -> Steered:
+    """SAC that scales all thresholds by one factor, so that their norm stays within [low, high]; it sees released numbers."""
+    from llmrl.control.config import SACConfig
+    from llmrl.control.controllers import Knob, KnobController, Learner
+
+    size = math.hypot(*start.thresholds)
+    span = math.log(high / low)
+    knob = Knob(
+        name="threshold_scale", low=low / size, high=high / size, default=min(max(1.0, low / size), high / size), log=True,
+        max_change=min(1.0, change / span),
+    )  # fmt: skip
+    fields = ("progress", "sigma", "thresholds", "signal_ratio", "update_norm", "cosine", "probe_slope")
+    learner = Learner(
+        fields=len(fields), knobs=1, seed=seed,
+        config=config or SACConfig(),
+    )  # fmt: skip
+    return Steered(KnobController(knobs=[knob], fields=fields, reward="utility", chooser=learner), start)
 
 
 def _mean(value: Value) -> float:

@@ -28,7 +28,7 @@ class PrivacyConfig(Section):
     )
     accountant: Literal["rdp", "prv", "pld"] = Field("rdp", description="of the fixed mode; prv and pld need libraries")
     sigma_decay: float = Field(1.0, gt=0, le=1, description="last multiplier / first, planned beforehand; 1: constant")
-    controller: Literal["constant", "random", "bandit", "quantile"] = "constant"
+    controller: Literal["constant", "random", "bandit", "quantile", "sac"] = "constant"
     state: Literal["released", "raw"] = Field(
         "released", description="what controllers see; raw is heuristic and has no guarantee"
     )

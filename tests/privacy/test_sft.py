@@ -1,12 +1,13 @@
 import math
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
 from llmrl.errors import ConfigError
-from llmrl.privacy.controllers import Constant, Knobs, Limited, Quantile, Random
+from llmrl.privacy.controllers import Constant, Knobs, Limited, Quantile, Random, soft_actor_critic
 from llmrl.privacy.ledger import Ledger, LedgerError, load_ledger, terms_of
 from llmrl.privacy.planning import plan
 from llmrl.privacy.randomness import SecureSource, SeededSource, poisson_sample
@@ -294,3 +295,29 @@ def test_seeded_noise_is_named_by_step_and_purpose():
         SeededSource(2).normal(5, step=2, name="a"),
     ):
         assert not torch.equal(draw, other)
+
+
+def test_a_learning_controller_steers_a_run_and_goes_on_after_a_restart():
+    from llmrl.control.config import SACConfig
+
+    settings = replace(SETTINGS, steps=10)
+
+    def fresh():
+        small = SACConfig(hidden=(8,), warmup=3, batch_size=2, updates_per_step=1)
+        start = Knobs(thresholds=(0.25,) * 4)
+        steered = soft_actor_critic(start, low=0.05, high=5.0, change=0.5, seed=1, config=small)
+        return PrivateRun(model(), rows(), settings, ledger(settings), controller=steered, source=SeededSource(5),
+                          public=rows(3, seed=9))  # fmt: skip
+
+    whole, first = fresh(), fresh()
+    outcome = dp_sft(whole)
+    kept = [first.step() for _ in range(6)]
+    tensors, plain = first.state()
+    second = fresh()
+    second.ledger = Ledger(first.ledger.terms, first.ledger.entries)
+    second.load({name: tensor.clone() for name, tensor in tensors.items()}, plain)
+    kept += dp_sft(second).metrics
+    assert kept == outcome.metrics
+    limits = [metrics["privacy/threshold_mean"] for metrics in kept]
+    assert len(set(limits)) > 5 and all(0.05 <= 2 * limit <= 5.0 for limit in limits)
+    assert all(abs(math.log(b / a)) <= 1.001 for a, b in pairwise(limits))
