@@ -53,6 +53,8 @@ def test_exact_match_ignores_only_what_it_was_told_to(trajectory):
         ("\\boxed{\\textbf{(C)}}", "C"), ("\\boxed{C) 45}", "C"), ("answer: c", "C"), ("<think>A</think>C", "C"),
         ("", ""), ("A, B or C", ""), ("The answer is B or C", ""), ("(A) (B) (C)", ""), ("Carl", ""), ("F", ""),
         ("A) 1 B) 2 C) 3", ""), ("\\boxed{ABC}", ""), ("I would pick something", ""),
+        ("Answer: $C", "C"), ("\\boxed{12}\nAnswer: C", "C"), ("\\boxed{} Answer: C", "C"), ("I pick C.", "C"),
+        ("The answer is $\\text{C}$", "C"), ("\\boxed{5}, not sure", ""),
     ],
 )  # fmt: skip
 def test_the_chosen_letter(text, letter):
