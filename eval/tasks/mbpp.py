@@ -53,7 +53,7 @@ TASK = Task(
     source=Source(file="mbpp/mbpp.jsonl", hub=HUB, config="full", split="test", where={"split": "test"}),
     read=read,
     verifier="llmrl.rewards.code_tests:CodeTests",
-    options={"timeout_s": 15.0},  # the reference of problem 123 needs about 4 s
+    options={"timeout_s": 30.0},  # the reference of problem 123 needs several seconds on an idle core
     template="{problem} Your code should pass these tests:\n\n{asserts}\n\nAnswer with one Python code block.",
     plain_template=(
         "You are an expert Python programmer, and here is your task: {problem} Your code should pass these tests:\n\n"
