@@ -21,7 +21,7 @@ from llmrl.eval.prompts import response_of
 from llmrl.eval.records import Record, Sample, open_records, to_line
 from llmrl.eval.task import Mode, Task
 from llmrl.importing import load
-from llmrl.rewards.border import load_reward, score_all
+from llmrl.rewards.scoring import load_reward, score_all
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Reward, Sampling, Score, Trajectory

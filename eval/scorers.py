@@ -35,7 +35,7 @@ class ScorerSpec:
 
 def build_scorers(specs: Sequence[ScorerSpec]) -> dict[str, Reward]:
     """Scorers by name (that of their class or function), each safe to call from threads. EvalError if one cannot be."""
-    from llmrl.rewards.border import load_reward
+    from llmrl.rewards.scoring import load_reward
 
     found: dict[str, Reward] = {}
     for spec in specs:
@@ -61,7 +61,7 @@ class OneAtATime:
         return self.score_batch([trajectory])[0]
 
     def score_batch(self, trajectories: Sequence[Trajectory]) -> list[Score]:
-        from llmrl.rewards.border import score_all
+        from llmrl.rewards.scoring import score_all
 
         with self._lock:
             return score_all(self._scorer, trajectories)

@@ -57,7 +57,7 @@ def train(
     from rich.console import Console
 
     from llmrl.compose import resolve
-    from llmrl.rewards.border import score_all
+    from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
     from llmrl.rewards.trl_adapter import TRLReward
     from llmrl.settings.load import parse_recipe

@@ -17,7 +17,7 @@ def resolve(recipe: Recipe) -> Parts:
     """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
     from llmrl.algos.build import build_algorithm
     from llmrl.eval.metrics import wilson_interval
-    from llmrl.rewards.border import score_all
+    from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
     from llmrl.start import Parts
 
@@ -89,8 +89,8 @@ def check_trackers(recipe: Recipe) -> None:
 def rewards_of(recipe: Recipe) -> Any:
     """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
     from llmrl.errors import ConfigError
-    from llmrl.rewards.border import load_reward
     from llmrl.rewards.combine import WeightedSum, no_outcome
+    from llmrl.rewards.scoring import load_reward
     from llmrl.rewards.trl_adapter import TRLReward
     from llmrl.stages.folder import with_models
 

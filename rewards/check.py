@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.rewards.border import score_all
+from llmrl.rewards.scoring import score_all
 from llmrl.rewards.validation import trajectory_of
 from llmrl.types import Reward, Score
 

@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmrl.rewards.border import failed
 from llmrl.rewards.code_tests import extract_program, tampering
 from llmrl.rewards.outcomes import Outcome, outcome_of, outcome_return
 from llmrl.rewards.sandbox import Limits, ProgramResult, run_program
+from llmrl.rewards.scoring import failed
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
 

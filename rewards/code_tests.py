@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from llmrl.rewards.border import failed
 from llmrl.rewards.sandbox import Limits, ProgramResult, program_names, run_program
+from llmrl.rewards.scoring import failed
 from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
 

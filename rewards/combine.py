@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from llmrl.rewards.border import score_all
+from llmrl.rewards.scoring import score_all
 from llmrl.types import Reward, Score, Trajectory
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from llmrl.rewards.border import load_reward
 from llmrl.rewards.critique import (
     HelpMode,
     Parser,
@@ -20,6 +19,7 @@ from llmrl.rewards.critique import (
     refinement_reward,
     verdict,
 )
+from llmrl.rewards.scoring import load_reward
 from llmrl.types import Reward, Score, Trajectory
 
 

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from llmrl.rewards.border import failed, score_one
+from llmrl.rewards.scoring import failed, score_one
 from llmrl.rewards.text_answer import final_text
 from llmrl.types import Score, Trajectory
 

@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
-from llmrl.rewards.border import BatchedReward, failed, load_reward, score_all
+from llmrl.rewards.scoring import BatchedReward, failed, load_reward, score_all
 from llmrl.rewards.workers import Worker, WorkerDied, WorkerPool, WorkerTimeout
 from llmrl.types import Reward, Score, Trajectory
 
@@ -188,7 +188,7 @@ class RewardPool:
 
 
 class IsolatedReward:
-    """A `RewardPool` where a Reward is asked for; the border and `WeightedSum` hand it whole batches."""
+    """A `RewardPool` where a Reward is asked for; `score_all` and `WeightedSum` hand it whole batches."""
 
     def __init__(self, pool: RewardPool) -> None:
         self.pool = pool

@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from llmrl.rewards.border import score_all
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.code_tests import TAMPERING
+from llmrl.rewards.scoring import score_all
 from llmrl.types import Reward, Score, StatusKind, Trajectory
 
 FLAGS = ("many_boxes", "answer_stuffing", "empty_reasoning", "truncated", "test_tampering", "instructs_judge")

@@ -6,7 +6,7 @@ lists of one length; for conversational data a prompt is its list of messages an
 `None` in the result means "not applicable". `trainer_state` is None, `log_extra` and `log_metric` accept anything and
 do nothing.
 
-A wrong length raises (so that `border.score_all` records it for the batch); NaN and infinity spoil their own row.
+A wrong length raises (so that `scoring.score_all` records it for the batch); NaN and infinity spoil their own row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.importing import load
-from llmrl.rewards.border import describe, failed
+from llmrl.rewards.scoring import describe, failed
 from llmrl.types import Score, Trajectory
 
 _RESERVED = ("prompt", "completion", "completion_ids", "prompts", "completions")

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from llmrl.rewards.border import describe, score_one
+from llmrl.rewards.scoring import describe, score_one
 from llmrl.types import Prompt, Reward, Status, Trajectory
 
 

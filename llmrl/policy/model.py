@@ -25,7 +25,7 @@ ADAPTER_PREFIX = "base_model.model."
 class Policy:
     """The trained model and its tokenizer. `source` is the folder or hub id it was loaded from.
 
-    `whole` makes whole tensors of named parameters that are sharded over ranks; None: they are whole as they are. Then
+    `unshard` makes whole tensors of named parameters that are sharded over ranks; None: they are whole as they are. Then
     `weights` and `save` are collective: a rank that does not write calls `join_gather`.
     """
 
@@ -33,7 +33,7 @@ class Policy:
     tokenizer: Any
     source: str
     lora: bool
-    whole: Callable[[Named], Iterator[tuple[str, Tensor]]] | None = None
+    unshard: Callable[[Named], Iterator[tuple[str, Tensor]]] | None = None
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -47,25 +47,25 @@ class Policy:
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """Every weight under its Hugging Face name, the adapter merged into it, in the model's dtype."""
         if not self.lora:
-            yield from self._whole(self.model.named_parameters())
+            yield from self._unsharded(self.model.named_parameters())
             return
         adapter = self._adapter()
-        base = self._whole((name, p) for name, p in self.model.named_parameters() if ".lora_" not in name)
+        base = self._unsharded((name, p) for name, p in self.model.named_parameters() if ".lora_" not in name)
         yield from _merged_weights(self.model, base, adapter)
 
-    def _whole(self, named: Named) -> Iterator[tuple[str, Tensor]]:
-        return ((name, p.detach()) for name, p in named) if self.whole is None else self.whole(named)
+    def _unsharded(self, named: Named) -> Iterator[tuple[str, Tensor]]:
+        return ((name, p.detach()) for name, p in named) if self.unshard is None else self.unshard(named)
 
     def join_gather(self) -> None:
         """Take part in the gathering of a rank that saves."""
-        if self.whole is not None:
+        if self.unshard is not None:
             for _ in self.weights():
                 pass
             if self.lora:
                 self._adapter()
 
     def _adapter(self) -> dict[str, Tensor]:
-        return dict(self._whole((name, p) for name, p in self.model.named_parameters() if ".lora_" in name))
+        return dict(self._unsharded((name, p) for name, p in self.model.named_parameters() if ".lora_" in name))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder (safetensors) that transformers and vLLM open as it is.

@@ -176,7 +176,7 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
 
     from llmrl.compose import rewards_of
     from llmrl.policy.model import load_policy, load_tokenizer
-    from llmrl.rewards.border import score_all
+    from llmrl.rewards.scoring import score_all
     from llmrl.rollout.roll import roll
     from llmrl.settings.load import load_recipe
     from llmrl.start import load_prompts

@@ -22,7 +22,7 @@ POINTS = (
     "before llmrl.train.loop:evaluated 1",
     "torn llmrl.train.folder:Metrics.append 1",
     "after llmrl.train.sample:roll 3",
-    "after llmrl.rewards.border:score_all 3",
+    "after llmrl.rewards.scoring:score_all 3",
     "before torch:Tensor.backward 4",
     "after torch:Tensor.backward 4",
     "before torch.optim:AdamW.step 3",

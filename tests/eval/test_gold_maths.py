@@ -10,7 +10,7 @@ from llmrl.eval.load import load_questions
 from llmrl.eval.prompts import response_of
 from llmrl.eval.task import Generated
 from llmrl.eval.tasks import TASKS, find_task
-from llmrl.rewards.border import load_reward, score_one
+from llmrl.rewards.scoring import load_reward, score_one
 from llmrl.rewards.validation import trajectory_of
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))

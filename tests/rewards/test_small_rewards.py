@@ -6,13 +6,13 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from llmrl.rewards.border import score_all, score_one
 from llmrl.rewards.check import check_rows
 from llmrl.rewards.countdown import Countdown, NotAnExpression, evaluate
 from llmrl.rewards.exact_number import ExactNumber
 from llmrl.rewards.json_schema import JSONSchema
 from llmrl.rewards.judge import LLMJudge
 from llmrl.rewards.math_answer import MathAnswer
+from llmrl.rewards.scoring import score_all, score_one
 from llmrl.rewards.shaping import RepetitionPenalty, SoftOverlong
 from llmrl.rewards.telemetry import Watched, flags_of, shares
 from llmrl.rewards.text_answer import ChoiceLetter, ExactMatch, PredictedOutput

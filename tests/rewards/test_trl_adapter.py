@@ -3,7 +3,7 @@ import math
 
 import pytest
 
-from llmrl.rewards.border import score_all
+from llmrl.rewards.scoring import score_all
 from llmrl.rewards.trl_adapter import TRLReward
 
 TALK = ({"role": "user", "content": "What is 12 + 34?"},)

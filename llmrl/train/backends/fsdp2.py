@@ -81,7 +81,7 @@ def _sharded(policy: Policy, root: nn.Module, world: World, *, scale: float = 1.
         for parameter in parameters.values():
             parameter.data = parameter.data.float()
     shard(root, world=world, dtype=compute, scale=scale)
-    return replace(policy, whole=partial(_whole, world=world, dtypes=dtypes)), root
+    return replace(policy, unshard=partial(_whole, world=world, dtypes=dtypes)), root
 
 
 class FSDP2Updater:

@@ -53,7 +53,7 @@ def shard_policy(
         output = policy.causal_lm.get_output_embeddings()  # type: ignore[operator]
         for parameter in output.parameters():
             deepspeed.zero.register_external_parameter(engine.module, parameter)
-        policy = replace(policy, whole=partial(_whole, dtypes=dtypes))
+        policy = replace(policy, unshard=partial(_whole, dtypes=dtypes))
     return (
         policy,
         sharded_scorer(logprob_model, engine, world),

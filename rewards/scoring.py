@@ -1,4 +1,4 @@
-"""The border between the trainer and rewards: `score_one` and `score_all` turn whatever a reward does into a `Score`.
+"""Scoring, between the trainer and rewards: `score_one` and `score_all` turn whatever a reward does into a `Score`.
 
 A reward that raises, returns NaN or infinity, a wrong number of scores or something that is no `Score` gives
 `Score(value=None, error=...)`: left out of the batch and counted, never a silent 0. This is the only place of the

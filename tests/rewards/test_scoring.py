@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from llmrl.rewards.border import load_reward, score_all, score_one
 from llmrl.rewards.exact_number import ExactNumber
+from llmrl.rewards.scoring import load_reward, score_all, score_one
 from llmrl.types import Score, Status
 
 
@@ -63,7 +63,7 @@ def test_rewards_are_built_from_import_paths_with_clear_errors():
     for path, words in (
         ("nothing", "package.module:name"),
         ("llmrl.rewards.absent:X", "cannot be imported"),
-        ("llmrl.rewards.border:Absent", "has no"),
+        ("llmrl.rewards.scoring:Absent", "has no"),
     ):
         with pytest.raises(ValueError, match=words):
             load_reward(path)
