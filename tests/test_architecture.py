@@ -15,7 +15,7 @@ OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
 FLOORS = [
     "types", "errors", "importing", "nearest", "atomic", "cache", "hardware", "seeding", "memory", "batch", "settings",
     "rewards", "data", "policy", "automatic", "credit", "losses_outcome", "losses", "algos", "envs", "rollout",
-    "train", "stages", "privacy", "control", "report", "eval", "start",
+    "train", "stages", "control", "privacy", "report", "eval", "start",
     "launcher", "sizing", "step_time", "conformance", "compose", "api", "commands", "cli", "__main__",
 ]  # fmt: skip
 
