@@ -92,6 +92,11 @@ def test_it_lists_its_recipes(installed):
     assert "recipes/arithmetic/grpo.yaml" in out and str(installed[1]) in out
 
 
+def test_it_plans_a_recipe_by_the_name_that_it_lists(installed):
+    out = outside(installed, "-m", "llmrl", "plan", "recipes/arithmetic/grpo.yaml", "train.steps=7")
+    assert "run folder" in out and str(ROOT) not in out
+
+
 def test_every_module_imports(installed):
     count, rewards, evaluation = outside(installed, "-c", WALK, str(ROOT), ",".join(OPTIONAL)).split()[-3:]
     assert int(count) > 80 and rewards == evaluation == "True"
