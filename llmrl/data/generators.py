@@ -95,12 +95,14 @@ def countdown(seed: int, index: int, *, count: int = 3, high: int = 20, target_h
 
 
 def episodes(seed: int, index: int, *, text: str = "Begin.") -> RawRow:
-    """Numbered tasks for environments that pose their own: the row says nothing but which one it is.
+    """Numbered tasks for environments that pose their own: the row says nothing but which one it is, by a number that
+    keys the environment's draws.
 
-    >>> episodes(0, 3)["id"]
-    'episodes/3'
+    >>> episodes(0, 3)["problem"].startswith("Begin. (")
+    True
     """
-    return {"id": f"episodes/{index}", "problem": f"{text} ({index})", "answer": "", "identity": f"episode {index}"}
+    number = generator(seed, "episodes", index).randrange(10**9)
+    return {"id": f"episodes/{number}", "problem": f"{text} ({number})", "answer": "", "identity": f"episode {number}"}
 
 
 GENERATORS: dict[str, Callable[..., RawRow]] = {
