@@ -125,7 +125,7 @@ def distributional_critic_loss(
     ema_std: Tensor,
     tau_b: float,
     xi: float = 3.0,
-    form: DistributionalForm = "released_2024",
+    form: DistributionalForm = "nll",
 ) -> tuple[Tensor, Tensor]:
     """DSAC-T's critic loss, summed over two critics, and the new running mean b [2] of their standard deviations.
 
