@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from llmrl.errors import DataError
@@ -57,12 +58,19 @@ def programs(
     rng = generator(seed, "programs", index)
     takes: Kind = "text" if rng.randrange(100) < texts else "list"
     for _ in range(TRIES):
-        chain = _chain(rng, takes, operations)
-        # Keyed by the task, so that one id is one problem whatever the seed.
-        inputs = _inputs(generator(0, "programs", _named(takes, chain)), takes, chain, hidden, high)
-        if inputs is not None:
-            return _row(takes, chain, inputs)
+        row = _task(takes, _chain(rng, takes, operations), hidden, high)
+        if row is not None:
+            return dict(row)
     raise DataError(f"programs(operations={operations}) found no task with a result of its own in {TRIES} tries")
+
+
+@cache  # a small family of tasks is drawn from many times before it counts as exhausted
+def _task(takes: Kind, chain: tuple[Operation, ...], hidden: int, high: int) -> dict[str, Any] | None:
+    """The row of one chain; None if it is no task. Its inputs are keyed by the chain: one id is one problem, whatever
+    the seed.
+    """
+    inputs = _inputs(generator(0, "programs", _named(takes, chain)), takes, chain, hidden, high)
+    return None if inputs is None else _row(takes, chain, inputs)
 
 
 def _chain(rng: random.Random, takes: Kind, length: int) -> tuple[Operation, ...]:
@@ -166,8 +174,12 @@ def _input(rng: random.Random, takes: Kind, high: int) -> Any:
 
 
 def _list_operation(rng: random.Random) -> Operation:
-    k = rng.randint(2, 9)
-    choices = (
+    return rng.choice(_list_operations(rng.randint(2, 9)))
+
+
+@cache
+def _list_operations(k: int) -> tuple[Operation, ...]:
+    return (
         Operation(
             says=f"add {k} to every number", gives="list", does=lambda x: [v + k for v in x],
             written=(f"[v + {k} for v in {{x}}]", f"list(map(lambda v: v + {k}, {{x}}))"),
@@ -234,12 +246,16 @@ def _list_operation(rng: random.Random) -> Operation:
                   ("len({x})", len)),
         ),
     )  # fmt: skip
-    return rng.choice(choices)
 
 
 def _text_operation(rng: random.Random) -> Operation:
+    return rng.choice(_text_operations())
+
+
+@cache
+def _text_operations() -> tuple[Operation, ...]:
     vowels = "aeiouAEIOU"
-    choices = (
+    return (
         Operation(
             says="make every letter a capital", gives="text", does=str.upper,
             written=("{x}.upper()", "''.join(c.upper() for c in {x})"),
@@ -279,4 +295,3 @@ def _text_operation(rng: random.Random) -> Operation:
                   (f"len(set({{x}}) & set('{vowels}'))", lambda x: len(set(x) & set(vowels)))),
         ),
     )  # fmt: skip
-    return rng.choice(choices)
