@@ -54,8 +54,12 @@ def run(
         list[str] | None, typer.Option(help="its arguments, such as '{model: folder}'; one per --scorer, in order")
     ] = None,
     strategy: Annotated[
-        list[str] | None, typer.Option(help="best_of_n, weighted_vote or majority (default with a scorer: all)")
+        list[str] | None,
+        typer.Option(help="best_of_n, weighted_vote, majority (default with a scorer: all three)"),
     ] = None,
+    strategy_args: Annotated[
+        str, typer.Option(help="arguments of a strategy that asks again, such as '{rounds: 2}'")
+    ] = "{}",
     dtype: Annotated[str, typer.Option(help="auto (the faster here), bfloat16, float16 or float32")] = "auto",
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
@@ -93,6 +97,7 @@ def run(
             ks=tuple(k or ()),
             scorers=_scorers(scorer or [], scorer_args or []),
             strategies=tuple(strategy or ()),
+            strategy_args=_arguments("--strategy-args", strategy_args),
             dtype=_one_of("dtype", dtype, "auto", "bfloat16", "float16", "float32"),
             max_length=max_length,
             max_sequences=max_sequences,
@@ -205,8 +210,6 @@ def _say(message: str) -> None:
 
 
 def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
-    import yaml
-
     from llmrl.errors import EvalError
     from llmrl.eval.scorers import ScorerSpec
 
@@ -214,18 +217,24 @@ def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
         raise EvalError(
             f"{len(arguments)} --scorer-args for {len(paths)} --scorer; give one per scorer, in their order"
         )
-    found = []
-    for path, text in zip_longest(paths, arguments, fillvalue="{}"):
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise EvalError(
-                f"--scorer-args {text!r} is not readable as YAML; write it like '{{model: folder}}'"
-            ) from error
-        if not isinstance(content, dict):
-            raise EvalError(f"--scorer-args {text!r} holds no names and values; write it like '{{model: folder}}'")
-        found.append(ScorerSpec(path=path, args=content))
-    return tuple(found)
+    return tuple(
+        ScorerSpec(path=path, args=_arguments("--scorer-args", text))
+        for path, text in zip_longest(paths, arguments, fillvalue="{}")
+    )
+
+
+def _arguments(option: str, text: str) -> dict[str, Any]:
+    import yaml
+
+    from llmrl.errors import EvalError
+
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise EvalError(f"{option} {text!r} is not readable as YAML; write it like '{{model: folder}}'") from error
+    if not isinstance(content, dict):
+        raise EvalError(f"{option} {text!r} holds no names and values; write it like '{{model: folder}}'")
+    return content
 
 
 def _one_of(name: str, value: str | None, *known: str) -> Any:

@@ -19,13 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmrl.atomic import write_text
+from llmrl.data.conversation import Renderer
 from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan, with_dtype
 from llmrl.eval.results import Results, TaskResult, read_results, summarise
 from llmrl.eval.run import Judge, Progress, run_task, stream
 from llmrl.eval.scorers import build_scorers
-from llmrl.eval.strategies import find_strategies
+from llmrl.eval.strategies import find_rewrites, find_strategies
+from llmrl.eval.strategies.rewriting import Tools, rewrite_task
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, collect
@@ -65,21 +67,26 @@ def evaluate(
         plans = [replace(plan, settings={**plan.settings, "scorers": named}) for plan in plans]
     scorers = {**build_scorers(options.scorers), **(scorers or {})}
     strategies = find_strategies(options.strategies, scorers=bool(scorers))
-    if options.strategies:
+    rewrites = find_rewrites(options.strategies, options.strategy_args)
+    if options.strategies and strategies:
         _check_enough_samples(plans)
     judges = {plan.task.name: _judge(plan, scorers) for plan in plans}
-    settings = engine_settings(found, plans, options, say)
+    settings = engine_settings(found, plans, options, say, rewrites=rewrites)
     results: list[TaskResult] = []
     started, generated = time.monotonic(), 0
-    running = _OnDemand(engine or _engine_factory(found, options, tokenizer, out, say), settings)
+    engines = _Engines(
+        lambda model: engine or _engine_factory(model or found, options, tokenizer, out, say), settings, say
+    )
     try:
         for plan in plans:
             path = out / f"{plan.task.name}.jsonl"
             if options.restart:
                 path.unlink(missing_ok=True)
+                for old in out.glob(f"{plan.task.name}.*.jsonl"):
+                    old.unlink()
             records = run_task(
                 plan.prompts,
-                engine=running,
+                engine=engines(None),
                 judge=judges[plan.task.name],
                 sampling=plan.sampling,
                 samples=plan.samples,
@@ -88,7 +95,19 @@ def evaluate(
                 settings=plan.settings,
                 progress=progress(plan.task.name) if progress else None,
             )
-            results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks))
+            tools = Tools(
+                engines=engines, judge=judges[plan.task.name], renderer=Renderer(tokenizer, chat=plan.mode == "chat"),
+                sampling=plan.sampling, seed=options.seed, task=plan.task.name,
+            )  # fmt: skip
+            again = [
+                rewrite_task(
+                    one, list(zip(plan.prompts, records, strict=True)), tools,
+                    path=out / f"{plan.task.name}.{one.name}.jsonl", settings=plan.settings,
+                )
+                for one in rewrites
+            ]  # fmt: skip
+            rewritten = list(zip(rewrites, again, strict=True))
+            results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks, rewritten))
             generated += results[-1].tokens.total
             seconds = time.monotonic() - started
             run = {
@@ -106,8 +125,27 @@ def evaluate(
             f"{error}\nfinished questions are kept in {out}; the same command goes on from there"
         ) from error
     finally:
-        running.close()
+        engines.close()
     return read_results(out)
+
+
+class _Engines:
+    """The evaluated model's engine, and those of other models that strategies name; each starts when it is asked."""
+
+    def __init__(self, factory: Callable[[Model | None], EngineFactory], settings: EngineSettings, say: Say) -> None:
+        self._factory, self._settings, self._say = factory, settings, say
+        self._made: dict[str | None, _OnDemand] = {}
+
+    def __call__(self, model: str | None) -> RolloutEngine:
+        if model not in self._made:
+            other = find_models(model)[0] if model is not None else None
+            settings = self._settings if other is None else replace(self._settings, model=other.path)
+            self._made[model] = _OnDemand(self._factory(other), settings)
+        return self._made[model]
+
+    def close(self) -> None:
+        for one in self._made.values():
+            one.close()
 
 
 class _OnDemand:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,7 @@ from llmrl.eval.load import Questions, load_questions, load_shots
 from llmrl.eval.models import Model
 from llmrl.eval.prompts import build_prompts, choose_mode, default_shots
 from llmrl.eval.scorers import ScorerSpec
+from llmrl.eval.strategies.rewriting import Rewrite
 from llmrl.eval.task import Mode, Task
 from llmrl.hardware import best_precision, dtype_here, warning_for
 from llmrl.rollout.engine import EngineSettings
@@ -32,7 +33,7 @@ class Options:
     OpenAI-compatible servers that are asked instead of an engine; `engines` is how many run side by side here (None: one
     per GPU). `dtype` auto is the faster one on this machine. `ks` are further k of pass@k and the like, besides powers of
     two. `scorers` score every sample;
-    `strategies` choose by them (of no name: all of strategies.STRATEGIES).
+    `strategies` choose by them (of no name: all of strategies.STRATEGIES), or ask again, with `strategy_args`.
     """
 
     samples: int | None = None
@@ -59,6 +60,7 @@ class Options:
     ks: tuple[int, ...] = ()
     scorers: tuple[ScorerSpec, ...] = ()
     strategies: tuple[str, ...] = ()
+    strategy_args: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,12 +179,15 @@ def with_dtype(options: Options, say: Say = print) -> Options:
     return replace(options, dtype=best.dtype)
 
 
-def engine_settings(model: Model, plans: Sequence[Plan], options: Options, say: Say = print) -> EngineSettings:
+def engine_settings(
+    model: Model, plans: Sequence[Plan], options: Options, say: Say = print, *, rewrites: Sequence[Rewrite] = ()
+) -> EngineSettings:
     """The engine that fits all plans. EvalError if a prompt is longer than the model can read."""
     import torch
 
     longest = max(len(prompt.tokens) for plan in plans for prompt in plan.prompts)
-    wanted = max(max(len(p.tokens) for p in plan.prompts) + plan.sampling.max_tokens for plan in plans)
+    asked = [(max(len(p.tokens) for p in plan.prompts), plan.sampling.max_tokens) for plan in plans]
+    wanted = max(length for size in asked for length in (sum(size), *(again.length(*size) for again in rewrites)))
     made_for = _context(model.path)
     length = min(options.max_length or wanted, made_for)
     if longest >= length:

@@ -24,7 +24,7 @@ class Sample:
     """One judged completion. `value` is the verifier's score, None if it has none; `answer` the voting class.
 
     `status` is done, truncated or error (then `status_reason`). `logprob` is the sum over `tokens` tokens (nats).
-    `scores` holds what scorers said, by name.
+    `scores` holds what scorers said, by name, `info` the texts before a strategy's answer.
     """
 
     text: str
@@ -39,6 +39,7 @@ class Sample:
     flags: tuple[str, ...] = ()
     parts: Mapping[str, float] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
+    info: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +61,7 @@ class Record:
         return cls(**{**row, "samples": samples})
 
 
-_OPTIONAL = frozenset({"status_reason", "reason", "error", "flags", "parts", "scores"})
+_OPTIONAL = frozenset({"status_reason", "reason", "error", "flags", "parts", "scores", "info"})
 
 
 def to_line(record: Record) -> bytes:

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from llmrl.errors import EvalError
 from llmrl.eval.metrics import clustered_interval, maj_at_k, pass_at_k, pass_hat_k, wilson_interval
 from llmrl.eval.records import Record, Sample
-from llmrl.eval.strategies import Strategy, as_weights
+from llmrl.eval.strategies import Rewrite, Strategy, as_weights
 
 SCHEMA = "llmrl.eval.results/1"
 FULL_MARKS = 1.0
@@ -90,6 +90,9 @@ class TaskResult(_Frozen):
     interval: str = Field(description="wilson (one sample a question) or clustered by question")
     metrics: dict[str, Metric] = Field(description="avg@n, pass@k, pass^k, maj@k")
     strategies: list[StrategyResult] = Field(default_factory=list, description="by strategy, scorer and k")
+    rewritten: dict[str, dict[str, float | None]] = Field(
+        default_factory=dict, description="a strategy that asks again -> numbers of its own"
+    )
     mean_reward: float | None = Field(description="mean verifier score where it is not just 0 or 1")
     tokens: Tokens
     health: Health
@@ -119,8 +122,11 @@ def summarise(
     records: Sequence[Record],
     strategies: Sequence[Strategy] = (),
     ks: Sequence[int] = (),
+    rewritten: Sequence[tuple[Rewrite, Sequence[Record]]] = (),
 ) -> TaskResult:
-    """The result of one task; `ks` are reported besides `budgets`. EvalError if no record has a scored sample."""
+    """The result of one task; `ks` are reported besides `budgets`, `rewritten` holds what strategies that ask again made
+    of it. EvalError if no record has a scored sample.
+    """
     if not records:
         raise EvalError(f"task {task}: no question was finished")
     scored = [[sample for sample in record.samples if sample.value is not None] for record in records]
@@ -139,7 +145,11 @@ def summarise(
         score=_score(kept),
         interval="wilson" if max(map(len, kept)) == 1 else "clustered",
         metrics=_metrics(kept, every_k),
-        strategies=_strategies(records, kept, every_k, strategies),
+        strategies=[
+            *_strategies(records, kept, every_k, strategies),
+            *(result for rewrite, again in rewritten for result in _rewritten(rewrite.name, again, every_k)),
+        ],
+        rewritten={rewrite.name: _finite(rewrite.metrics(again)) for rewrite, again in rewritten},
         mean_reward=mean(values) if any(value not in (0.0, FULL_MARKS) for value in values) else None,
         tokens=_tokens(records),
         health=_health(records, unscored=len(records) - len(kept)),
@@ -229,6 +239,31 @@ def _strategies(
                     StrategyResult(strategy=strategy.name, scorer=scorer, score=_metric(values), budget=budget)
                 )
     return found
+
+
+def _rewritten(name: str, records: Sequence[Record], every_k: Sequence[int]) -> list[StrategyResult]:
+    """The answers of a strategy that asks again: one alone, and the vote of k where answers can be voted on."""
+    kept = [[sample for sample in record.samples if sample.value is not None] for record in records]
+    kept = [samples for samples in kept if samples]
+    if not kept:
+        return []
+    voted = any(sample.answer is not None for samples in kept for sample in samples)
+    length = mean(sample.tokens for samples in kept for sample in samples)
+    fewest = min(map(len, kept))
+    return [
+        StrategyResult(
+            strategy=name,
+            scorer=None,
+            score=_score(kept) if k == 1 else _metric([_voted(samples, k) for samples in kept]),
+            budget=Budget(samples=k, tokens=k * length, scored_tokens=0.0),
+        )
+        for k in every_k
+        if k == 1 or (voted and k <= fewest)
+    ]
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _scorers(kept: Sequence[Sequence[Sample]]) -> list[str]:

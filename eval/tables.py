@@ -69,7 +69,7 @@ def breakdown_tables(task: TaskResult) -> str:
 
 
 def strategies_table(task: TaskResult) -> str:
-    """What choosing among samples gives for what it costs; empty if no strategy was run."""
+    """What strategies give for what they cost, and their own numbers; empty if none was run."""
     rows = [
         [
             one.strategy,
@@ -82,7 +82,11 @@ def strategies_table(task: TaskResult) -> str:
         for one in task.strategies
     ]
     head = ["strategy", "scorer", "samples", "score [95 %]", "tokens generated a question", "tokens scored"]
-    return table(head, rows) if rows else ""
+    found = [table(head, rows)] if rows else []
+    for name, metrics in task.rewritten.items():
+        shown = [["–" if value is None else f"{value:.4g}" for value in metrics.values()]]
+        found += [f"{name}:", table(list(metrics), shown)]
+    return "\n\n".join(found)
 
 
 def learning_table(many: Sequence[Results]) -> str:

@@ -15,14 +15,14 @@ import pytest
 from typer.testing import CliRunner
 
 from llmrl.errors import ConfigError, EvalError
-from llmrl.eval import scorers, strategies
+from llmrl.eval import scorers
 from llmrl.eval.cli import app
 from llmrl.eval.evaluate import evaluate
 from llmrl.eval.plan import Options
 from llmrl.eval.records import read_records
 from llmrl.eval.results import right
 from llmrl.eval.scorers import Likelihood, ScorerSpec, ValueModel, build_scorers
-from llmrl.eval.strategies import STRATEGIES, as_weights, find_strategies, weighted_vote, weighted_vote_at_k
+from llmrl.eval.strategies import STRATEGIES, as_weights, choosing, find_strategies, weighted_vote, weighted_vote_at_k
 from llmrl.eval.tables import markdown, strategies_table
 from llmrl.types import Prompt, Score, Status, Trajectory
 from tests.eval.fakes import FakeEngine, byte_tokenizer
@@ -59,7 +59,7 @@ def say(number: int, seed: int | None) -> str:
 
 
 def test_the_examples_hold() -> None:
-    for module in (strategies, scorers):
+    for module in (choosing, scorers):
         assert doctest.testmod(module).failed == 0
 
 
@@ -165,7 +165,7 @@ def test_a_weighted_vote_among_k_equals_brute_force_and_sampling_it_comes_close(
     answers, weights = ["a", "b"] * 6, [draw.random() for _ in range(12)]
     correct = [answer == "a" for answer in answers]
     exact = weighted_vote_at_k(answers, weights, correct, 5)
-    monkeypatch.setattr(strategies, "SUBSETS", 500)
+    monkeypatch.setattr(choosing, "SUBSETS", 500)
     sampled = weighted_vote_at_k(answers, weights, correct, 5)
     assert sampled == weighted_vote_at_k(answers, weights, correct, 5) != exact
     assert sampled == pytest.approx(exact, abs=0.07)

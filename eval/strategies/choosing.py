@@ -1,61 +1,18 @@
 """Choosing among a question's samples with a scorer (reward model, value model, likelihood): best-of-k, weighted votes.
 
 Pure functions like those in metrics.py; a strategy spends k samples a question, which is the budget that reports give.
-`STRATEGIES` names them for `--strategy`; one of your own is a function with the signature of `Choose`, named by its
-import path.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
 from fractions import Fraction
 from itertools import combinations
 
-from llmrl.errors import EvalError
-from llmrl.eval.metrics import maj_at_k
-from llmrl.importing import load
-from llmrl.nearest import nearest
 from llmrl.seeding import generator
 
 SUBSETS = 1024  # of k samples that a weighted vote looks at; of fewer it looks at all
-
-# (answer classes, scores, verdicts, k) of one question's n samples -> expected correctness of choosing among k of them
-Choose = Callable[[Sequence[str | None], Sequence[float], Sequence[bool], int], float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Strategy:
-    """A way to spend k samples on one answer. `scored`: it needs a scorer; `voted`: it needs answer classes."""
-
-    name: str
-    choose: Choose
-    scored: bool = True
-    voted: bool = False
-
-
-def find_strategies(names: Sequence[str], *, scorers: bool) -> tuple[Strategy, ...]:
-    """The strategies called `names`; of no name all that the scorers (if any) permit.
-
-    EvalError for an unknown name, and for one that needs a scorer where there is none.
-    """
-    if not names:
-        return tuple(STRATEGIES.values()) if scorers else ()
-    found = tuple(STRATEGIES[name] if name in STRATEGIES else _imported(name) for name in names)
-    for strategy in found:
-        if strategy.scored and not scorers:
-            raise EvalError(
-                f"strategy {strategy.name} chooses by a score; give --scorer, for example --scorer likelihood or "
-                "--scorer llmrl.rewards.reward_model:RewardModel --scorer-args '{model: folder}'"
-            )
-    return found
-
-
-def _imported(name: str) -> Strategy:
-    if ":" not in name:
-        raise EvalError(f"unknown strategy {name!r}; {nearest(name, [*STRATEGIES, 'package.module:function'])}")
-    return Strategy(name=name.rpartition(":")[2], choose=load(name, key="strategy"))
 
 
 def best_of_k(scores: Sequence[float], correct: Sequence[float], k: int | None = None) -> float:
@@ -151,15 +108,3 @@ def _check(scores: Sequence[float], correct: Sequence[float], k: int) -> None:
         raise ValueError(f"k={k} of n={len(scores)} samples; k must be between 1 and n")
     if any(math.isnan(score) for score in scores):
         raise ValueError("a score is NaN")
-
-
-STRATEGIES: Mapping[str, Strategy] = {
-    "best_of_n": Strategy(name="best_of_n", choose=lambda answers, scores, correct, k: best_of_k(scores, correct, k)),
-    "weighted_vote": Strategy(name="weighted_vote", choose=weighted_vote_at_k, voted=True),
-    "majority": Strategy(
-        name="majority",
-        choose=lambda answers, scores, correct, k: maj_at_k(answers, correct, k),
-        scored=False,
-        voted=True,
-    ),
-}
