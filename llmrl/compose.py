@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,8 +20,10 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
+    from llmrl.settings.stages import RLStage, SFTStage
     from llmrl.start import Parts
 
+    of_stages = {s.title: resolve(recipe.of_stage(s)) for s in recipe.before if isinstance(s, SFTStage | RLStage)}
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     check_benchmarks(recipe)
@@ -31,15 +34,19 @@ def resolve(recipe: Recipe) -> Parts:
         interval=wilson_interval,
         sources=sources,
         benchmarks=benchmarks_of(recipe, sources.policy),
+        of_stages=of_stages,
     )
 
 
 def sources_of(recipe: Recipe) -> Sources:
-    """The local folders of the models that a recipe names."""
+    """The local folders of the models that a recipe names; those of stages may not be there yet."""
+    from llmrl.settings.stages import replaced
     from llmrl.train.models import Sources
 
-    own = recipe.critic.path if recipe.critic is not None else None
-    partners = {name: model_folder(partner.model) for name, partner in recipe.engines.items()}
+    own = replaced(recipe.critic.path, recipe.stage_models) if recipe.critic is not None else None
+    partners = {
+        name: model_folder(replaced(partner.model, recipe.stage_models)) for name, partner in recipe.engines.items()
+    }
     return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "", partners=partners)
 
 
@@ -69,7 +76,11 @@ def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
 
 
 def model_folder(path: str) -> str:
-    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet."""
+    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet, one that a
+    stage will leave stays what it is.
+    """
+    if "/stages/" in path and Path(path).is_absolute():
+        return path
     from llmrl.policy.catalog import resolve as resolve_model
     from llmrl.policy.hub import fetch
 
@@ -92,13 +103,13 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.rewards.combine import WeightedSum, no_outcome
     from llmrl.rewards.scoring import load_reward
     from llmrl.rewards.trl_adapter import TRLReward
-    from llmrl.stages.folder import with_models
+    from llmrl.settings.stages import replaced
 
     if not recipe.reward:
         return no_outcome  # the environment's rewards are all there are
     parts: dict[str, Any] = {}
     for name, section in recipe.reward.items():
-        section = section.model_copy(update={"args": with_models(recipe, section.args)})
+        section = section.model_copy(update={"args": replaced(section.args, recipe.stage_models)})
         try:
             part = load_reward(section.name, section.args)  # also of an isolated one: mistakes show at once
         except ValueError as error:

@@ -7,9 +7,12 @@ Names in the recipe that stand for objects (rewards, the algorithm) and the inte
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -19,34 +22,34 @@ from llmrl.algos.build import check_run, warnings
 from llmrl.automatic import Settled, settle
 from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
-from llmrl.data.gold import gold_rows
-from llmrl.data.prompts import PromptReport, to_prompts
-from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import dtype_here
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.rollout.build import build_engine
-from llmrl.rollout.engine import EngineSettings, RolloutEngine
+from llmrl.rollout.engine import EngineSettings, NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
+from llmrl.rollout.process import EngineFaults
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
-from llmrl.stages.folder import policy_source
-from llmrl.stages.run import Stopped, run_stages
-from llmrl.train.checkpoint import TrainState, Writer, read_pending, read_state, read_tensors, set_aside
-from llmrl.train.evaluate import Benchmarks, Interval, held_out
+from llmrl.settings.stages import LoopStage
+from llmrl.stages.pairs import load_stage_rows, named
+from llmrl.stages.run import Stopped, Train, leave_model, run_stages
+from llmrl.train.checkpoint import TrainState, Writer, folder_of, read_pending, read_state, read_tensors, set_aside
+from llmrl.train.evaluate import Benchmarks, Interval, held_out, held_out_loss
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
+from llmrl.train.problems import Problems, load_problems, problems_of
 from llmrl.train.rollout_queue import RolloutQueue
 from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
-from llmrl.types import Prompt, Trajectory
+from llmrl.types import Trajectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,7 @@ class Parts:
     interval: Interval
     sources: Sources
     benchmarks: Benchmarks | None = None
+    of_stages: Mapping[str, Parts] = field(default_factory=dict)  # the same for stages on the training loop, by name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,21 +90,16 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
     with storage_errors(recipe.run_dir), ExitStack() as stack:
         world.on_main(lambda: _hold_folder(settled, stack, resume=resume, fresh=fresh))
         with Interrupts() as interrupts:
-            if recipe.supervised:
-                base = parts.sources.policy
+            base, runner = parts.sources.policy, Runner(world, accelerator, interrupts, console)
+            if recipe.before:
                 _check_length(recipe, base)
-                stopped = run_stages(recipe, base, world=world, console=console, interrupts=interrupts)
+                prepare = partial(_prepared, recipe, base, parts.of_stages, runner)
+                stopped = run_stages(recipe, base, world=world, console=console, interrupts=interrupts, prepare=prepare)
                 if stopped is not None:
                     return _stopped_early(recipe, world, interrupts, stopped)
-                parts = replace(parts, sources=replace(parts.sources, policy=policy_source(recipe, base)))
-            job, state = _build(recipe, parts, world, accelerator, interrupts, console, stack)
-            state = _train_to_end(job, state)
-            status = "finished" if state.step == recipe.train.steps else "interrupted"
-            summary = {}
-            if world.main:
-                late = job.log.unaccounted_s
-                summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late)
-            code = 0 if status == "finished" else max(world.gather([interrupts.exit_code]))
+            parts = replace(parts, sources=replace(parts.sources, policy=str(recipe.start_of(None) or base)))
+            summary, finished = _trained(recipe, parts, runner)
+            code = 0 if finished else max(world.gather([interrupts.exit_code]))
     world.leave()
     return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
 
@@ -110,6 +109,58 @@ def _stopped_early(recipe: Recipe, world: World, interrupts: Interrupts, stopped
     code = max(world.gather([interrupts.exit_code]))
     world.leave()
     return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""), stopped_in=stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """What every loop of a process shares."""
+
+    world: World
+    accelerator: Any
+    interrupts: Interrupts
+    console: Console
+
+
+def _trained(
+    recipe: Recipe, parts: Parts, runner: Runner, problems: Problems | None = None, *, stage: str = "",
+    more: Mapping[str, Any] | None = None,
+) -> tuple[dict[str, Any], bool]:  # fmt: skip
+    """Train in the recipe's folder, which is held; returns rank 0's summary and whether all steps were done."""
+    with ExitStack() as stack:
+        job, state = _build(recipe, parts, runner, stack, problems, stage=stage)
+        state = _train_to_end(job, state)
+        finished, summary = state.step == recipe.train.steps, {}
+        if runner.world.main:
+            status = "finished" if finished else "interrupted"
+            late = job.log.unaccounted_s
+            summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late, more=more)
+    return summary, finished
+
+
+def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Runner, stage: LoopStage) -> Train:
+    """Read the data of a stage on this loop; returns what trains it, in a run folder of its own, and leaves its model."""
+    own, world = recipe.of_stage(stage), runner.world
+    begun = (own.run_dir / "recipe.yaml").is_file()
+    settled = settle(own, resume=begun)
+    own, its = settled.recipe, parts[stage.title]
+    check_run(own, its.algo, ranks=world.size)
+    with named(stage):
+        tokenizer = load_tokenizer(base)
+        rows = load_stage_rows(stage, recipe)
+        problems = problems_of(*rows, tokenizer, gold=its.algo.needs.gold, length=own.model.max_length)
+
+    def train_from(source: str) -> tuple[int, bool]:
+        with ExitStack() as stack:
+            world.on_main(lambda: _hold_folder(settled, stack, resume=begun, fresh=False))
+            mine = replace(its, sources=replace(its.sources, policy=source))
+            told = {"name": stage.title, "kind": stage.kind, "started_from": source}
+            summary, finished = _trained(own, mine, runner, problems, stage=stage.title, more=told)
+            if finished:
+                policy = folder_of(own.run_dir, own.train.steps) / "policy"
+                world.on_main(lambda: leave_model(own.run_dir, partial(shutil.copytree, policy), drop="checkpoints"))
+        return world.on_main(lambda: summary["completed_steps"]), finished
+
+    return train_from
 
 
 def _same_on_all(settled: Settled, world: World) -> None:
@@ -175,44 +226,46 @@ def _local_ranks(world: World) -> int:
 
 
 def _build(
-    recipe: Recipe, parts: Parts, world: World, accelerator: Any, interrupts: Interrupts, console: Console,
-    stack: ExitStack,
-) -> tuple[Job, TrainState]:  # fmt: skip
+    recipe: Recipe, parts: Parts, runner: Runner, stack: ExitStack, problems: Problems | None, *, stage: str
+) -> tuple[Job, TrainState]:
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
+    world, needs = runner.world, parts.algo.needs
 
     def say(text: str) -> None:
         if world.main:
-            console.print(text, markup=False, highlight=False)
+            runner.console.print(text, markup=False, highlight=False)
 
     _check_length(recipe, parts.sources.policy)
-    say("reading data and tokenizer")
-    train_prompts, eval_prompts, notes = load_prompts(recipe, load_tokenizer(parts.sources.policy))
-    notes += warnings(recipe, parts.algo)
+    if problems is None:
+        say("reading data and tokenizer")
+        problems = load_problems(recipe, load_tokenizer(parts.sources.policy), gold=needs.gold)
+    notes = [*problems.notes, *warnings(recipe, parts.algo)]
     stream, spare = (
         PromptStream(
-            train_prompts,
+            problems.train,
             seed=key(recipe.seed, name),
             prompts_per_step=recipe.rollout.prompts_per_step,
             shuffle=recipe.data.shuffle,
         )
         for name in ("prompts", "spare prompts")
     )
-    if recipe.rollout.engine != "native":
+    samples = not needs.gold or bool(recipe.reward) or recipe.env is not None
+    started: tuple[RolloutEngine, Callable[[], EngineFaults]] | None = None
+    if not samples:
+        say("loading the model")
+        started = NoEngine(), EngineFaults
+    elif recipe.rollout.engine != "native":
         say(f"starting the engine ({recipe.rollout.engine}) while the model loads")
+        started = place_engine(recipe, parts.sources.policy, world)
+        stack.callback(started[0].close)
     else:
         say("loading the model")
-    started = None if recipe.rollout.engine == "native" else place_engine(recipe, parts.sources.policy, world)
-    if started is not None:
-        stack.callback(started[0].close)  # it starts while the model loads
-    models = build_models(recipe, parts.algo, parts.sources, train_prompts, notes, world)
+    models = build_models(recipe, parts.algo, parts.sources, problems.train, notes, world)
     engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
-    controller = cast(Steered, parts.algo).controller() if parts.algo.needs.feedback else None
+    controller = cast(Steered, parts.algo).controller() if needs.feedback else None
     state, pending, found = _restore(recipe, models, controller, world)
-    tracker = None
-    if recipe.tracking.to:
-        accelerator.init_trackers(recipe.tracking.project)
-        tracker = accelerator
-    log = Log(recipe, world, console, state=state, tracker=tracker)
+    tracker = _tracker(recipe, runner, stage)
+    log = Log(recipe, world, runner.console, state=state, tracker=tracker, stage=stage)
     stack.callback(log.close)
     for note in [*notes, *found]:
         log.say(note)
@@ -220,13 +273,18 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    stage = open_stage(recipe, models.policy.tokenizer, parts.sources, stack) if recipe.env is not None else None
-    evaluate = held_out(engine, eval_prompts, parts.score, recipe, world, parts.interval, parts.benchmarks, stage)
-    gold = None
-    if parts.algo.needs.gold:
-        gold = gold_rows(train_prompts, models.policy.tokenizer, max_length=recipe.model.max_length)
+    host = open_stage(recipe, models.policy.tokenizer, parts.sources, stack) if recipe.env is not None else None
+    measures = []
+    if samples:
+        held_out_problems = problems.held_out
+        measures.append(
+            held_out(engine, held_out_problems, parts.score, recipe, world, parts.interval, parts.benchmarks, host)
+        )
+    if needs.gold:
+        measures.append(held_out_loss(models, list(problems.held_out_gold.values())))
     sampler = Sampler(
-        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=stage, gold=gold
+        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=host,
+        gold=problems.gold if needs.gold else None,
     )  # fmt: skip
     rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,
@@ -235,9 +293,25 @@ def _build(
     stack.callback(rollouts.close)
     job = Job(
         recipe=recipe, world=world, models=models, algo=parts.algo, controller=controller, rollouts=rollouts,
-        engine_faults=faults, evaluate=evaluate, writer=writer, log=log, interrupts=interrupts,
+        engine_faults=faults, evaluate=lambda version: {k: v for one in measures for k, v in one(version).items()},
+        writer=writer, log=log, interrupts=runner.interrupts,
     )  # fmt: skip
     return job, state
+
+
+def _tracker(recipe: Recipe, runner: Runner, stage: str) -> Any:
+    """accelerate's Accelerator with the recipe's trackers; a stage has one of its own, because its steps count from 0."""
+    if not recipe.tracking.to:
+        return None
+    from accelerate import Accelerator
+
+    tracker = runner.accelerator
+    if stage:
+        tracker = Accelerator(
+            cpu=not torch.cuda.is_available(), log_with=recipe.tracking.to, project_dir=str(recipe.run_dir)
+        )
+    tracker.init_trackers(recipe.tracking.project)
+    return tracker
 
 
 def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStack) -> Stage:
@@ -258,20 +332,6 @@ def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStac
         host=host, renderer=Renderer(tokenizer, chat=chat), turns=recipe.env.turns, max_length=recipe.model.max_length,
         window=recipe.env.window, partners=partners,
     )  # fmt: skip
-
-
-def load_prompts(recipe: Recipe, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], list[str]]:
-    """(training prompts, held-out prompts, what a user should know about them)."""
-    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
-    train_prompts, report = to_prompts(train_rows, tokenizer, recipe.data)
-    eval_prompts, eval_report = to_prompts(eval_rows, tokenizer, held_out_config(recipe.eval.data, recipe.data))
-    notes = [_prompt_note(report, "training"), _prompt_note(eval_report, "held-out")]
-    return train_prompts, eval_prompts, notes
-
-
-def _prompt_note(report: PromptReport, part: str) -> str:
-    dropped = f", {len(report.too_long)} dropped as too long" if report.too_long else ""
-    return f"{part}: {report.kept} prompts of {report.mean_tokens:.0f} tokens on average, {report.longest} at most{dropped}"
 
 
 def _check_length(recipe: Recipe, source: str) -> None:

@@ -38,9 +38,9 @@ def test_all_methods_of_a_task_start_from_one_model_and_may_ask_for_as_many_samp
         assert recipe.rollout.prompts_per_step * rounds * recipe.rollout.group_size == PROMPTS * 8
         first = base(run.task, tmp_path, "m")
         assert run.model == (str(first.folder / "stages" / "01-sft" / "model") if first else "m")
-        assert not recipe.supervised
+        assert not recipe.before
     first = base("countdown", tmp_path, "m")
-    assert load_recipe(RECIPES / f"{first.method}.yaml", first.changes).supervised[0].kind == "sft"
+    assert load_recipe(RECIPES / f"{first.method}.yaml", first.changes).before[0].kind == "sft"
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path, monkeypatch):

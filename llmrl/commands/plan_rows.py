@@ -13,6 +13,7 @@ from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.seeding import key
 from llmrl.settings.model import CriticConfig
 from llmrl.settings.recipe import Recipe
+from llmrl.settings.stages import RLStage
 from llmrl.stages.pairs import stage_data
 
 
@@ -81,14 +82,18 @@ def _reference(recipe: Recipe) -> str:
 
 
 def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
-    """A row for each supervised stage. Raises DataError for data whose rows say nothing to learn."""
+    """A row for each stage before. Raises DataError for data whose rows say nothing to learn."""
     rows = []
-    for place, stage in enumerate(recipe.supervised, start=1):
-        train = stage.train
-        unit = "examples" if stage.kind == "sft" else "pairs"
-        adapter = ", LoRA" if recipe.model.lora and stage.lora else ""
-        said = f"{train.steps:,} steps of {train.batch_size} {unit}, lr {train.lr:g}{adapter}"
-        rows.append((f"stage {place}: {stage.title}", f"{said}, from {stage_data(stage, recipe)}"))
+    for place, stage in enumerate(recipe.before, start=1):
+        if isinstance(stage, RLStage):
+            own = recipe.of_stage(stage)
+            said = f"{own.train.steps:,} steps of {own.algo['name']}, lr {own.train.lr:g}"
+        else:
+            unit = "examples" if stage.kind == "sft" else "pairs"
+            said = f"{stage.train.steps:,} steps of {stage.train.batch_size} {unit}, lr {stage.train.lr:g}"
+            said += ", LoRA" if recipe.model.lora and stage.lora else ""
+        start = f", from the policy of {stage.start}" if stage.start else ""
+        rows.append((f"stage {place}: {stage.title}", f"{said}, on {stage_data(stage, recipe)}{start}"))
     return rows
 
 

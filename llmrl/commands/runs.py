@@ -44,13 +44,12 @@ def replay(
     keep_freed_memory()
     quiet_transformers()
     from llmrl.settings.load import find_recipe
-    from llmrl.stages.folder import policy_source
     from llmrl.train.replay import COMPARED, algo_section, stored_recipe
     from llmrl.train.replay import replay as run_replay
 
     recipe = stored_recipe(run)
     sources = sources_of(recipe)
-    sources = replace(sources, policy=policy_source(recipe, sources.policy))
+    sources = replace(sources, policy=str(recipe.start_of(None) or sources.policy))
     algorithm = build_algorithm(algo_section(find_recipe(algo)) if algo else recipe.algo)
     found = run_replay(run, step=step, recipe=recipe, algo=algorithm, sources=sources)
     table = Table(f"step {step}", "recorded", "replayed")

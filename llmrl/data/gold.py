@@ -5,22 +5,24 @@ A completion ends as the chat template ends an assistant's turn, so that a model
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from llmrl.data.rows import PROMPT_NAMES, Row
 from llmrl.errors import DataError
 from llmrl.types import Prompt, Score, Status, Trajectory
 
 COLUMN = "completion"
 
 
-def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> dict[str, Trajectory]:
-    """The gold trajectory of each prompt by its id: the column `completion` (data.columns can name another), else the answer.
+def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> tuple[dict[str, Trajectory], list[str]]:
+    """(the gold trajectory of each prompt by its id, the ids of those longer than `max_length` tokens with their prompt).
 
-    Nobody sampled it, so it has no log-probabilities; its score is 0. Raises DataError for prompts without any, and if one
-    is longer than `max_length` tokens with its prompt.
+    It is the column `completion` (data.columns can name another), else the answer. Nobody sampled it, so it has no
+    log-probabilities; its score is 0. Raises DataError for prompts without any, and if all are too long.
     """
-    found = {}
+    found, too_long = {}, []
     for prompt in prompts:
         text = str(prompt.columns.get(COLUMN) or prompt.answer)
         if not text:
@@ -28,12 +30,9 @@ def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> 
                 f"{prompt.id} has no gold completion; name its column with data.columns.completion, or give it an answer"
             )
         own = completion_ids(prompt, text, tokenizer)
-        length = len(prompt.tokens) + len(own)
-        if length > max_length:
-            raise DataError(
-                f"{prompt.id}: prompt and completion have {length} tokens, more than model.max_length={max_length}; raise "
-                "it, or drop such rows"
-            )
+        if len(prompt.tokens) + len(own) > max_length:
+            too_long.append(prompt.id)
+            continue
         found[prompt.id] = Trajectory(
             prompt=prompt,
             tokens=[*prompt.tokens, *own],
@@ -44,7 +43,9 @@ def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> 
             status=Status.done(),
             scores=(Score(value=0.0),),
         )
-    return found
+    if prompts and not found:
+        raise DataError(f"all {len(too_long)} examples are longer than model.max_length={max_length}; raise it")
+    return found, too_long
 
 
 def completion_ids(prompt: Prompt, text: str, tokenizer: Any) -> list[int]:
@@ -72,3 +73,76 @@ def answered(prompt: Prompt, text: str) -> list[Mapping[str, str]]:
 def plain_ids(tokenizer: Any, text: str) -> list[int]:
     """Token ids of `text` as it stands."""
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def prompt_from_chat(columns: Mapping[str, str]) -> Callable[[Any, str], Any]:
+    """A function that gives a record without a prompt column the prompt with which its conversation starts."""
+
+    def shape(record: Any, place: str) -> Any:
+        if not isinstance(record, Mapping) or any(name in record for name in (*PROMPT_NAMES, columns.get("prompt"))):
+            return record
+        for ours in ("messages", "chosen"):
+            name = columns.get(ours, ours)
+            if isinstance(record.get(name), list):
+                return {**record, "prompt": messages_of(record[name], f"{place}: column {name!r}")[:-1]}
+        return record
+
+    return shape
+
+
+def messages_of(value: Any, where: str) -> list[dict[str, Any]]:
+    """A conversation whose last message is the assistant's. Raises DataError."""
+    if not isinstance(value, list) or not value:
+        raise DataError(f"{where} must be a list of chat messages, got {value!r:.80}")
+    for number, message in enumerate(value):
+        if not isinstance(message, Mapping) or not {"role", "content"} <= set(message):
+            raise DataError(f"{where}: message {number} must have role and content, got {message!r:.80}")
+        if not isinstance(message["content"], str):
+            raise DataError(f"{where}: message {number} has {type(message['content']).__name__} content, not text")
+    if value[-1]["role"] != "assistant":
+        raise DataError(f"{where}: the last message is the {value[-1]['role']}'s; it must be the assistant's")
+    return [dict(message) for message in value]
+
+
+def with_completions(rows: Sequence[Row]) -> list[Row]:
+    """Every row with its completion in the column `completion`; of a conversation, a row for every assistant's turn.
+
+    Raises DataError for a row without a completion or with an empty one, and if there is no turn to learn at all.
+    """
+    found: list[Row] = []
+    for row in rows:
+        messages = row.columns.get("messages")
+        if COLUMN in row.columns or messages is None:
+            found.append(_completed(row, text_of(row, COLUMN, "answer")))
+            continue
+        turns = messages_of(messages, f"{row.origin}: column 'messages'")
+        for place, turn in enumerate(turns):
+            if turn["role"] == "assistant" and place:
+                before = tuple({"role": m["role"], "content": m["content"]} for m in turns[:place])
+                found.append(_completed(replace(row, id=f"{row.id}#{place}", prompt=before), turn["content"]))
+    if rows and not found:
+        raise DataError(f"{rows[0].origin} and the rows after it hold no turn of an assistant to learn")
+    return found
+
+
+def _completed(row: Row, text: str) -> Row:
+    return replace(row, columns={**row.columns, COLUMN: text})
+
+
+def text_of(row: Row, *names: str) -> str:
+    """The first of the row's columns `names` as text: of messages, the last one's content."""
+    name = next((name for name in names if name in row.columns), None)
+    if name is None and not (names[-1] == "answer" and row.answer):
+        wanted = " or ".join(repr(name) for name in names)
+        raise DataError(
+            f"{row.origin}: no column {wanted} (the row has {', '.join(row.columns)}); say which one it is with "
+            f"data.columns.{names[0]}"
+        )
+    value = row.answer if name is None or name == "answer" else row.columns[name]
+    if isinstance(value, list):
+        value = messages_of(value, f"{row.origin}: column {name!r}")[-1]["content"]
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value.strip():
+        raise DataError(f"{row.origin}: column {name or 'answer'!r} must be text, not {value!r:.80}")
+    return value

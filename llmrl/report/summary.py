@@ -31,6 +31,9 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
     before, after = finite(summary.get("accuracy_before")), finite(summary.get("accuracy_after"))
     for stage in summary.get("stages") or []:
         table.add_row(Text(f"stage {stage.get('name', '–')}"), Text(stage_text(stage)))
+    losses = [finite(summary.get(f"eval_loss_{when}")) for when in ("before", "after")]
+    if losses[0] is not None and losses[1] is not None:
+        table.add_row("held-out loss", f"{losses[0]:.3f} → {losses[1]:.3f}")
     table.add_row("held-out accuracy before", accuracy_text(before, summary.get("accuracy_before_interval")))
     after_text = Text(accuracy_text(after, summary.get("accuracy_after_interval")))
     if before is not None and after is not None:
@@ -54,7 +57,7 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
 
 
 def stage_text(stage: Mapping[str, Any]) -> str:
-    """A supervised stage in one line: steps, held-out loss before and after, share of pairs put right in the end.
+    """A stage in one line: steps, held-out loss or accuracy before and after, share of pairs put right in the end.
 
     >>> stage_text({"steps": 5, "completed_steps": 5, "eval_loss_before": 2.0, "eval_loss_after": 0.5})
     '5 steps, held-out loss 2.000 → 0.500'
@@ -63,6 +66,9 @@ def stage_text(stage: Mapping[str, Any]) -> str:
     before, after = (finite(stage.get(f"eval_loss_{when}")) for when in ("before", "after"))
     if before is not None and after is not None:
         parts.append(f"held-out loss {before:.3f} → {after:.3f}")
+    before, after = (finite(stage.get(f"accuracy_{when}")) for when in ("before", "after"))
+    if before is not None and after is not None:
+        parts.append(f"held-out accuracy {before:.1%} → {after:.1%}")
     if (pairs := finite(stage.get("eval_pairs_accuracy_after"))) is not None:
         parts.append(f"{pairs:.1%} of pairs right")
     if (wall := finite(stage.get("train_wall_s"))) is not None:

@@ -55,6 +55,20 @@ class RolloutEngine(Protocol):
         ...
 
 
+class NoEngine:
+    """For runs that sample nothing: supervised learning that is measured by its loss."""
+
+    def generate(self, requests: Sequence[Request]) -> list[Completion]:
+        """Raises EngineError."""
+        raise EngineError(f"{len(requests)} completions were asked for in a run that samples nothing")
+
+    def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
+        """Nothing holds weights here; they are not even gathered."""
+
+    def close(self) -> None:
+        """Nothing to free."""
+
+
 class TrainedEngine(RolloutEngine, Protocol):
     """An engine that training loads new weights into, and can look at afterwards."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import model_validator as rule
 
 from llmrl.settings.data import DataConfig, EvalDataConfig
@@ -16,7 +16,7 @@ from llmrl.settings.model import CriticConfig, ModelConfig, ReferenceConfig
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.settings.section import Section
-from llmrl.settings.stages import Stage, Supervised, check_stages, supervised
+from llmrl.settings.stages import BASE, LoopStage, RLStage, SFTStage, Stage, check_stages, merged, replaced
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -160,7 +160,8 @@ class Recipe(Section):
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     privacy: PrivacyConfig | None = Field(None, description="train under differential privacy; `llmrl privacy train`")
     stages: list[Stage] = Field(
-        default_factory=list, description="what is trained before, in order: sft, reward_model, dpo; rl comes last"
+        default_factory=list,
+        description="what is trained before, in order: sft, reward_model, dpo, rl; the last rl is this recipe",
     )
 
     @property
@@ -173,14 +174,74 @@ class Recipe(Section):
         return self.train.updates_per_step
 
     @property
-    def supervised(self) -> list[Supervised]:
-        """The stages before the reinforcement learning, in order."""
-        return supervised(self.stages)
+    def before(self) -> list[Stage]:
+        """The stages before what the rest of the recipe describes, in order."""
+        return self.stages[:-1] if self.stages and isinstance(self.stages[-1], RLStage) else list(self.stages)
+
+    def stage_dir(self, stage: Stage) -> Path:
+        """Where one of the stages before leaves its files."""
+        return self.run_dir / "stages" / f"{self.before.index(stage) + 1:02d}-{stage.title}"
+
+    def start_of(self, stage: Stage | None) -> Path | None:
+        """The folder of the policy that a stage (None: the rest of the recipe) starts from; None: the recipe's model."""
+        earlier = self.before if stage is None else self.before[: self.before.index(stage)]
+        last = self.stages[-1] if self.stages and isinstance(self.stages[-1], RLStage) else None
+        named = (stage or last).start if stage or last else ""
+        for other in reversed(earlier if named != BASE else []):
+            if other.title == named or (not named and other.kind != "reward_model"):
+                return self.stage_dir(other) / "model"
+        return None
+
+    @property
+    def stage_models(self) -> dict[str, str]:
+        """The absolute folder of each stage's model, by name; it is there once the stage is finished."""
+        return {stage.title: str((self.stage_dir(stage) / "model").absolute()) for stage in self.before}
+
+    def of_stage(self, stage: LoopStage) -> Recipe:
+        """A stage on the training loop as a recipe of its own, whose run folder is the stage's.
+
+        Raises pydantic's ValidationError for sections that do not fit together.
+        """
+        folder = self.stage_dir(stage)
+        shared = {"name": folder.name, "runs_dir": str(folder.parent), "description": f"a stage of {self.name}"}
+        own = self.model_dump(exclude={"stages"})
+        if isinstance(stage, RLStage):
+            own = merged(own, stage)
+        else:
+            own |= self._supervised(stage)
+        if start := self.start_of(stage):
+            own["model"] = own["model"] | {"path": str(start.absolute())}
+        return Recipe.model_validate(replaced(own, self.stage_models) | shared)
+
+    def _supervised(self, stage: SFTStage) -> dict[str, Any]:
+        data, held_out = stage.data or self.data, stage.eval.data
+        if stage.data is None:
+            held_out = self.eval.data.model_copy(update=held_out.model_dump(exclude_unset=True))
+        kept = {"backend", "deterministic", "threads"}
+        model = self.model.model_dump() | ({} if stage.lora else {"lora": None})
+        train = stage.train.model_dump(exclude={"batch_size"}) | self.train.model_dump(include=kept)
+        longest = min(data.max_prompt_tokens, self.model.max_length - 1)
+        return {
+            "model": model, "train": train, "algo": {"name": "sft"},
+            "data": data.model_dump() | {"max_prompt_tokens": longest},
+            "rollout": {
+                "prompts_per_step": stage.train.batch_size, "group_size": 1, "max_tokens": self.model.max_length - longest
+            },
+            "eval": {"every": stage.eval.every, "data": held_out.model_dump()},
+            "reward": {}, "env": None, "engines": {}, "critic": None, "reference": {},
+        }  # fmt: skip
 
     @rule(mode="after")
-    def _stages_are_used(self) -> Recipe:
-        """Every `stage:name` of a reward is a reward model of this recipe, and every reward model is named."""
-        check_stages(self.stages, {part: section.args for part, section in self.reward.items()})
+    def _stages_fit(self) -> Recipe:
+        """Every `stage:name` is a stage's, every reward model is used, and every stage is a recipe that could be run."""
+        check_stages(self.stages, self.model_dump(include={"reward", "engines", "critic"}))
+        for place, stage in enumerate(self.before):
+            if isinstance(stage, SFTStage | RLStage):
+                try:
+                    self.of_stage(stage)
+                except ValidationError as error:
+                    told = "; ".join(_said(part) for part in error.errors())
+                    raise ValueError(f"stages.{place}.{stage.title}: {told}") from error
         return self
 
     @rule(mode="after")
@@ -207,7 +268,7 @@ class Recipe(Section):
         taken = sorted(set(self.reward) & RESERVED_PARTS)
         if taken:
             raise ValueError(f"reward.{taken[0]}: this name is taken by a metric; rename the part")
-        if not self.reward and self.env is None:
+        if not self.reward and self.env is None and self.algo.get("name") != "sft":
             raise ValueError("reward is empty and there is no env: nothing would be learnt; name a reward")
         if self.engines and self.env is None:
             raise ValueError(
@@ -220,6 +281,11 @@ class Recipe(Section):
             )
         if "name" not in self.algo:
             raise ValueError("algo needs a name, such as `algo: {name: grpo}`")
+        if self.algo["name"] == "sft" and self.rollout.temperature != 1:
+            raise ValueError(
+                f"rollout.temperature={self.rollout.temperature} would scale the probabilities that sft learns; set it to 1 "
+                "(eval.temperature is the one of the evaluation)"
+            )
         tokens = self.data.max_prompt_tokens + self.rollout.max_tokens
         if tokens > self.model.max_length:
             raise ValueError(
@@ -273,3 +339,9 @@ class Recipe(Section):
                     f"{key}={value}: rollout.engine=native samples with the very model that trains, whole and in turns; "
                     f"set {key}={only}, or rollout.engine=vllm"
                 )
+
+
+def _said(error: Any) -> str:
+    """One of pydantic's errors in a line."""
+    place = ".".join(str(part) for part in error["loc"])
+    return f"{place}: {error['msg']}" if place else str(error["msg"]).removeprefix("Value error, ")

@@ -1,17 +1,20 @@
-"""The `stages` section of a recipe: what is trained before, and in which order.
+"""The `stages` section of a recipe: what is trained before the rest of the recipe, and in which order.
 
     stages:
       - {kind: sft, train: {steps: 50, lr: 1.0e-5}}
       - {kind: reward_model, train: {steps: 100, lr: 1.0e-5}}
+      - {kind: rl, name: first, algo: {name: grpo}, train: {steps: 100}}   # what differs from the rest of the recipe
       - {kind: rl}          # the rest of the recipe
 
-Each stage starts from the model of the last one that trained the policy. A reward model is no policy: it leaves the
-policy as it is, and a reward names it as `stage:reward_model`.
+Each stage starts from the policy of the last one that trained it, or from the one that `start` names. `sft` and `rl` are
+runs of the training loop with sections of their own; `reward_model` and `dpo` are TRL's trainers. A reward model is no
+policy: it leaves the policy as it is, and a reward names it as `stage:reward_model`. Engines and a value model may name a
+stage's policy alike.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -20,7 +23,8 @@ from llmrl.nearest import nearest
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.section import Section
 
-REFERENCE = "stage:"  # how a reward's argument names the model of a stage
+REFERENCE = "stage:"  # how a recipe's value names the model of a stage
+BASE = "base"  # the stage before all others: the recipe's model
 
 
 class StageTrainConfig(Section):
@@ -31,7 +35,6 @@ class StageTrainConfig(Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
     batch_size: PositiveInt = Field(8, description="examples (or pairs) of an optimizer step, over all processes")
-    microbatch_size: PositiveInt | None = Field(None, description="examples of one forward pass; default: all at once")
     betas: tuple[float, float] = (0.9, 0.999)
     eps: PositiveFloat = 1e-8
     weight_decay: float = Field(0.0, ge=0)
@@ -40,15 +43,41 @@ class StageTrainConfig(Section):
     keep_last: PositiveInt = Field(1, description="checkpoints kept")
 
     @model_validator(mode="after")
-    def _numbers_fit(self) -> StageTrainConfig:
+    def _the_peak_is_reached(self) -> StageTrainConfig:
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} is more than steps={self.steps}: the learning rate would never be reached"
+            )
+        return self
+
+
+class SFTTrainConfig(StageTrainConfig):
+    """The optimisation of supervised fine-tuning."""
+
+    tokens_per_microbatch: PositiveInt = Field(2048, description="tokens of one forward pass")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _renamed(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "microbatch_size" in data:
+            raise ValueError(
+                f"microbatch_size={data['microbatch_size']} is tokens_per_microbatch now: tokens of one forward pass, 2048 "
+                "by default, whatever the number of examples"
+            )
+        return data
+
+
+class PairTrainConfig(StageTrainConfig):
+    """The optimisation on pairs."""
+
+    microbatch_size: PositiveInt | None = Field(None, description="pairs of one forward pass; default: all at once")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> PairTrainConfig:
         if self.batch_size % (self.microbatch_size or self.batch_size):
             raise ValueError(
                 f"batch_size={self.batch_size} cannot be divided into parts of microbatch_size={self.microbatch_size}; "
                 "make it a multiple"
-            )
-        if self.warmup_steps > self.steps:
-            raise ValueError(
-                f"warmup_steps={self.warmup_steps} is more than steps={self.steps}: the learning rate would never be reached"
             )
         return self
 
@@ -60,17 +89,22 @@ class StageEvalConfig(Section):
     data: EvalDataConfig = Field(default_factory=EvalDataConfig)
 
 
-class _Supervised(Section):
+class _Stage(Section):
     name: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="names the stage's folder; default: its kind")
-    data: DataConfig | None = Field(None, description="default: the recipe's own data section")
-    train: StageTrainConfig
-    eval: StageEvalConfig = Field(default_factory=StageEvalConfig)
-    lora: bool = Field(True, description="with model.lora: train its adapter; false trains every weight")
+    start: str = Field(
+        "", description="the stage whose policy it starts from, or base; default: the last one that made one"
+    )
 
     @property
     def title(self) -> str:
         """What the stage is called in the run folder and in messages."""
         return self.name or str(self.kind)  # type: ignore[attr-defined]
+
+
+class _Supervised(_Stage):
+    data: DataConfig | None = Field(None, description="default: the recipe's own data section")
+    eval: StageEvalConfig = Field(default_factory=StageEvalConfig)
+    lora: bool = Field(True, description="with model.lora: train its adapter; false trains every weight")
 
 
 class SFTStage(_Supervised):
@@ -80,6 +114,7 @@ class SFTStage(_Supervised):
     """
 
     kind: Literal["sft"]
+    train: SFTTrainConfig
 
 
 class RewardModelStage(_Supervised):
@@ -89,6 +124,7 @@ class RewardModelStage(_Supervised):
     """
 
     kind: Literal["reward_model"]
+    train: PairTrainConfig
     center: float = Field(0.0, ge=0, description="weight of the penalty that keeps rewards around zero")
 
 
@@ -99,49 +135,127 @@ class DPOStage(_Supervised):
     """
 
     kind: Literal["dpo"]
+    train: PairTrainConfig
     beta: PositiveFloat = Field(0.1, description="how strongly the policy is held to where it starts")
     loss: Literal["sigmoid", "ipo", "hinge"] = "sigmoid"
     label_smoothing: float = Field(0.0, ge=0, lt=0.5)
 
 
-class RLStage(Section):
-    """The reinforcement learning that the rest of the recipe describes."""
+class RLStage(_Stage):
+    """Reinforcement learning. The last stage is what the rest of the recipe describes; an earlier one says here what
+    differs from it. `reward`, `env`, `engines` and an `algo` of another name replace the recipe's, other sections are
+    merged into it key by key.
+    """
 
     kind: Literal["rl"]
+    data: dict[str, Any] = Field(default_factory=dict)
+    rollout: dict[str, Any] = Field(default_factory=dict)
+    env: dict[str, Any] | None = None
+    engines: dict[str, Any] | None = None
+    reward: dict[str, Any] | None = None
+    algo: dict[str, Any] = Field(default_factory=dict)
+    critic: dict[str, Any] = Field(default_factory=dict)
+    reference: dict[str, Any] = Field(default_factory=dict)
+    train: dict[str, Any] = Field(default_factory=dict)
+    eval: dict[str, Any] = Field(default_factory=dict)
+    limits: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def sections(self) -> dict[str, Any]:
+        """The sections that it has of its own."""
+        return {name: value for name, value in self.model_dump(exclude={"kind", "name", "start"}).items() if value}
 
 
-Supervised = SFTStage | RewardModelStage | DPOStage
 Stage = Annotated[SFTStage | RewardModelStage | DPOStage | RLStage, Field(discriminator="kind")]
+LoopStage = SFTStage | RLStage
+PairStage = RewardModelStage | DPOStage
 
 
-def supervised(stages: list[Stage]) -> list[Supervised]:
-    """The stages before the reinforcement learning."""
-    return [stage for stage in stages if not isinstance(stage, RLStage)]
+def merged(sections: Mapping[str, Any], stage: RLStage) -> dict[str, Any]:
+    """A recipe's `sections` as an earlier rl stage has them.
 
-
-def check_stages(stages: list[Stage], rewards: Mapping[str, Mapping[str, Any]]) -> None:
-    """Raise ValueError unless names differ, rl, if there, is the last, and reward models and `rewards` (the arguments of
-    the recipe's rewards by part) name each other.
+    >>> merged({"algo": {"name": "grpo"}, "train": {"steps": 9, "lr": 1}}, RLStage(kind="rl", train={"steps": 2}))["train"]
+    {'steps': 2, 'lr': 1}
     """
+    found = dict(sections)
+    for name, own in stage.sections.items():
+        another = name == "algo" and own.get("name", found[name]["name"]) != found[name]["name"]
+        whole = another or name in ("reward", "env", "engines")
+        found[name] = own if whole else _deep(found.get(name) or {}, own)
+    return found
+
+
+def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    both = {key: _deep(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value
+            for key, value in new.items()}  # fmt: skip
+    return {**old, **both}
+
+
+def references(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    """(where, name) of every `stage:name` in nested plain data.
+
+    >>> list(references({"args": {"model": "stage:judge"}}, "reward.r"))
+    [('reward.r.args.model', 'judge')]
+    """
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        yield place, value.removeprefix(REFERENCE)
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from references(item, f"{place}.{key}" if place else key)
+
+
+def replaced(value: Any, folders: Mapping[str, str]) -> Any:
+    """Nested plain data with every `stage:name` replaced by that stage's folder."""
+    if isinstance(value, str) and value.startswith(REFERENCE):
+        return folders[value.removeprefix(REFERENCE)]
+    return {key: replaced(item, folders) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def check_stages(stages: list[Stage], sections: Mapping[str, Any]) -> None:
+    """Raise ValueError unless names differ, an rl stage is the last of the list or has no follower, and models that are
+    named (in stages, and in the `sections` of the recipe) are those of stages before, of the right kind, and used.
+    """
+    if stages and isinstance(stages[-1], RLStage) and stages[-1].sections:
+        names = ", ".join(stages[-1].sections)
+        raise ValueError(
+            f"stages.{len(stages) - 1}: the last rl stage is what the rest of the recipe describes; move {names} there"
+        )
+    before = stages[:-1] if stages and isinstance(stages[-1], RLStage) else stages
+    kinds: dict[str, str] = {}
+    used: set[str] = set()
     for place, stage in enumerate(stages):
-        if isinstance(stage, RLStage) and place != len(stages) - 1:
-            raise ValueError(f"stages.{place}: rl is the last stage; move it to the end")
-    names = [stage.title for stage in supervised(stages)]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            raise ValueError(f"stages.{place}: a stage is called {name!r} already; give one of them a name of its own")
-    models = [stage.title for stage in supervised(stages) if stage.kind == "reward_model"]
-    used = set()
-    for part, args in rewards.items():
-        for key, value in args.items():
-            if not isinstance(value, str) or not value.startswith(REFERENCE):
-                continue
-            used.add(name := value.removeprefix(REFERENCE))
-            if name not in models:
-                hint = nearest(name, models) if models else "the recipe lists none"
-                raise ValueError(f"reward.{part}.args.{key}: {value} is no reward_model stage; {hint}")
-    if unused := [name for name in models if name not in used]:
+        if stage.start and stage.start != BASE:
+            _check_model(stage.start, kinds, f"stages.{place}.start", policy=True)
+        if isinstance(stage, RLStage):
+            used |= _checked(stage.sections, kinds, f"stages.{place}.")
+        if place < len(before):
+            if stage.title in kinds or stage.title == BASE:
+                raise ValueError(
+                    f"stages.{place}: a stage is called {stage.title!r} already; give one of them a name of its own"
+                )
+            kinds[stage.title] = stage.kind
+    used |= _checked(sections, kinds, "")
+    if unused := [name for name, kind in kinds.items() if kind == "reward_model" and name not in used]:
         raise ValueError(
             f"the reward model of stage {unused[0]!r} is trained and scores nothing; name it in a reward, such as "
             f"{{name: llmrl.rewards.reward_model:RewardModel, args: {{model: {REFERENCE}{unused[0]}}}}}, or remove it"
         )
+
+
+def _checked(sections: Mapping[str, Any], kinds: Mapping[str, str], where: str) -> set[str]:
+    found = [
+        (place, name)
+        for part in ("reward", "engines", "critic")
+        for place, name in references(sections.get(part), part)
+    ]
+    for place, name in found:
+        _check_model(name, kinds, where + place, policy=not place.startswith("reward."))
+    return {name for _, name in found}
+
+
+def _check_model(name: str, kinds: Mapping[str, str], where: str, *, policy: bool) -> None:
+    fitting = [other for other, kind in kinds.items() if (kind != "reward_model") == policy]
+    if name not in fitting:
+        what = "stage before it that makes a policy" if policy else "reward_model stage"
+        hint = nearest(name, fitting) if fitting else "the recipe lists none"
+        raise ValueError(f"{where}: {REFERENCE}{name} is no {what}; {hint}")

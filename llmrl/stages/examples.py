@@ -1,4 +1,4 @@
-"""Rows -> token ids that TRL's trainers take as they are.
+"""Pairs -> token ids that TRL's trainers take as they are.
 
 The prompt's tokens are those the reinforcement learning will sample from, because the same function makes them; a
 completion ends as the chat template ends an assistant's turn, so that a model learns to stop.
@@ -14,13 +14,12 @@ from llmrl.data.gold import answered, completion_ids, plain_ids
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
 from llmrl.errors import DataError
+from llmrl.seeding import key
 from llmrl.settings.data import DataConfig
 from llmrl.settings.recipe import Recipe
-from llmrl.settings.stages import Supervised
-from llmrl.stages.pairs import examples_of, load_stage_rows, named
+from llmrl.settings.stages import PairStage
+from llmrl.stages.pairs import load_stage_rows, named, with_pairs
 from llmrl.types import Prompt
-
-IGNORED = -100  # the label of a token that is no part of the loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class Examples:
     notes: tuple[str, ...]
 
 
-def load_examples(stage: Supervised, recipe: Recipe, tokenizer: Any) -> Examples:
+def load_examples(stage: PairStage, recipe: Recipe, tokenizer: Any) -> Examples:
     """The stage's training and held-out examples. Raises DataError that names the stage."""
     notes: list[str] = []
     with named(stage):
@@ -43,15 +42,12 @@ def load_examples(stage: Supervised, recipe: Recipe, tokenizer: Any) -> Examples
 
 
 def _tokenized(
-    stage: Supervised, recipe: Recipe, rows: list[Row], tokenizer: Any, config: DataConfig, notes: list[str]
+    stage: PairStage, recipe: Recipe, rows: list[Row], tokenizer: Any, config: DataConfig, notes: list[str]
 ) -> list[dict[str, list[int]]]:
     longest = recipe.model.max_length
-    texts = examples_of(stage, rows, recipe.seed)
-    if not texts:
-        raise DataError(f"{config.source} holds no turn of an assistant to learn")
-    of = {row.id: found for row, found in texts}
-    prompts, _ = to_prompts([row for row, _ in texts], tokenizer, config)
-    kept, dropped = [], len(texts) - len(prompts)
+    of = {row.id: (better, worse) for row, better, worse in with_pairs(rows, seed=key(recipe.seed, "wrong answers"))}
+    prompts, _ = to_prompts(rows, tokenizer, config)
+    kept, dropped = [], len(rows) - len(prompts)
     for prompt in prompts:
         example = _example(stage.kind, prompt, of[prompt.id], tokenizer)
         if _length(example) > longest:
@@ -60,22 +56,20 @@ def _tokenized(
             kept.append(example)
     if not kept:
         raise DataError(
-            f"all {len(texts)} examples of {config.source} are longer than model.max_length={longest}; raise it"
+            f"all {len(rows)} examples of {config.source} are longer than model.max_length={longest}; raise it"
         )
     if dropped:
-        notes.append(f"stage {stage.title}: {dropped} of {len(texts)} examples dropped as too long")
+        notes.append(f"stage {stage.title}: {dropped} of {len(rows)} examples dropped as too long")
     return kept
 
 
-def _example(kind: str, prompt: Prompt, texts: tuple[str, ...], tokenizer: Any) -> dict[str, list[int]]:
+def _example(kind: str, prompt: Prompt, texts: tuple[str, str], tokenizer: Any) -> dict[str, list[int]]:
     tokens = list(prompt.tokens)
     if kind == "reward_model":
         chosen, rejected = (plain_ids(tokenizer, scored_text(prompt, text, tokenizer)) for text in texts)
         return {"chosen_ids": chosen, "rejected_ids": rejected}
     completions = [completion_ids(prompt, text, tokenizer) for text in texts]
-    if kind == "dpo":
-        return {"prompt_ids": tokens, "chosen_ids": completions[0], "rejected_ids": completions[1]}
-    return {"input_ids": tokens + completions[0], "labels": [IGNORED] * len(tokens) + completions[0]}
+    return {"prompt_ids": tokens, "chosen_ids": completions[0], "rejected_ids": completions[1]}
 
 
 def _length(example: Mapping[str, list[int]]) -> int:

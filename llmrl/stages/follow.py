@@ -18,7 +18,7 @@ from rich.console import Console
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmrl.errors import LimitExceeded
-from llmrl.settings.stages import Supervised
+from llmrl.settings.stages import PairStage
 from llmrl.train.checkpoint import damage, seal
 from llmrl.train.folder import Metrics
 from llmrl.train.interrupts import Interrupts
@@ -32,8 +32,6 @@ NAMES = {
     "loss": "loss",
     "grad_norm": "grad_norm",
     "learning_rate": "lr",
-    "entropy": "policy/entropy",
-    "mean_token_accuracy": "token_accuracy",
     "accuracy": "pairs/accuracy",
     "margin": "pairs/margin",
     "mean_reward": "reward/mean",
@@ -48,7 +46,7 @@ class Follower(TrainerCallback):
     """Use as the Trainer's callback; `close` when it is done. `tracker` is accelerate's Accelerator or None."""
 
     def __init__(
-        self, stage: Supervised, folder: Path, *, world: World, console: Console, interrupts: Interrupts,
+        self, stage: PairStage, folder: Path, *, world: World, console: Console, interrupts: Interrupts,
         resumed: Path | None, tracker: Any | None,
     ) -> None:  # fmt: skip
         self._stage = stage

@@ -1,4 +1,9 @@
-"""Runs a recipe's supervised stages one after the other, each from the model of the last; what is finished is skipped."""
+"""Runs the stages before the rest of a recipe, each from the policy that it names; what is finished is skipped.
+
+    runs/<name>/stages/01-sft/  metrics.jsonl  summary.json  model/      and, until it is finished, checkpoints
+
+`model/` is a plain Hugging Face folder with a manifest of checksums. A stage whose model is there and whole is finished.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +24,15 @@ from llmrl.atomic import write_text
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.policy.model import load_tokenizer
 from llmrl.settings.recipe import Recipe
-from llmrl.settings.stages import Supervised
+from llmrl.settings.stages import LoopStage, PairStage, RLStage, SFTStage, Stage
 from llmrl.stages.examples import Examples, load_examples
-from llmrl.stages.folder import model_folder, policy_source, stage_folder
 from llmrl.train.checkpoint import damage, seal
 from llmrl.train.folder import read_metrics
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.world import World
+
+Train = Callable[[str], tuple[int, bool]]  # from a policy's folder -> (steps done, whether these are all)
+Prepare = Callable[[LoopStage], Train]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +45,14 @@ class Stopped:
 
 def check_stages(recipe: Recipe, world: World) -> None:
     """Raise ConfigError for stages that these processes cannot run."""
-    for name in ("FSDP", "DEEPSPEED"):
-        if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
-            raise ConfigError(
-                f"stages train with a copy of the model in each process, and this job is launched with {name}; launch "
-                "it without, and set train.backend, which is about rl alone"
-            )
-    for place, stage in enumerate(recipe.supervised):
+    pairs = [(place, stage) for place, stage in enumerate(recipe.before) if stage.kind in ("reward_model", "dpo")]
+    for place, stage in pairs:
+        for name in ("FSDP", "DEEPSPEED"):
+            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true", "yes"):
+                raise ConfigError(
+                    f"stages.{place}.{stage.kind} trains with a copy of the model in each process, and this job is launched "
+                    f"with {name}; launch it without, and set train.backend, which is about sft and rl alone"
+                )
         share = world.size * (stage.train.microbatch_size or 1)
         if stage.train.batch_size % share:
             raise ConfigError(
@@ -54,40 +62,49 @@ def check_stages(recipe: Recipe, world: World) -> None:
 
 
 def run_stages(
-    recipe: Recipe, source: str, *, world: World, console: Console, interrupts: Interrupts
+    recipe: Recipe, source: str, *, world: World, console: Console, interrupts: Interrupts, prepare: Prepare
 ) -> Stopped | None:
     """Run what is not finished; None once all are. The data of all of them is read first, so that mistakes show early.
 
-    `source` is the recipe's model. Raises ConfigError, DataError, CheckpointError, LimitExceeded or RankLost.
+    `source` is the recipe's model; `prepare` reads the data of a stage on the training loop and gives what trains it.
+    Raises ConfigError, DataError, CheckpointError, LimitExceeded or RankLost.
     """
     check_stages(recipe, world)
-    finished = world.on_main(lambda: [_finished(recipe, stage) for stage in recipe.supervised])
-    open_ = [stage for stage, done in zip(recipe.supervised, finished, strict=True) if not done]
-    for stage in recipe.supervised:
-        if stage not in open_ and world.main:
+    finished = world.on_main(lambda: [_finished(recipe, stage) for stage in recipe.before])
+    jobs: list[tuple[Stage, Train]] = []
+    for stage, done in zip(recipe.before, finished, strict=True):
+        if done and world.main:
             console.print(f"stage {stage.title}: finished before", highlight=False)
-    if not open_:
-        return None
-    tokenizer = load_tokenizer(source)
-    examples = [load_examples(stage, recipe, tokenizer) for stage in open_]
-    for stage, its in zip(open_, examples, strict=True):
+        elif not done:
+            jobs.append((stage, _job(stage, recipe, source, world, console, interrupts, prepare)))
+    for stage, train in jobs:
         if interrupts.requested:
             return Stopped(stage=stage.title, step=0)
-        begin = policy_source(recipe, source, before=stage)
         try:
-            steps = _run_stage(stage, recipe, its, begin, world=world, console=console, interrupts=interrupts)
+            steps, whole = train(str(recipe.start_of(stage) or source))
         except Exception as error:
             error.add_note(f"in stage {stage.title} of {recipe.run_dir}")
             raise
         _forget()
-        if steps < stage.train.steps:
+        if not whole:
             return Stopped(stage=stage.title, step=steps)
     return None
 
 
-def _finished(recipe: Recipe, stage: Supervised) -> bool:
+def _job(
+    stage: Stage, recipe: Recipe, source: str, world: World, console: Console, interrupts: Interrupts, prepare: Prepare
+) -> Train:
+    if isinstance(stage, SFTStage | RLStage):
+        return prepare(stage)
+    examples = load_examples(stage, recipe, load_tokenizer(source))
+    return lambda begin: _train_pairs(
+        stage, recipe, examples, begin, world=world, console=console, interrupts=interrupts
+    )
+
+
+def _finished(recipe: Recipe, stage: Stage) -> bool:
     """Raises CheckpointError for a finished stage whose model was damaged since."""
-    folder = model_folder(recipe, stage)
+    folder = recipe.stage_dir(stage) / "model"
     if not folder.exists():
         return False
     problem = damage(folder)
@@ -98,15 +115,28 @@ def _finished(recipe: Recipe, stage: Supervised) -> bool:
     return True
 
 
-def _run_stage(
-    stage: Supervised, recipe: Recipe, examples: Examples, source: str, *, world: World, console: Console,
+def leave_model(folder: Path, write: Callable[[Path], None], *, drop: str) -> None:
+    """Write `folder`/model, whole or not at all; with it the stage is finished, and its checkpoints (`drop`) go."""
+    temporary = folder / ".model"
+    shutil.rmtree(temporary, ignore_errors=True)
+    write(temporary)
+    seal(temporary)
+    temporary.rename(folder / "model")
+    for checkpoint in folder.glob(drop):
+        shutil.rmtree(checkpoint)
+
+
+def _train_pairs(
+    stage: PairStage, recipe: Recipe, examples: Examples, source: str, *, world: World, console: Console,
     interrupts: Interrupts,
-) -> int:  # fmt: skip
-    """Train to the end or until interrupted; returns the steps done. The model is there after all of them only."""
+) -> tuple[int, bool]:  # fmt: skip
+    """Train to the end or until interrupted; returns the steps done and whether these are all, after which the model is
+    there.
+    """
     from llmrl.stages.follow import Follower, newest_whole
     from llmrl.stages.trainers import export, make_trainer
 
-    folder = stage_folder(recipe, stage)
+    folder = recipe.stage_dir(stage)
     folder.mkdir(parents=True, exist_ok=True)
     resumed, complaints = world.on_main(lambda: newest_whole(folder))
     if world.main:
@@ -130,7 +160,7 @@ def _run_stage(
         follower.close()
     steps = int(trainer.state.global_step)
     world.on_main(lambda: _end(stage, recipe, folder, source, steps, partial(export, trainer, stage)))
-    return steps
+    return steps, steps == stage.train.steps
 
 
 def _tracker(recipe: Recipe, folder: Path) -> Any:
@@ -145,22 +175,16 @@ def _tracker(recipe: Recipe, folder: Path) -> Any:
 
 
 def _end(
-    stage: Supervised, recipe: Recipe, folder: Path, source: str, steps: int, write_model: Callable[[Path], None]
+    stage: PairStage, recipe: Recipe, folder: Path, source: str, steps: int, write_model: Callable[[Path], None]
 ) -> None:
     finished = steps == stage.train.steps
     write_text(folder / "summary.json", json.dumps(_summary(stage, recipe, folder, source, finished), indent=1))
     if not finished:
         return
-    temporary = folder / ".model"
-    shutil.rmtree(temporary, ignore_errors=True)
-    write_model(temporary)
-    seal(temporary)
-    temporary.rename(folder / "model")
-    for checkpoint in folder.glob("checkpoint-*"):
-        shutil.rmtree(checkpoint)
+    leave_model(folder, write_model, drop="checkpoint-*")
 
 
-def _summary(stage: Supervised, recipe: Recipe, folder: Path, source: str, finished: bool) -> dict[str, Any]:
+def _summary(stage: PairStage, recipe: Recipe, folder: Path, source: str, finished: bool) -> dict[str, Any]:
     rows = read_metrics(folder)
     train, evals = ([row for row in rows if row["kind"] == kind] for kind in ("train", "eval"))
     found: dict[str, Any] = {

@@ -16,13 +16,13 @@ import huggingface_hub
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
 from transformers import PrinterCallback
-from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer, SFTConfig, SFTTrainer
+from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from llmrl.hardware import dtype_here
 from llmrl.policy.model import Policy, load_policy, load_tokenizer
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
-from llmrl.settings.stages import DPOStage, RewardModelStage, Supervised
+from llmrl.settings.stages import PairStage, RewardModelStage
 from llmrl.stages.examples import Examples
 from llmrl.stages.follow import Follower
 from llmrl.stages.optimizer import MasterAdamW
@@ -34,7 +34,7 @@ SCHEDULES = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "
 
 
 def make_trainer(
-    stage: Supervised,
+    stage: PairStage,
     recipe: Recipe,
     examples: Examples,
     follower: Follower,
@@ -59,7 +59,7 @@ def make_trainer(
             model_init_kwargs={"dtype": dtype_here(recipe.model.dtype)},
         )  # fmt: skip
         trainer = RewardTrainer(model=source, args=args, **shared, **data)
-    elif isinstance(stage, DPOStage):
+    else:
         args = DPOConfig(
             **settings, max_length=None, beta=stage.beta, loss_type=[stage.loss], label_smoothing=stage.label_smoothing
         )
@@ -67,9 +67,6 @@ def make_trainer(
         with _unheard():
             trainer = DPOTrainer(model=_policy(recipe, source), args=args, train_dataset=shown, **shared)
         trainer.train_dataset, trainer.eval_dataset = data["train_dataset"], data["eval_dataset"]
-    else:
-        args = SFTConfig(**settings, max_length=None, dataset_kwargs={"skip_prepare_dataset": True})
-        trainer = SFTTrainer(model=_policy(recipe, source), args=args, **shared, **data)
     trainer.remove_callback(PrinterCallback)
     trainer.optimizer = MasterAdamW(
         [p for p in trainer.model.parameters() if p.requires_grad],
@@ -105,7 +102,7 @@ def _equal_parts(count: int, most: int, ranks: int) -> int:
     return next((size for size in range(min(most, count), 0, -1) if count % (size * ranks) == 0), 1)
 
 
-def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, held_out: int) -> dict[str, Any]:
+def _settings(stage: PairStage, recipe: Recipe, folder: Path, world: World, held_out: int) -> dict[str, Any]:
     train = stage.train
     at_once = train.microbatch_size or train.batch_size // world.size
     seed = key(recipe.seed, "stage", stage.title) % 2**31
@@ -136,7 +133,7 @@ def _settings(stage: Supervised, recipe: Recipe, folder: Path, world: World, hel
     }
 
 
-def _lora(stage: Supervised, recipe: Recipe) -> Any:
+def _lora(stage: PairStage, recipe: Recipe) -> Any:
     lora = recipe.model.lora if stage.lora else None
     if lora is None:
         return None
@@ -159,7 +156,7 @@ def _policy(recipe: Recipe, source: str) -> Any:
     return load_policy(plain, source=source, device=torch.device("cpu"), seed=0).model
 
 
-def export(trainer: Any, stage: Supervised, folder: Path) -> None:
+def export(trainer: Any, stage: PairStage, folder: Path) -> None:
     """Write the trained model as a plain Hugging Face folder, the adapter merged into it."""
     model, tokenizer = trainer.accelerator.unwrap_model(trainer.model), trainer.processing_class
     adapted = hasattr(model, "merge_and_unload")

@@ -1,13 +1,19 @@
-"""Held-out evaluation during training: one completion a problem, scored by the recipe's own reward."""
+"""Held-out evaluation during training: one completion a problem, scored by the recipe's own reward; or the loss on given
+completions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
 from llmrl.settings.recipe import Recipe
+from llmrl.train.collate import collate
+from llmrl.train.models import Models
 from llmrl.train.sample import judged
 from llmrl.train.world import World
 from llmrl.types import Prompt, Sampling, Score, StatusKind, Trajectory, by_episode, total
@@ -54,6 +60,24 @@ def held_out(
             "eval/length_mean": sum(row[2] for row in rows) / count,
             "eval/truncated": sum(row[3] is StatusKind.TRUNCATED for row in rows) / count,
         }
+
+    return evaluate
+
+
+def held_out_loss(models: Models, rows: Sequence[Trajectory]) -> Callable[[int], dict[str, float]]:
+    """A function from the policy version to the loss on given completions: `eval/loss`, nats per token of them."""
+
+    def evaluate(version: int) -> dict[str, float]:
+        mine = models.world.share(list(rows))
+        batch = collate(
+            mine or list(rows[:1]), mask_truncated=False
+        )  # a rank without rows takes part in the others' passes
+        wanted = torch.arange(len(mine), device=batch.tokens.device)
+        logprobs = models.logprob_model.logprobs(batch, rows=wanted)
+        found = models.world.sum_metrics(
+            {"loss": -float(logprobs.sum()), "tokens": float(batch.mask[wanted].sum()), "rows": len(mine)}
+        )
+        return {"eval/loss": found["loss"] / found["tokens"], "eval/n": found["rows"]}
 
     return evaluate
 

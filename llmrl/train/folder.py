@@ -200,10 +200,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float = 0.0) -> dict[str, Any]:
+def write_summary(
+    run: Path, *, recipe: Recipe, status: str, checkpoint_s: float = 0.0, more: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """Sum up metrics.jsonl into summary.json: what a run gives, in one look. Wall times are those of the kept steps.
 
-    `checkpoint_s` is the time of the last checkpoint, which no step's row holds.
+    `checkpoint_s` is the time of the last checkpoint, which no step's row holds. `more` comes along.
     """
     rows = read_metrics(run)
     train = [row for row in rows if row["kind"] == "train"]
@@ -214,7 +216,7 @@ def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float
     }
     seconds["checkpoint"] = round(seconds.get("checkpoint", 0.0) + checkpoint_s, 2)
     wall = sum(row.get("time/step") or 0.0 for row in train) + checkpoint_s
-    tokens = sum(row.get("tokens/sampled") or 0.0 for row in train)
+    tokens = sum(row.get("tokens/sampled", row.get("tokens/trained")) or 0.0 for row in train)
     first, last = (evals[0], evals[-1]) if evals else ({}, {})
     summary = {
         "name": recipe.name,
@@ -234,6 +236,9 @@ def write_summary(run: Path, *, recipe: Recipe, status: str, checkpoint_s: float
         "model": recipe.model.path,
         "algorithm": recipe.algo["name"],
     }
+    if "eval/loss" in first:
+        summary |= {"eval_loss_before": first["eval/loss"], "eval_loss_after": last["eval/loss"]}
+    summary |= more or {}
     if stages := [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]:
         summary["stages"] = stages
     write_text(run / "summary.json", json.dumps(summary, indent=1))

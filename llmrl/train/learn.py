@@ -202,7 +202,8 @@ def _accumulate(models: Models, algo: Algorithm, part: Batch) -> dict[str, float
         micro = known_logprobs(micro.to(out.logprobs.device), out)
         result = algo.loss(out, micro)
         models.optimizer.backward(result.value)
-        gap = ((out.logprobs.detach() - micro.logprobs).abs() * micro.mask).sum()
+        sampled = micro.mask if micro.sampled is None else micro.mask & micro.sampled[:, None]
+        gap = (out.logprobs.detach() - micro.logprobs).abs().where(sampled, 0.0).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}
         for name, value in shares.items():
             sums[name] = sums.get(name, 0.0) + value.detach().float()

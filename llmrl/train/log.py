@@ -39,8 +39,10 @@ class Log:
     """Writes on rank 0 only. `tracker` is accelerate's Accelerator if the recipe names trackers, else None."""
 
     def __init__(
-        self, recipe: Recipe, world: World, console: Console, *, state: TrainState, tracker: Any | None = None
-    ) -> None:
+        self, recipe: Recipe, world: World, console: Console, *, state: TrainState, tracker: Any | None = None,
+        stage: str = "",
+    ) -> None:  # fmt: skip
+        self._stage = f"stage {stage}: " if stage else ""
         self._main = world.main
         self._console = console
         self._tracker = tracker
@@ -50,7 +52,7 @@ class Log:
         self._wide = console.width >= WIDE
         self._progress = progress_bar(console, shown=world.main)
         self._task = self._progress.add_task(
-            recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
+            self._stage.rstrip(": ") or recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
         )
         self._steps = recipe.train.steps
         self._first = state.step
@@ -80,18 +82,16 @@ class Log:
         clock.add("checkpoint", self._saving_s)
         self._saving_s = 0.0
         metrics |= clock.seconds()
-        metrics["tokens/per_s"] = metrics["tokens/sampled"] / metrics["time/step"]
+        metrics["tokens/per_s"] = metrics.get("tokens/sampled", metrics["tokens/trained"]) / metrics["time/step"]
         step = state.step + 1
         self._append("train", step, metrics)
-        reward, pace = f"reward {metrics['reward/mean']:.3f}", f"{metrics['time/step']:.1f} s/step"
-        numbers = (
-            f"{reward}  length {metrics['length/mean']:.1f}  loss {metrics['loss']:+.4f}  "
-            f"grad {metrics['grad_norm']:.2f}  {pace}"
-        )
-        shown = numbers if self._wide else f"{reward}  {pace}"
+        first = f"reward {metrics['reward/mean']:.3f}  " if "reward/mean" in metrics else ""
+        loss, pace = f"loss {metrics['loss']:+.4f}", f"{metrics['time/step']:.1f} s/step"
+        numbers = f"{first}length {metrics['length/mean']:.1f}  {loss}  grad {metrics['grad_norm']:.2f}  {pace}"
+        shown = numbers if self._wide else f"{first or loss + '  '}{pace}"
         self._progress.update(self._task, completed=step, numbers=f"{shown}{self._accuracy}")
         if self._main and not self._console.is_terminal:
-            self._console.print(f"step {step}/{self._steps}  {numbers}", highlight=False)
+            self._console.print(f"{self._stage}step {step}/{self._steps}  {numbers}", highlight=False)
             if step == self._first + ESTIMATE_AFTER and step < self._steps:
                 left = metrics["time/step"] * (self._steps - step)
                 self._console.print(f"about {left / 60:.0f} minutes to the end, without evaluations", highlight=False)
@@ -103,17 +103,19 @@ class Log:
         """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""
         self._append("eval", state.step, metrics)
         self.doing(f"step {state.step + 1}")
-        accuracy = metrics["eval/accuracy"]
-        self._accuracy = f"  held-out {accuracy:.3f}"
+        accuracy, loss = metrics.get("eval/accuracy"), metrics.get("eval/loss")
+        told = []
+        if accuracy is not None:
+            interval = f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}]"
+            told.append(f"held-out accuracy {accuracy:.3f} {interval} on {metrics['eval/n']:.0f} problems")
+        if loss is not None:
+            told.append(f"held-out loss {loss:.4f}")
+        for name in (key.split("/")[1] for key in metrics if key.endswith("/score")):
+            told.append(f"{name} {metrics[f'eval/{name}/score']:.3f} on {metrics[f'eval/{name}/n']:.0f} questions")
+        self._accuracy = f"  held-out {loss if accuracy is None else accuracy:.3f}"
         if self._main:
-            self._console.print(
-                f"step {state.step}: held-out accuracy {accuracy:.3f} "
-                f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}] on {metrics['eval/n']:.0f} problems",
-                highlight=False,
-            )
-            for name in (key.split("/")[1] for key in metrics if key.endswith("/score")):
-                score, n = (metrics[f"eval/{name}/{what}"] for what in ("score", "n"))
-                self._console.print(f"step {state.step}: {name} {score:.3f} on {n:.0f} questions", highlight=False)
+            for text in told:
+                self._console.print(f"{self._stage}step {state.step}: {text}", highlight=False)
         return replace(state, accuracy=accuracy)
 
     def doing(self, what: str) -> None:

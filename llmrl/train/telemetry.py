@@ -24,12 +24,13 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
 
     `flag/<name>` is the share of trajectories with a flag of their scores; those of `WATCHED` are always there.
     """
+    if all(t.logprobs is None for t in trajectories):  # given completions: nothing was sampled, nothing is rewarded
+        return _lengths(trajectories)
     count = len(trajectories)
     episodes = by_episode(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
     totals = [total(episode) for episode in episodes]
     scored = np.array([reward for reward in totals if reward is not None] or [np.nan])
-    lengths = np.array([t.sampled for t in trajectories])
     # A failed rollout has no reward either, but that is not the reward's fault.
     alive = [t for t in trajectories if t.status.kind is not StatusKind.ERROR]
     errors = [" ".join(score.error for score in t.scores if score.error) for t in alive]
@@ -50,17 +51,24 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
         "reward/errored": errored / count,
         "reward/timed_out": sum("timed out" in error for error in errors) / count,
         "reward/not_applicable": (sum(t.reward is None for t in alive) - errored) / count,
-        "length/mean": float(lengths.mean()),
-        "length/max": float(lengths.max()),
-        "length/p95": float(np.quantile(lengths, 0.95)),
+        **_lengths(trajectories),
         "rollout/staleness": step - float(np.mean([t.version[0] for t in trajectories])),
         "rollout/truncated": kinds[StatusKind.TRUNCATED] / count,
         "rollout/errored": kinds[StatusKind.ERROR] / count,
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
-        "tokens/sampled": float(lengths.sum()),
+        "tokens/sampled": float(sum(t.sampled for t in trajectories)),
         **(_episode_metrics(episodes) if len(episodes) < count or any(t.episode for t in trajectories) else {}),
         **{f"reward/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
         **{f"flag/{name}": number / count for name, number in sorted(flags.items())},
+    }
+
+
+def _lengths(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    lengths = np.array([t.sampled for t in trajectories])
+    return {
+        "length/mean": float(lengths.mean()),
+        "length/max": float(lengths.max()),
+        "length/p95": float(np.quantile(lengths, 0.95)),
     }
 
 

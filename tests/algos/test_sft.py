@@ -1,7 +1,6 @@
 """Supervised fine-tuning on the one loop: the loss by definition, TRL as judge, whole runs that resume."""
 
 import json
-import math
 
 import pytest
 import torch
@@ -28,7 +27,7 @@ TEXTS = [("What is 2 + 3?", "five"), ("And 1?", "1"), ("Say something long.", "a
 def examples(**changes):
     rows = [make_row({"prompt": q, "completion": a, **changes}, columns={}, origin=q, default_id=q) for q, a in TEXTS]
     prompts, _ = to_prompts(rows, tiny_tokenizer(), DataConfig(source="none"))
-    return gold_rows(prompts, tiny_tokenizer(), max_length=200)
+    return gold_rows(prompts, tiny_tokenizer(), max_length=200)[0]
 
 
 def batch():
@@ -73,7 +72,11 @@ def test_a_row_without_a_completion_or_too_long_is_named():
     bare, long = prompts_of(), prompts_of(completion="as it is")
     with pytest.raises(DataError, match=r"What is 2 \+ 3\? has no gold completion"):
         gold_rows(bare, tiny_tokenizer(), max_length=200)
-    with pytest.raises(DataError, match=r"more than model\.max_length=12"):
+    whole, _ = gold_rows(long, tiny_tokenizer(), max_length=200)
+    sizes = {name: len(row.tokens) for name, row in whole.items()}
+    kept, too_long = gold_rows(long, tiny_tokenizer(), max_length=max(sizes.values()) - 1)
+    assert sizes[too_long[0]] == max(sizes.values()) and {*kept, *too_long} == set(sizes)
+    with pytest.raises(DataError, match=r"all 4 examples are longer than model\.max_length=12"):
         gold_rows(long, tiny_tokenizer(), max_length=12)
 
 
@@ -115,7 +118,7 @@ def test_a_run_learns_its_completions_and_resumes_bit_for_bit(tmp_path, tiny_mod
     rollout = {"group_size": 1, "prompts_per_step": 8}
     whole = recipe(tmp_path / "whole", tiny_model, steps=6, rollout=rollout, **sections)
     found = trained(whole)
-    assert found[-1]["nll"] < 0.5 * found[0]["nll"] and not math.isnan(found[0]["reward/mean"])
+    assert found[-1]["nll"] < 0.5 * found[0]["nll"] and "reward/mean" not in found[0]
     half = recipe(tmp_path / "half", tiny_model, steps=3, rollout=rollout, **sections)
     trained(half)
     trained(half.model_copy(update={"train": whole.train}), resume=True)

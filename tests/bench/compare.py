@@ -179,11 +179,11 @@ def _sampled(engine: Any, run: Run, source: str, weights: str) -> list[dict[str,
     from llmrl.rewards.scoring import score_all
     from llmrl.rollout.roll import roll
     from llmrl.settings.load import load_recipe
-    from llmrl.start import load_prompts
+    from llmrl.train.problems import load_problems
 
     recipe = load_recipe(RECIPES / f"{run.method}.yaml", [*run.changes, f"rollout.group_size={SAMPLES}"])
     engine.load(load_policy(recipe.model, source=weights, device=torch.device("cpu"), seed=0).weights(), version=0)
-    _, prompts, _ = load_prompts(recipe, load_tokenizer(source))
+    prompts = load_problems(recipe, load_tokenizer(source)).held_out
     trajectories = roll(engine, prompts, recipe.rollout, seed=key_of(run), step=10**6, version=0)
     scores = score_all(rewards_of(recipe), trajectories)
     found = []

@@ -5,7 +5,7 @@ import yaml
 
 from llmrl.errors import ConfigError
 from llmrl.settings.load import check_same_run, dump_recipe, load_recipe, parse_recipe
-from llmrl.stages.folder import model_folder, policy_source, with_models
+from llmrl.settings.stages import replaced
 
 PLAIN = {
     "name": "x",
@@ -34,10 +34,30 @@ WRONG = {
     "no steps": ([{"kind": "sft", "train": {}}], "stages.0.sft.train.steps: missing; add it"),
     "a key of another kind": ([{**SFT, "beta": 0.1}], "stages.0.sft.beta: unknown key"),
     "wrong type": ([{"kind": "sft", "train": {"steps": "many"}}], "stages.0.sft.train.steps: must be a whole number"),
-    "rl in the middle": ([{"kind": "rl"}, SFT], "stages.0: rl is the last stage; move it to the end"),
+    "the last rl with sections": (
+        [SFT, {"kind": "rl", "train": {"lr": 1}}],
+        "stages.1: the last rl stage is what the rest of the recipe describes; move train there",
+    ),
+    "an earlier rl with a typo": (
+        [{"kind": "rl", "train": {"stps": 3}}, {"kind": "rl"}],
+        "stages.0.rl: train.stps: Extra inputs are not permitted",
+    ),
+    "an earlier rl that does not fit": (
+        [{"kind": "rl", "rollout": {"max_tokens": 4000}}, {"kind": "rl"}],
+        "stages.0.rl: data.max_prompt_tokens=512 + rollout.max_tokens=4000",
+    ),
+    "a start that is no stage": (
+        [{**SFT, "start": "stf"}],
+        "stages.0.start: stage:stf is no stage before it that makes",
+    ),
+    "a name that means the start": ([{**SFT, "name": "base"}], "stages.0: a stage is called 'base' already"),
+    "a renamed key": (
+        [{"kind": "sft", "train": {"steps": 3, "microbatch_size": 4}}],
+        "microbatch_size=4 is tokens_per_microbatch now",
+    ),
     "twice the same name": ([SFT, SFT], "stages.1: a stage is called 'sft' already"),
     "uneven batches": (
-        [{"kind": "sft", "train": {"steps": 3, "batch_size": 6, "microbatch_size": 4}}],
+        [{"kind": "dpo", "train": {"steps": 3, "batch_size": 6, "microbatch_size": 4}}],
         "batch_size=6 cannot be divided into parts of microbatch_size=4",
     ),
     "no list": ("sft", "stages: must be a list"),
@@ -66,20 +86,46 @@ def test_a_reward_may_name_only_a_reward_model_of_the_recipe():
 def test_every_stage_starts_from_the_last_policy_and_never_from_a_reward_model(tmp_path):
     stages = [SFT, MODEL, {"kind": "dpo", "train": {"steps": 3}}, {"kind": "rl"}]
     recipe = parse_recipe({**PLAIN, "stages": stages, "reward": SCORED, "runs_dir": str(tmp_path)})
-    sft, model, dpo = recipe.supervised
-    assert policy_source(recipe, "base", before=sft) == "base"
-    assert policy_source(recipe, "base", before=model) == policy_source(recipe, "base", before=dpo)
-    assert policy_source(recipe, "base", before=dpo) == str(tmp_path / "x/stages/01-sft/model")
-    assert policy_source(recipe, "base") == str(tmp_path / "x/stages/03-dpo/model")
-    args = with_models(recipe, {"model": "stage:reward_model", "scale": "logit"})
-    assert args == {"model": str(model_folder(recipe, model)), "scale": "logit"}
+    sft, model, dpo = recipe.before
+    assert recipe.start_of(sft) is None
+    assert recipe.start_of(model) == recipe.start_of(dpo) == tmp_path / "x/stages/01-sft/model"
+    assert recipe.start_of(None) == tmp_path / "x/stages/03-dpo/model"
+    args = replaced({"model": "stage:reward_model", "scale": "logit"}, recipe.stage_models)
+    assert args == {"model": str(recipe.stage_dir(model) / "model"), "scale": "logit"}
+
+
+def test_a_stage_starts_from_the_one_it_names():
+    other = {**SFT, "name": "critic", "start": "base"}
+    recipe = parse_recipe({**PLAIN, "stages": [SFT, other, {"kind": "rl", "start": "sft"}]})
+    assert recipe.start_of(recipe.before[1]) is None
+    assert recipe.start_of(None) == recipe.run_dir / "stages/01-sft/model"
+    assert parse_recipe({**PLAIN, "stages": [SFT, {"kind": "rl", "start": "base"}]}).start_of(None) is None
+
+
+def test_an_earlier_rl_stage_is_the_recipe_with_its_own_sections():
+    first = {"kind": "rl", "name": "first", "algo": {"name": "rloo"}, "train": {"steps": 2, "lr": 1e-3},
+             "reward": {"other": {"name": "llmrl.rewards.exact_number:ExactNumber"}}}  # fmt: skip
+    recipe = parse_recipe({**PLAIN, "train": {"steps": 9, "warmup_steps": 1}, "stages": [SFT, first, {"kind": "rl"}]})
+    own = recipe.of_stage(recipe.before[1])
+    assert (own.train.steps, own.train.lr, own.train.warmup_steps) == (2, 1e-3, 1)
+    assert own.algo == {"name": "rloo"} and list(own.reward) == ["other"] and own.stages == []
+    assert own.run_dir == recipe.run_dir / "stages/02-first"
+    assert own.model.path == str((recipe.run_dir / "stages/01-sft/model").absolute())
+
+
+def test_an_engine_may_run_the_policy_of_a_stage_and_no_reward_model():
+    env = {"name": "llmrl.envs.guess:Guess"}
+    sections = {**PLAIN, "env": env, "engines": {"actor": {"model": "stage:sft"}}, "stages": [SFT]}
+    assert parse_recipe(sections).engines["actor"].model == "stage:sft"
+    with pytest.raises(ConfigError, match=r"engines\.actor\.model: stage:stf is no stage before it"):
+        parse_recipe({**sections, "engines": {"actor": {"model": "stage:stf"}}})
 
 
 def test_overrides_reach_a_stage_by_name_and_by_place(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text(yaml.safe_dump({**PLAIN, "stages": [SFT, {"kind": "rl"}]}))
-    assert load_recipe(file, ["stages.sft.train.lr=3e-6"]).supervised[0].train.lr == 3e-6
-    assert load_recipe(file, ["stages.0.eval.every=2"]).supervised[0].eval.every == 2
+    assert load_recipe(file, ["stages.sft.train.lr=3e-6"]).before[0].train.lr == 3e-6
+    assert load_recipe(file, ["stages.0.eval.every=2"]).before[0].eval.every == 2
     with pytest.raises(ConfigError, match="has no stage 'stf'; did you mean 'sft'"):
         load_recipe(file, ["stages.stf.train.lr=1"])
 

@@ -8,9 +8,9 @@ import pytest
 from llmrl.errors import DataError
 from llmrl.rewards.reward_model import RewardModel
 from llmrl.settings.load import parse_recipe
-from llmrl.stages.examples import IGNORED, load_examples, scored_text
-from llmrl.stages.pairs import wrong_answer
-from llmrl.start import load_prompts
+from llmrl.stages.examples import load_examples, scored_text
+from llmrl.stages.pairs import load_stage_rows, named, wrong_answer
+from llmrl.train.problems import load_problems, problems_of
 from llmrl.types import Status, Trajectory
 from tests.tiny import tiny_tokenizer
 
@@ -35,7 +35,23 @@ def recipe(kind="sft", *, data=None, chat="auto", max_length=128, **stage):
 
 
 def examples(made, tokenizer=None):
-    return load_examples(made.supervised[0], made, tokenizer or tiny_tokenizer())
+    """The pairs of the recipe's stage."""
+    return load_examples(made.before[0], made, tokenizer or tiny_tokenizer())
+
+
+def learnt(made, tokenizer=None):
+    """The completions of the recipe's supervised stage."""
+    with named(made.before[0]):
+        rows = load_stage_rows(made.before[0], made)
+        return problems_of(*rows, tokenizer or tiny_tokenizer(), gold=True, length=made.model.max_length)
+
+
+def whole(row):
+    return tiny_tokenizer().decode(row.tokens)
+
+
+def own(row):
+    return tiny_tokenizer().decode(row.tokens[row.mask])
 
 
 def stored(tmp_path, *rows):
@@ -51,19 +67,18 @@ def many(make):
 @pytest.mark.parametrize("chat", [True, False])
 def test_the_prompt_tokens_are_those_the_reinforcement_learning_samples_from(chat):
     tokenizer, made = tiny_tokenizer(), recipe(chat=chat)
-    train, held_out, _ = load_prompts(made, tokenizer)
-    found = examples(made)
-    assert len(found.train) == 20 and len(found.held_out) == 5
-    for prompts, parts in ((train, found.train), (held_out, found.held_out)):
-        for prompt, example in zip(prompts, parts, strict=True):
+    problems, found = load_problems(made, tokenizer), learnt(made)
+    assert len(found.gold) == 20 and len(found.held_out_gold) == 5
+    for prompts, parts in ((problems.train, found.gold), (problems.held_out, found.held_out_gold)):
+        for prompt, row in zip(prompts, parts.values(), strict=True):
             answer = [*tokenizer(prompt.answer, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-            assert example["input_ids"] == [*prompt.tokens, *answer]
-            assert example["labels"] == [IGNORED] * len(prompt.tokens) + answer
+            assert row.tokens.tolist() == [*prompt.tokens, *answer]
+            assert row.mask.tolist() == [False] * len(prompt.tokens) + [True] * len(answer)
 
 
 def test_a_reward_model_is_trained_on_the_text_that_the_reward_reads():
     tokenizer, made = tiny_tokenizer(), recipe("reward_model")
-    prompt = load_prompts(made, tokenizer)[0][0]
+    prompt = load_problems(made, tokenizer).train[0]
     row = Trajectory(
         prompt=prompt, tokens=prompt.tokens, mask=[False] * len(prompt.tokens), logprobs=[0.0] * len(prompt.tokens),
         step=[-1] * len(prompt.tokens), text=prompt.answer, status=Status.done(),
@@ -75,7 +90,7 @@ def test_a_reward_model_is_trained_on_the_text_that_the_reward_reads():
 
 def test_a_pair_of_a_generator_is_the_answer_and_a_wrong_one():
     tokenizer, made = tiny_tokenizer(), recipe("dpo")
-    prompts = load_prompts(made, tokenizer)[0]
+    prompts = load_problems(made, tokenizer).train
     for prompt, example in zip(prompts, examples(made).train, strict=True):
         assert example["prompt_ids"] == list(prompt.tokens)
         chosen, rejected = (tokenizer.decode(example[name][:-1]) for name in ("chosen_ids", "rejected_ids"))
@@ -100,14 +115,12 @@ def test_every_turn_of_the_assistant_in_a_conversation_is_learnt_after_what_came
         contents = [("user", f"a{number}"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
         return {"messages": [{"role": role, "content": content} for role, content in contents]}
 
-    tokenizer = tiny_tokenizer()
-    found = examples(recipe(data=stored(tmp_path, *many(conversation))))
-    texts = {tokenizer.decode(e["input_ids"]): e for e in found.train}
-    learnt = {text: tokenizer.decode([t for t in e["labels"] if t != IGNORED]) for text, e in texts.items()}
+    found = learnt(recipe(data=stored(tmp_path, *many(conversation))))
+    texts = {whole(row): own(row) for row in found.gold.values()}
     number = next(text for text in texts if text.count("<|assistant|>") == 1)[len("<|user|>a") :].split("<")[0]
     first = f"<|user|>a{number}<|end|><|assistant|>b<|end|>"
-    assert learnt[first] == "b<|end|>"
-    assert learnt[f"{first}<|user|>c<|end|><|assistant|>d<|end|>"] == "d<|end|>"
+    assert texts[first] == "b<|end|>"
+    assert texts[f"{first}<|user|>c<|end|><|assistant|>d<|end|>"] == "d<|end|>"
     assert len(texts) == 2 * len({text.split("<|end|>")[0] for text in texts})
 
 
@@ -145,38 +158,39 @@ def test_a_malformed_row_is_an_error_with_stage_file_and_line(tmp_path, why):
     kind, row, message = BAD[why]
     good = [{"prompt": f"g{n}", "completion": "c", "chosen": "c", "rejected": "d"} for n in range(60)]
     with pytest.raises(DataError, match=f"stage {kind}: .*{message}"):
-        examples(recipe(kind, data=stored(tmp_path, *good[:2], row, *good[2:])))
+        (learnt if kind == "sft" else examples)(recipe(kind, data=stored(tmp_path, *good[:2], row, *good[2:])))
 
 
 def test_other_column_names_are_mapped_and_a_typo_in_them_is_told(tmp_path):
     data = stored(tmp_path, *many(lambda n: {"question": f"q{n}", "reply": "fine"}))
-    found = examples(recipe(data={**data, "columns": {"completion": "reply"}}))
-    assert tiny_tokenizer().decode(found.train[0]["input_ids"]).endswith("fine<|end|>")
+    found = learnt(recipe(data={**data, "columns": {"completion": "reply"}}))
+    assert all(whole(row).endswith("fine<|end|>") for row in found.gold.values())
     with pytest.raises(DataError, match=r"no column 'replay'.*did you mean 'reply'"):
-        examples(recipe(data={**data, "columns": {"completion": "replay"}}))
+        learnt(recipe(data={**data, "columns": {"completion": "replay"}}))
     with pytest.raises(DataError, match=r"no column 'completion' or 'answer'.*data\.columns\.completion"):
-        examples(recipe(data=data))
+        learnt(recipe(data=data))
 
 
 def test_examples_that_are_too_long_are_dropped_and_counted(tmp_path):
     data = stored(tmp_path, *many(lambda n: {"prompt": f"q{n}", "completion": "x" * (200 if n % 2 else 3)}))
-    found = examples(recipe(data=data))
-    assert all(len(e["input_ids"]) <= 128 for e in found.train)
+    found = learnt(recipe(data=data))
+    assert {prompt.id for prompt in found.train} == set(found.gold)
+    assert all(len(row.tokens) <= 128 for row in found.gold.values())
     assert any("examples dropped as too long" in note for note in found.notes)
     with pytest.raises(DataError, match=r"longer than model\.max_length=128"):
-        examples(recipe(data=stored(tmp_path, *many(lambda n: {"prompt": f"q{n}", "completion": "x" * 200}))))
+        learnt(recipe(data=stored(tmp_path, *many(lambda n: {"prompt": f"q{n}", "completion": "x" * 200}))))
 
 
 def test_a_stage_may_not_learn_what_the_run_is_measured_on(tmp_path):
     made = recipe()
-    held_out = load_prompts(made, tiny_tokenizer())[1]
+    held_out = load_problems(made, tiny_tokenizer()).held_out
     rows = [{"prompt": p.messages[0]["content"], "completion": p.answer} for p in held_out]
     rows += many(lambda n: {"prompt": f"q{n}", "completion": "c"})
     with pytest.raises(DataError, match="that the held-out data also poses"):
-        examples(recipe(data=stored(tmp_path, *rows)))
+        learnt(recipe(data=stored(tmp_path, *rows)))
 
 
 def test_a_template_without_an_end_of_turn_still_teaches_to_stop():
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"  # noqa: E501
-    assert examples(recipe(), tokenizer).train[0]["labels"][-1] == tokenizer.eos_token_id
+    assert all(row.tokens[-1] == tokenizer.eos_token_id for row in learnt(recipe(), tokenizer).gold.values())

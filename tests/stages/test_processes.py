@@ -18,14 +18,16 @@ TRAIN = {"steps": 6, "lr": 1e-3, "batch_size": 4, "save_every": 2}
 STAGES = [{"kind": kind, "train": TRAIN, "eval": {"data": {"n": 6}}} for kind in ("sft", "dpo")]
 CHANGES: dict[str, Any] = {"stages": STAGES, "train.steps": 2}
 POINTS = (
-    "after llmrl.stages.follow:Follower._step 5",
-    "torn llmrl.stages.follow:Metrics.append 5",
-    "before llmrl.stages.follow:seal 2",
-    "after llmrl.stages.follow:seal 2",
+    "after llmrl.train.log:Log.step 5",
+    "torn llmrl.train.folder:Metrics.append 5",
+    "before llmrl.train.checkpoint:seal 2",
     "before llmrl.stages.run:seal 1",
     "after llmrl.stages.run:seal 1",
     "before llmrl.stages.run:shutil.rmtree 3",
-    "after llmrl.stages.follow:seal 4",
+    "after llmrl.stages.follow:Follower._step 5",
+    "before llmrl.stages.follow:seal 2",
+    "after llmrl.stages.follow:seal 2",
+    "before llmrl.stages.run:seal 2",
 )
 
 
@@ -75,5 +77,5 @@ def test_sigterm_ends_a_stage_with_its_exit_code_and_says_how_to_go_on(tmp_path:
     assert process.wait(START_S) == 143
     said = log.read_text()
     assert "stopped by SIGTERM in stage sft after step" in said and "--resume" in said
-    assert len(list((tmp_path / "run/stages/01-sft").glob("checkpoint-*"))) == 1
+    assert len(list((tmp_path / "run/stages/01-sft/checkpoints").glob("step-*"))) == 1
     assert "Warning" not in said and "Traceback" not in said, tail(log)

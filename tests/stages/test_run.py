@@ -22,6 +22,7 @@ from llmrl.stages.run import check_stages
 from llmrl.start import run
 from llmrl.train.checkpoint import folder_of, seal
 from llmrl.train.folder import read_metrics
+from llmrl.train.log import Log
 from llmrl.train.world import World
 
 SCORED = {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}
@@ -79,19 +80,27 @@ def whole(tmp_path_factory, tiny_model):
     return made, outcome, said
 
 
-def dies_at(monkeypatch, step, error):
-    """The follower's `_step` raises, or sends a signal, as its step-th call ends."""
-    inner = Follower._step
+def dies_at(monkeypatch, step, error, where=Log, name="step"):
+    """The log (of the loop, or TRL's follower) raises, or sends a signal, as its step-th call ends."""
+    inner = getattr(where, name)
 
-    def deadly(self, number, logs):
-        inner(self, number, logs)
+    def deadly(self, *args):
+        found = inner(self, *args)
+        number = found.step if where is Log else args[0]
         if number == step:
             if isinstance(error, signal.Signals):
                 os.kill(os.getpid(), error)
             else:
                 raise error
+        return found
 
-    monkeypatch.setattr(Follower, "_step", deadly)
+    monkeypatch.setattr(where, name, deadly)
+
+
+def saved(made, stage="01-sft"):
+    """Names of a stage's checkpoints, those of the loop and those of TRL."""
+    folder = made.run_dir / "stages" / stage
+    return [path.name for path in (*sorted((folder / "checkpoints").glob("step-*")), *checkpoints(folder))]
 
 
 def test_sft_learns_and_the_reinforcement_learning_starts_from_it(whole, tiny_model):
@@ -115,7 +124,7 @@ def test_a_stage_leaves_metrics_a_plain_model_folder_and_no_pickle_of_settings(w
     rows = read_metrics(folder)
     assert [(r["kind"], r["step"]) for r in rows] == [("eval", 0), *(("train", n) for n in range(1, 7)), ("eval", 6)]
     assert {"loss", "grad_norm", "lr", "time/step", "tokens/trained", "tokens/per_s"} <= rows[1].keys()
-    assert checkpoints(folder) == []
+    assert saved(made) == []
     assert not [*made.run_dir.rglob("training_args.bin"), *made.run_dir.rglob("README.md")]
 
 
@@ -136,9 +145,9 @@ def test_a_killed_stage_resumes_from_its_newest_checkpoint_and_ends_bit_for_bit_
         dies_at(patched, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             go(made)
-    assert [path.name for path in checkpoints(made.run_dir / "stages/01-sft")] == ["checkpoint-4"]
+    assert saved(made) == ["step-000004"]
     outcome, said = go(made, resume=True)
-    assert outcome.exit_code == 0 and "resuming from checkpoint-4" in said
+    assert outcome.exit_code == 0 and "resuming after step 4" in said
     assert model_hash(made) == model_hash(whole[0])
     timeless = [
         [{k: v for k, v in row.items() if not k.startswith(("time/", "tokens/per_s"))} for row in read_metrics(folder)]
@@ -162,7 +171,7 @@ def test_a_stage_killed_while_its_model_is_written_ends_bit_for_bit_the_same(
         with pytest.raises(KeyboardInterrupt):
             go(made)
     outcome, said = go(made, resume=True)
-    assert outcome.exit_code == 0 and "resuming from checkpoint-4" in said
+    assert outcome.exit_code == 0 and "resuming after step 6" in said
     assert model_hash(made) == model_hash(whole[0])
 
 
@@ -171,13 +180,17 @@ def test_sigterm_saves_and_the_resumed_stage_ends_the_same(whole, tmp_path, tiny
     with monkeypatch.context() as patched:
         dies_at(patched, 3, signal.SIGTERM)
         outcome, _ = go(made)
-    # The signal of step 3 arrives after the Trainer was told what to do, so it ends with step 4.
     assert outcome.exit_code == 143 and outcome.summary["status"] == "interrupted"
-    assert (outcome.stopped_in.stage, outcome.stopped_in.step) == ("sft", 4)
+    assert (outcome.stopped_in.stage, outcome.stopped_in.step) == ("sft", 3)
     assert not (made.run_dir / "stages/02-dpo").exists() and not (made.run_dir / "stages/01-sft/model").exists()
+    with monkeypatch.context() as patched:
+        dies_at(patched, 3, signal.SIGTERM, Follower, "_step")
+        outcome, said = go(made, resume=True)
+    # The signal of TRL's step 3 arrives after its Trainer was told what to do, so it ends with step 4.
+    assert (outcome.stopped_in.stage, outcome.stopped_in.step) == ("dpo", 4) and "resuming after step 3" in said
+    assert model_hash(made) == model_hash(whole[0]) and saved(made, "02-dpo") == ["checkpoint-4"]
     outcome, said = go(made, resume=True)
     assert outcome.exit_code == 0 and "resuming from checkpoint-4" in said
-    assert model_hash(made) == model_hash(whole[0])
     _, said = go(made, resume=True)  # nothing left to do
     assert "stage sft: finished before" in said and "stage dpo: finished before" in said
 
@@ -188,11 +201,42 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(whole, tmp_path, 
         dies_at(patched, 5, KeyboardInterrupt())
         with pytest.raises(KeyboardInterrupt):
             go(made)
-    folder = made.run_dir / "stages/01-sft"
-    os.truncate(folder / "checkpoint-4/optimizer.pt", 100)
+    os.truncate(made.run_dir / "stages/01-sft/checkpoints/step-000004/optimizer.safetensors", 100)
+    outcome, said = go(made, resume=True)
+    assert "step-000004" in said and "resuming after step 2" in said and outcome.exit_code == 0
+    assert model_hash(made) == model_hash(whole[0])
+
+
+def test_a_torn_checkpoint_of_trl_is_named_and_the_one_before_is_used(tmp_path, tiny_model, monkeypatch):
+    made = recipe(tmp_path, tiny_model, "dpo", keep_last=3)
+    with monkeypatch.context() as patched:
+        dies_at(patched, 5, KeyboardInterrupt(), Follower, "_step")
+        with pytest.raises(KeyboardInterrupt):
+            go(made)
+    os.truncate(made.run_dir / "stages/01-dpo/checkpoint-4/optimizer.pt", 100)
     outcome, said = go(made, resume=True)
     assert "checkpoint-4 is not whole" in said and "resuming from checkpoint-2" in said and outcome.exit_code == 0
-    assert model_hash(made) == model_hash(whole[0])
+
+
+def test_two_rl_stages_follow_each_other_with_sections_of_their_own(tmp_path, tiny_model):
+    first = {"kind": "rl", "name": "first", "algo": {"name": "rloo"}, "train": {"steps": 2, "lr": 1e-3}}
+    made = recipe(tmp_path, tiny_model, "sft", steps=2)
+    made = parse_recipe({**made.model_dump(), "stages": [made.stages[0].model_dump(), first, {"kind": "rl"}]})
+    outcome, _ = go(made)
+    assert outcome.exit_code == 0 and [s["name"] for s in outcome.summary["stages"]] == ["sft", "first"]
+    rows = [row for row in read_metrics(made.run_dir / "stages/02-first") if row["kind"] == "train"]
+    assert len(rows) == 2 and "reward/mean" in rows[0]
+    sft, policy, last = (
+        load_file(folder / "model.safetensors")
+        for folder in (
+            made.run_dir / "stages/01-sft/model",
+            made.run_dir / "stages/02-first/model",
+            folder_of(made.run_dir, 1) / "policy",
+        )
+    )
+    assert any(not torch.allclose(sft[name], policy[name], atol=1e-6) for name in sft)
+    for name in policy:  # the last stage starts where the one before ended
+        torch.testing.assert_close(last[name], policy[name], rtol=0, atol=1e-9)
 
 
 def test_a_model_that_was_damaged_after_its_stage_is_an_error(tmp_path, tiny_model):
@@ -204,9 +248,10 @@ def test_a_model_that_was_damaged_after_its_stage_is_an_error(tmp_path, tiny_mod
 
 
 def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path, tiny_model):
-    made = recipe(tmp_path, tiny_model, "sft", lr=1e30)
-    with pytest.raises(LimitExceeded, match=r"stage sft, step \d: (loss|grad_norm) is (nan|inf)"):
+    made = recipe(tmp_path, tiny_model, "sft", lr=1e30, steps=9)
+    with pytest.raises(LimitExceeded, match="non-finite loss or gradient") as caught:
         go(made)
+    assert any("in stage sft" in note for note in caught.value.__notes__)
     assert not (made.run_dir / "stages/01-sft/model").exists()
 
 
@@ -258,12 +303,12 @@ def test_no_stage_tries_to_reach_the_network(tmp_path, tiny_model, monkeypatch):
 def test_a_job_that_spreads_the_model_is_refused_before_it_trains(tmp_path, tiny_model, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ConfigError, match="launched with FSDP"):
-        check_stages(recipe(tmp_path, tiny_model, "sft"), World())
+        check_stages(recipe(tmp_path, tiny_model, "dpo"), World())
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(tmp_path, tiny_model):
-    with pytest.raises(ConfigError, match=r"stages\.0\.sft\.train\.batch_size=4 .* by 3 processes"):
-        check_stages(recipe(tmp_path, tiny_model, "sft"), World(size=3))
+    with pytest.raises(ConfigError, match=r"stages\.0\.dpo\.train\.batch_size=4 .* by 3 processes"):
+        check_stages(recipe(tmp_path, tiny_model, "dpo"), World(size=3))
 
 
 def test_trackers_get_a_stage_and_the_reinforcement_learning_after_it(tmp_path, tiny_model):

@@ -1,0 +1,61 @@
+"""From rows to what a run asks or teaches: prompts, and the completions that the data gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llmrl.data.gold import gold_rows, prompt_from_chat, with_completions
+from llmrl.data.prompts import PromptReport, to_prompts
+from llmrl.data.rows import Row
+from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.seeding import key
+from llmrl.settings.data import DataConfig
+from llmrl.settings.recipe import Recipe
+from llmrl.types import Prompt, Trajectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problems:
+    """What a run asks or teaches: prompts, given completions by prompt id if there are any, and what a user should know."""
+
+    train: list[Prompt]
+    held_out: list[Prompt]
+    notes: tuple[str, ...]
+    gold: Mapping[str, Trajectory] = field(default_factory=dict)
+    held_out_gold: Mapping[str, Trajectory] = field(default_factory=dict)
+
+
+def load_problems(recipe: Recipe, tokenizer: Any, *, gold: bool = False) -> Problems:
+    """The recipe's problems, with `gold` also their completions."""
+    shape = prompt_from_chat(recipe.data.columns) if gold else None
+    rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"), shape=shape)
+    train_rows, eval_rows = (with_completions(part) for part in rows) if gold else rows
+    held_out = held_out_config(recipe.eval.data, recipe.data)
+    return problems_of(
+        train_rows, eval_rows, recipe.data, held_out, tokenizer, gold=gold, length=recipe.model.max_length
+    )
+
+
+def problems_of(
+    train_rows: Sequence[Row], eval_rows: Sequence[Row], data: DataConfig, held_out: DataConfig, tokenizer: Any, *,
+    gold: bool, length: int,
+) -> Problems:  # fmt: skip
+    """Rows as prompts; with `gold` also their completions, of at most `length` tokens together with the prompt."""
+    kept, notes, golds = [], [], []
+    for rows, config, part in ((train_rows, data, "training"), (eval_rows, held_out, "held-out")):
+        prompts, report = to_prompts(rows, tokenizer, config)
+        notes.append(_prompt_note(report, part))
+        found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
+        if too_long:
+            notes.append(f"{part}: {len(too_long)} of {len(prompts)} examples dropped as too long")
+            prompts = [prompt for prompt in prompts if prompt.id in found]
+        kept.append(prompts)
+        golds.append(found)
+    return Problems(train=kept[0], held_out=kept[1], notes=tuple(notes), gold=golds[0], held_out_gold=golds[1])
+
+
+def _prompt_note(report: PromptReport, part: str) -> str:
+    dropped = f", {len(report.too_long)} dropped as too long" if report.too_long else ""
+    return f"{part}: {report.kept} prompts of {report.mean_tokens:.0f} tokens on average, {report.longest} at most{dropped}"
