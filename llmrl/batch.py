@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Annotated, Literal, Protocol, get_type_hints, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, get_type_hints, runtime_checkable
 
 import torch
 from torch import Tensor, device
@@ -58,6 +58,28 @@ class Layout:
             return torch.cat(list(tensors))
         width = max(tensor.shape[1] for tensor in tensors)
         return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=self.fill) for tensor in tensors])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Picture:
+    """An image as the model's processor made it: arguments of the model's forward pass, by name, for this image alone."""
+
+    hash: str
+    tensors: Mapping[str, Tensor]
+
+
+PicturesOfRows = tuple[tuple[Picture, ...], ...]  # of each row, in the order of their tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """How the pictures of rows are selected and joined. They stay in the host's memory until a forward pass reads them."""
+
+    def selected(self, pictures: PicturesOfRows, index: Tensor, width: int) -> PicturesOfRows:
+        return tuple(pictures[row] for row in index.tolist())
+
+    def joined(self, parts: Sequence[PicturesOfRows]) -> PicturesOfRows:
+        return tuple(row for part in parts for row in part)
 
 
 TOTAL, ROW, TOKEN = Layout(axis="total"), Layout(axis="row"), Layout(axis="token")
@@ -112,6 +134,8 @@ class Batch:
     value_unit: Annotated[Tensor | None, TOTAL] = None  # [] float32, what value errors are measured in; None is 1
     # [B, P] int64, padded with -1: tokens that only a separate value model reads
     privileged: Annotated[Tensor | None, TOKEN_IDS] = None
+    pictures: Annotated[PicturesOfRows | None, Shown()] = None  # of each row's prompt; None: the model has no eyes
+    final_pictures: Annotated[PicturesOfRows | None, Shown()] = None  # of `final_tokens`
 
     @property
     def rows(self) -> int:
@@ -125,7 +149,7 @@ class Batch:
     def to(self, place: device | str) -> Batch:
         """The same batch on another device; to a GPU through pinned memory, so that nothing waits for the copy."""
         target = device(place)
-        return self._changed(lambda layout, tensor: moved(tensor, target))
+        return self._changed(lambda layout, x: moved(x, target) if isinstance(x, Tensor) else x)
 
     def select(self, index: Tensor) -> Batch:
         """The rows `index` ([N] int64), cut to their longest; the totals keep counting the whole update.
@@ -135,15 +159,15 @@ class Batch:
         if index.numel() == 0:
             raise ValueError("select needs at least one row")
         width = int(self.length[index].max())
-        return self._changed(lambda layout, tensor: layout.selected(tensor, index, width))
+        return self._changed(lambda layout, x: layout.selected(x, index, width))
 
-    def _changed(self, change: Callable[[Layout, Tensor], Tensor]) -> Batch:
+    def _changed(self, change: Callable[[Any, Any], Any]) -> Batch:
         held = {name: (layout, getattr(self, name)) for name, layout in layouts().items()}
         return replace(self, **{name: change(layout, x) for name, (layout, x) in held.items() if x is not None})
 
 
 @cache
-def layouts() -> dict[str, Layout]:
+def layouts() -> dict[str, Layout | Shown]:
     """The layout of each field of a `Batch`."""
     hints = get_type_hints(Batch, include_extras=True)
     return {item.name: hints[item.name].__metadata__[0] for item in fields(Batch)}
@@ -154,7 +178,7 @@ def stacked(batches: Sequence[Batch]) -> Batch:
 
     Raises ValueError if an optional field is in some of them only.
     """
-    changes: dict[str, Tensor] = {}
+    changes: dict[str, Any] = {}
     for name, layout in layouts().items():
         tensors = [getattr(batch, name) for batch in batches]
         there = [tensor for tensor in tensors if tensor is not None]

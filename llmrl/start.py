@@ -22,11 +22,12 @@ from llmrl.algos.build import check_run, warnings
 from llmrl.automatic import Settled, settle
 from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
+from llmrl.data.pictures import load_pictures
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import dtype_here
-from llmrl.policy.model import load_tokenizer, model_length
+from llmrl.policy.model import Policy, load_tokenizer, model_length
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import EngineSettings, NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
@@ -147,7 +148,9 @@ def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Run
     with named(stage):
         tokenizer = load_tokenizer(base)
         rows = load_stage_rows(stage, recipe)
-        problems = problems_of(*rows, tokenizer, gold=its.algo.needs.gold, length=own.model.max_length)
+        problems = problems_of(
+            *rows, tokenizer, gold=its.algo.needs.gold, length=own.model.max_length, reader=load_pictures(base)
+        )
 
     def train_from(source: str) -> tuple[int, bool]:
         with ExitStack() as stack:
@@ -238,7 +241,8 @@ def _build(
     _check_length(recipe, parts.sources.policy)
     if problems is None:
         say("reading data and tokenizer")
-        problems = load_problems(recipe, load_tokenizer(parts.sources.policy), gold=needs.gold)
+        source = parts.sources.policy
+        problems = load_problems(recipe, load_tokenizer(source), gold=needs.gold, reader=load_pictures(source))
     notes = [*problems.notes, *warnings(recipe, parts.algo)]
     stream, spare = (
         PromptStream(
@@ -273,7 +277,7 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    host = open_stage(recipe, models.policy.tokenizer, parts.sources, stack) if recipe.env is not None else None
+    host = open_stage(recipe, models.policy, parts.sources, stack) if recipe.env is not None else None
     measures = []
     if samples:
         held_out_problems = problems.held_out
@@ -314,7 +318,7 @@ def _tracker(recipe: Recipe, runner: Runner, stage: str) -> Any:
     return tracker
 
 
-def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStack) -> Stage:
+def open_stage(recipe: Recipe, policy: Policy, sources: Sources, stack: ExitStack) -> Stage:
     """Where the recipe's episodes are played: its environments, and the other engines that they may ask."""
     assert recipe.env is not None
     host = open_host(recipe.env)
@@ -328,8 +332,9 @@ def open_stage(recipe: Recipe, tokenizer: Any, sources: Sources, stack: ExitStac
         partners[name] = build_engine(settings)
         stack.callback(partners[name].close)
     chat = None if recipe.data.chat == "auto" else recipe.data.chat
+    renderer = Renderer(policy.tokenizer, chat=chat, reader=policy.pictures)
     return Stage(
-        host=host, renderer=Renderer(tokenizer, chat=chat), turns=recipe.env.turns, max_length=recipe.model.max_length,
+        host=host, renderer=renderer, turns=recipe.env.turns, max_length=recipe.model.max_length,
         window=recipe.env.window, partners=partners,
     )  # fmt: skip
 

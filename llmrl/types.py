@@ -17,6 +17,8 @@ Index t always speaks of token t: `logprobs[t]` is log p(tokens[t] | tokens[:t])
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -27,22 +29,49 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Media:
-    """An image (or another file) that a prompt shows, known by what it holds: the same picture has the same `hash`.
+    """An image that a prompt shows, known by what it holds: the same picture has the same `hash`.
 
     >>> Media.of(b"...").hash == Media.of(b"...").hash
     True
     """
 
-    data: bytes = field(repr=False)  # an encoded file; images are PNG
+    data: bytes = field(repr=False)  # a PNG file
     hash: str
-    kind: str = "image"
 
     @classmethod
-    def of(cls, data: bytes, *, kind: str = "image") -> Media:
-        return cls(data=data, hash=hashlib.sha256(data).hexdigest(), kind=kind)
+    def of(cls, data: bytes) -> Media:
+        return cls(data=data, hash=hashlib.sha256(data).hexdigest())
+
+    @classmethod
+    def image(cls, picture: Any) -> Media:
+        """A PIL image, an array ([H, W] or [H, W, 3] uint8), an encoded file's bytes, or the path of one; kept as RGB PNG.
+
+        Raises OSError for a file that is no image, ValueError and TypeError for an array of another kind.
+        """
+        from PIL import Image
+
+        if isinstance(picture, np.ndarray):
+            if picture.dtype != np.uint8:
+                raise ValueError(f"an image array must be uint8 (0 to 255), not {picture.dtype}")
+            picture = Image.fromarray(picture)
+        elif isinstance(picture, bytes):
+            picture = Image.open(io.BytesIO(picture))
+        elif isinstance(picture, str | os.PathLike):
+            picture = Image.open(picture)
+        elif not isinstance(picture, Image.Image):
+            raise TypeError(f"an image is a PIL image, an array, bytes or a path, not {type(picture).__name__}")
+        encoded = io.BytesIO()
+        picture.convert("RGB").save(encoded, format="PNG", compress_level=1)
+        return cls.of(encoded.getvalue())
+
+    def open(self) -> Any:
+        """The PIL image, RGB."""
+        from PIL import Image
+
+        return Image.open(io.BytesIO(self.data)).convert("RGB")
 
 
-Message = Mapping[str, Any]  # of a chat: role and content
+Message = Mapping[str, Any]  # of a chat: role and content, text or a list of parts
 # Any, so that lists are accepted too; a Trajectory turns whatever it gets into a read-only array.
 Numbers = Any
 
@@ -77,12 +106,21 @@ class Observation:
 
     @classmethod
     def of(cls, text: str, *, role: str = "user", media: tuple[Media, ...] = ()) -> Observation:
-        """One message.
+        """One message; pictures come before its text.
 
         >>> Observation.of("too high").messages
         ({'role': 'user', 'content': 'too high'},)
         """
-        return cls(messages=({"role": role, "content": text},), media=media)
+        return cls(messages=({"role": role, "content": content(text, len(media))},), media=media)
+
+
+def content(text: str, images: int = 0) -> str | list[dict[str, str]]:
+    """What a chat message holds: `text` alone, or parts as chat templates know them, `images` pictures before it.
+
+    >>> content("What is this?", 1)
+    [{'type': 'image'}, {'type': 'text', 'text': 'What is this?'}]
+    """
+    return [*({"type": "image"} for _ in range(images)), {"type": "text", "text": text}] if images else text
 
 
 class StatusKind(StrEnum):

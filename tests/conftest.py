@@ -24,3 +24,11 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.tiny import random_model, save_model
 
     return save_model(tmp_path_factory.mktemp("models") / "tiny", random_model())
+
+
+@pytest.fixture(scope="session")
+def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same behind a random vision tower (hidden 64, 2 layers, 32 x 32 pixels), as an HF folder with its processor."""
+    from tests.tiny import save_vlm
+
+    return save_vlm(tmp_path_factory.mktemp("models"))

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
@@ -19,7 +20,7 @@ from llmrl.settings.recipe import TrainConfig
 from llmrl.train.collate import collate
 from llmrl.train.models import Models
 from llmrl.train.world import World
-from llmrl.types import Prompt, Score, Status, Trajectory
+from llmrl.types import Media, Prompt, Score, Status, Trajectory
 
 PAD, BOS, EOS = "<|pad|>", "<|user|>", "<|end|>"
 SPECIAL = [PAD, BOS, EOS, "<|assistant|>", "<|system|>"]
@@ -78,6 +79,31 @@ def save_model(folder: Path, model: Any) -> Path:
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder
+
+
+def save_vlm(folder: Path, *, seed: int = 0) -> Path:
+    """A random vision-language model around a random Llama; an image is 4 tokens between three others."""
+    from transformers import AutoModelForImageTextToText
+
+    from llmrl.policy.build_vlm import Eyes, build_vlm
+
+    build_vlm(
+        save_model(folder / "text", random_model(seed=seed)), folder / "vlm", seed=seed,
+        eyes=Eyes(image=32, patch=8, scale=2, width=64, layers=2, heads=2),
+    )  # fmt: skip
+    model = AutoModelForImageTextToText.from_pretrained(folder / "vlm")
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "vision_model" in name or "connector" in name:
+                parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+    model.save_pretrained(folder / "vlm")
+    return folder / "vlm"
+
+
+def picture(seed: int, size: tuple[int, int] = (24, 40)) -> Media:
+    """An image of noise, height and width `size`."""
+    return Media.image(np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8))
 
 
 def trajectory(

@@ -183,12 +183,13 @@ def padding(algo: Algorithm, seed: int) -> float:
     out = random_output(batch, seed)
     loss, gradients = _run(algo, out, algo.credit(batch))
     grids = [name for name in PER_TOKEN if getattr(batch, name) is not None]
+    wider: dict[str, Any] = {name: pad(getattr(batch, name), (0, 3)) for name in grids}
     wide = replace(
         batch,
         tokens=pad(batch.tokens, (0, 3)),
         mask=pad(batch.mask, (0, 3)),
         step=pad(batch.step, (0, 3), value=-1),
-        **{name: pad(getattr(batch, name), (0, 3)) for name in grids},
+        **wider,
     )
     wide_out = Output(**{name: pad(x.detach(), (0, 3)).requires_grad_() for name, x in _leaves(out).items()})
     wide_loss, wide_gradients = _run(algo, wide_out, algo.credit(wide))

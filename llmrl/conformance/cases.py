@@ -8,6 +8,7 @@ its score NaN. `garbage` fills every slot outside the mask with NaN and infiniti
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,7 +44,9 @@ def random_batch(
     if sizes[0] > 2:
         mask[dead], step[dead], score[dead] = False, -1, float("nan")
     last = mask & (at == length[:, None] - 1)
-    floats = {name: _logprobs(rows, width, draw, dtype) for name in ("logprobs", "ref_logprobs", "old_logprobs")}
+    floats: dict[str, Any] = {
+        name: _logprobs(rows, width, draw, dtype) for name in ("logprobs", "ref_logprobs", "old_logprobs")
+    }
     batch = Batch(
         tokens=torch.randint(0, 100, (rows, width), generator=draw),
         length=length,
@@ -85,7 +88,8 @@ def with_garbage(x: Tensor, mask: Tensor) -> Tensor:
 def garbage_batch(batch: Batch) -> Batch:
     """The batch with garbage in every per-token float field outside the mask."""
     present = {name: getattr(batch, name) for name in PER_TOKEN if getattr(batch, name) is not None}
-    return replace(batch, **{name: with_garbage(x, batch.mask) for name, x in present.items()})
+    changed: dict[str, Any] = {name: with_garbage(x, batch.mask) for name, x in present.items()}
+    return replace(batch, **changed)
 
 
 def garbage_output(out: Output, mask: Tensor) -> Output:

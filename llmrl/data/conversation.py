@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from llmrl.data.pictures import PictureReader
+from llmrl.errors import ConfigError
 from llmrl.types import Completion, Media, Message, Observation, Prompt
 
 MARKER = "\u2063completion\u2063"  # an invisible separator on both sides: no template and no observation writes that
@@ -21,23 +23,30 @@ MARKER = "\u2063completion\u2063"  # an invisible separator on both sides: no te
 class Renderer:
     """Observations -> tokens, by `tokenizer`'s chat template, or as plain text lines where it has none."""
 
-    def __init__(self, tokenizer: Any, *, chat: bool | None = None) -> None:
+    def __init__(self, tokenizer: Any, *, chat: bool | None = None, reader: PictureReader | None = None) -> None:
         self._tokenizer = tokenizer
+        self._reader = reader
         self._chat = bool(getattr(tokenizer, "chat_template", None)) if chat is None else chat
         self._followed = lru_cache(maxsize=4096)(self._follows)
 
-    def first(self, messages: Sequence[Message]) -> tuple[tuple[int, ...], str]:
-        """(tokens, text) of a conversation that starts with `messages`, ready for the policy."""
+    def first(self, messages: Sequence[Message], media: Sequence[Media] = ()) -> tuple[tuple[int, ...], str]:
+        """(tokens, text) of a conversation that starts with `messages`, which show `media`, ready for the policy.
+
+        Raises DataError if the messages have more or fewer places for images, ConfigError if the model has no eyes.
+        """
         if self._chat:
             text = self._render(messages)
         else:
-            text = "\n".join(str(message["content"]) for message in messages) + "\n"
-        return tuple(self._tokenizer(text, add_special_tokens=not self._chat)["input_ids"]), text
+            text = "\n".join(self._plain(message["content"]) for message in messages) + "\n"
+        tokens = tuple(self._tokenizer(text, add_special_tokens=not self._chat)["input_ids"])
+        return self._expanded(tokens, media), text
 
-    def following(self, completion: Completion, messages: Sequence[Message]) -> tuple[int, ...]:
+    def following(
+        self, completion: Completion, messages: Sequence[Message], media: Sequence[Media] = ()
+    ) -> tuple[int, ...]:
         """The tokens between `completion` and the policy's next answer, `messages` among them."""
         key = tuple((str(message["role"]), _frozen(message["content"])) for message in messages)
-        tokens: tuple[int, ...] = self._followed(key)
+        tokens = self._expanded(self._followed(key), media)
         if completion.tokens and tokens and completion.tokens[-1] == tokens[0]:
             return tokens[1:]  # the policy has ended its turn itself
         return tokens
@@ -45,11 +54,23 @@ class Renderer:
     def _follows(self, key: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
         messages = [{"role": role, "content": _thawed(content)} for role, content in key]
         if not self._chat:
-            text = "\n" + "\n".join(str(message["content"]) for message in messages) + "\n"
+            text = "\n" + "\n".join(self._plain(message["content"]) for message in messages) + "\n"
         else:
             before = [{"role": "user", "content": "?"}, {"role": "assistant", "content": MARKER}]
             text = self._render([*before, *messages]).rpartition(MARKER)[2]
         return tuple(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def _expanded(self, tokens: tuple[int, ...], media: Sequence[Media]) -> tuple[int, ...]:
+        if self._reader is not None:
+            return self._reader.expand(tokens, media)
+        if media:
+            raise ConfigError(f"{len(media)} images are shown to a model that reads text only; take one that sees")
+        return tokens
+
+    def _plain(self, content: Any) -> str:
+        """A message without a chat template."""
+        image = self._reader.placeholder if self._reader is not None else ""
+        return content if isinstance(content, str) else "".join(str(part.get("text", image)) for part in content)
 
     def _render(self, messages: Sequence[Message]) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -78,26 +99,26 @@ class Talk:
     def context(self) -> Prompt:
         """What the policy sees now: the row's prompt, with its tokens, text and pictures."""
         start = 0 if self.window is None else max(0, len(self.seen) - self.window)
-        opening = self.seen[start].messages
+        opening, media = self.seen[start].messages, self.seen[start].media
         if start:
             opening = (*(m for m in self.seen[0].messages if m["role"] == "system"), *opening)
-        tokens, text = self._opening(start, opening)
+        tokens, text = self._opening(start, opening, media)
         for place in range(start + 1, len(self.seen)):
-            said, messages = self.said[place - 1], self.seen[place].messages
-            tokens += said.tokens + self.renderer.following(said, messages)
-            text += said.text + "".join(f"\n{m['role']}: {_words(m['content'])}\n" for m in messages)
-        media: tuple[Media, ...] = tuple(item for seen in self.seen[start:] for item in seen.media)
+            said, shown = self.said[place - 1], self.seen[place]
+            tokens += said.tokens + self.renderer.following(said, shown.messages, shown.media)
+            text += said.text + "".join(f"\n{m['role']}: {_words(m['content'])}\n" for m in shown.messages)
+            media += shown.media
         return Prompt(
             id=self.prompt.id, tokens=tokens, text=text, answer=self.prompt.answer, messages=self.prompt.messages,
             columns=self.prompt.columns, media=media,
         )  # fmt: skip
 
-    def _opening(self, start: int, messages: Sequence[Message]) -> tuple[tuple[int, ...], str]:
+    def _opening(self, start: int, messages: Sequence[Message], media: Sequence[Media]) -> tuple[tuple[int, ...], str]:
         if start == 0 and messages == self.prompt.messages and self.prompt.tokens:
             return self.prompt.tokens, self.prompt.text
         if start == 0 and not self.prompt.messages and messages == ({"role": "user", "content": self.prompt.text},):
             return self.prompt.tokens, self.prompt.text
-        return self.renderer.first(messages)
+        return self.renderer.first(messages, media)
 
 
 def _words(content: Any) -> str:

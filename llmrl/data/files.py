@@ -25,14 +25,18 @@ def read_files(source: str) -> Iterator[tuple[str, str, Any]]:
 
     Raises DataError: no such file (with the nearest name), an unknown kind of file, a line that is no JSON.
     """
-    paths = find_files(source)
-    top = Path(os.path.commonpath([path.parent for path in paths]))
+    paths, top = find_files(source), top_folder(source)
     for path in paths:
         if path.suffix not in SUFFIXES:
             raise DataError(f"{path}: files of kind {path.suffix or '(none)'} are not read; use {', '.join(SUFFIXES)}")
         read = {".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}[path.suffix]
         for number, (place, record) in enumerate(read(path)):
             yield place, f"{path.relative_to(top).with_suffix('').as_posix()}/{number}", record
+
+
+def top_folder(source: str) -> Path:
+    """The folder that all files of a source lie in."""
+    return Path(os.path.commonpath([path.parent for path in find_files(source)]))
 
 
 def find_files(source: str) -> list[Path]:

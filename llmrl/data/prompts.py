@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.data.rows import PROMPT_NAMES, Row
+from llmrl.data.pictures import PictureReader
+from llmrl.data.rows import PROMPT_NAMES, Row, image_parts, words
 from llmrl.errors import DataError
 from llmrl.settings.data import DataConfig, template_parts
-from llmrl.types import Prompt
+from llmrl.types import Message, Prompt, content
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,16 +24,24 @@ class PromptReport:
     mean_tokens: float
 
 
-def to_prompts(rows: Sequence[Row], tokenizer: Any, config: DataConfig) -> tuple[list[Prompt], PromptReport]:
+def to_prompts(
+    rows: Sequence[Row], tokenizer: Any, config: DataConfig, *, reader: PictureReader | None = None
+) -> tuple[list[Prompt], PromptReport]:
     """Apply the template and the chat template, tokenise, and drop what is longer than `config.max_prompt_tokens`.
 
-    `tokenizer` is a transformers tokenizer. A chat prompt's special tokens come from its template alone, a plain
+    `tokenizer` is a transformers tokenizer, `reader` that of a model that sees. Images come where a row's messages have
+    places for them, else before the first user turn. A chat prompt's special tokens come from its template alone, a plain
     prompt's from the tokenizer, so no BOS is doubled. `Prompt.columns` holds the row's columns, except for
     the prompt's own and the id. Raises DataError: no rows or none short enough, no chat template where one is needed,
-    an unknown template field.
+    an unknown template field, images for a model that reads text only.
     """
     if not rows:
         raise DataError("there are no rows to make prompts of")
+    shown = next((row for row in rows if row.images), None)
+    if shown is not None and reader is None:
+        raise DataError(
+            f"{shown.origin} shows images and the model reads text only; take a vision-language model, or drop the column"
+        )
     has_template = bool(getattr(tokenizer, "chat_template", None))
     if config.chat is True and not has_template:
         raise DataError("data.chat is true but the tokenizer has no chat template; set data.chat to false or auto")
@@ -43,10 +52,15 @@ def to_prompts(rows: Sequence[Row], tokenizer: Any, config: DataConfig) -> tuple
     if chat:
         texts = [_chat_text(tokenizer, turns) for turns in messages]
     else:
-        texts = [_plain_text(row, turns) for row, turns in zip(rows, messages, strict=True)]
+        texts = [_plain_text(row, turns, reader) for row, turns in zip(rows, messages, strict=True)]
     encoded = tokenizer(texts, add_special_tokens=not chat)["input_ids"]
     prompts, too_long, longest, total = [], [], 0, 0
     for row, turns, text, tokens in zip(rows, messages, texts, encoded, strict=True):
+        if reader is not None:
+            try:
+                tokens = reader.expand(tokens, row.images)
+            except DataError as error:
+                raise DataError(f"{row.origin}: {error}") from error
         longest = max(longest, len(tokens))
         if len(tokens) > config.max_prompt_tokens:
             too_long.append(row.id)
@@ -60,6 +74,7 @@ def to_prompts(rows: Sequence[Row], tokenizer: Any, config: DataConfig) -> tuple
                 answer=row.answer,
                 messages=turns if chat else (),
                 columns=_other_columns(row, config),
+                media=row.images,
             )
         )
     if not prompts:
@@ -73,19 +88,29 @@ def to_prompts(rows: Sequence[Row], tokenizer: Any, config: DataConfig) -> tuple
     )
 
 
-def _messages(row: Row, config: DataConfig) -> tuple[Mapping[str, str], ...]:
+def _messages(row: Row, config: DataConfig) -> tuple[Message, ...]:
     """The row as chat messages: its own, or its text as one user turn, after an optional system message."""
     if isinstance(row.prompt, str):
-        turns: tuple[Mapping[str, str], ...] = ({"role": "user", "content": _filled(row, config.template)},)
+        text = _filled(row, config.template)
+        turns: tuple[Message, ...] = ({"role": "user", "content": content(text, len(row.images))},)
     elif config.template is not None:
         raise DataError(f"{row.origin}: data.template cannot be applied to a prompt that is a list of chat messages")
     else:
-        turns = row.prompt
+        turns = _with_images(row.prompt, len(row.images))
     if config.system is None:
         return turns
     if turns[0]["role"] == "system":
         raise DataError(f"{row.origin}: the prompt has a system message of its own; remove data.system")
     return ({"role": "system", "content": config.system}, *turns)
+
+
+def _with_images(turns: tuple[Message, ...], images: int) -> tuple[Message, ...]:
+    """The turns with places for images before the first user's text, if they have none."""
+    first = next((place for place, turn in enumerate(turns) if turn["role"] == "user"), 0)
+    if image_parts(turns) or not images:
+        return turns
+    turn = {"role": turns[first]["role"], "content": content(words(turns[first]["content"]), images)}
+    return (*turns[:first], turn, *turns[first + 1 :])
 
 
 def _filled(row: Row, template: str | None) -> str:
@@ -139,7 +164,7 @@ def _value(values: Mapping[str, Any], name: str, where: str) -> Any:
     return values[name]
 
 
-def _chat_text(tokenizer: Any, turns: tuple[Mapping[str, str], ...]) -> str:
+def _chat_text(tokenizer: Any, turns: tuple[Message, ...]) -> str:
     """A prompt that ends in an assistant's turn is continued, any other is answered."""
     unfinished = turns[-1]["role"] == "assistant"
     text: str = tokenizer.apply_chat_template(
@@ -151,10 +176,11 @@ def _chat_text(tokenizer: Any, turns: tuple[Mapping[str, str], ...]) -> str:
     return text
 
 
-def _plain_text(row: Row, turns: tuple[Mapping[str, str], ...]) -> str:
+def _plain_text(row: Row, turns: tuple[Message, ...], reader: PictureReader | None) -> str:
     if not isinstance(row.prompt, str):
         raise DataError(f"{row.origin}: the prompt is a list of chat messages and no chat template is applied")
-    return turns[0]["content"]
+    before = reader.placeholder * len(row.images) if reader is not None else ""
+    return before + words(turns[0]["content"])
 
 
 def _other_columns(row: Row, config: DataConfig) -> dict[str, Any]:

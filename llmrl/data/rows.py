@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from llmrl.errors import DataError
 from llmrl.nearest import closest
 from llmrl.settings.data import template_parts
+from llmrl.types import Media, Message
 
 HELD_OUT_FRACTION = 0.1
 PROMPT_NAMES = ("prompt", "problem", "question")
+IMAGE_NAMES = ("images", "image")
 ROLES = ("system", "user", "assistant", "tool", "developer")
 
 
@@ -25,11 +28,12 @@ class Row:
     """
 
     id: str
-    prompt: str | tuple[Mapping[str, str], ...]
+    prompt: str | tuple[Message, ...]
     answer: str
     columns: Mapping[str, Any]
     identity: str
     origin: str
+    images: tuple[Media, ...] = ()
 
 
 def make_row(
@@ -40,8 +44,9 @@ def make_row(
     default_id: str,
     identity: str | None = None,
     template: str | None = None,
+    folder: Path | None = None,
 ) -> Row:
-    """Map a raw record to a Row.
+    """Map a raw record to a Row. Image paths are relative to `folder`, if they are not absolute.
 
     `columns` maps our names to the data's. Without it the prompt is the first of prompt, problem, question that exists;
     `answer` and `id` may be absent (an empty answer; `default_id`) unless the mapping names them. Without an `identity`
@@ -54,7 +59,7 @@ def make_row(
         if name not in record:
             raise DataError(f"{origin}: no column {name!r}{_near(name, record)}")
     prompt_column = columns.get("prompt") or next((name for name in PROMPT_NAMES if name in record), None)
-    prompt: str | tuple[Mapping[str, str], ...]
+    prompt: str | tuple[Message, ...]
     if prompt_column is None and (made := _from_template(record, columns, template)):
         prompt = made
     elif prompt_column is None:
@@ -69,14 +74,19 @@ def make_row(
     row_id = _scalar(record[id_column], f"{origin}: column {id_column!r}") if id_column in record else default_id
     if not row_id:
         raise DataError(f"{origin}: column {id_column!r} is empty")
-    renamed = {ours: record[theirs] for ours, theirs in columns.items() if ours not in ("prompt", "answer", "id")}
+    image_column = columns.get("images") or next((name for name in IMAGE_NAMES if name in record), None)
+    images = read_images(record[image_column], f"{origin}: column {image_column!r}", folder) if image_column else ()
+    renamed = {
+        ours: record[theirs] for ours, theirs in columns.items() if ours not in ("prompt", "answer", "id", "images")
+    }
     return Row(
         id=row_id,
         prompt=prompt,
         answer=answer,
-        columns={**record, **renamed},
-        identity=identity or _plain_identity(prompt),
+        columns={name: value for name, value in {**record, **renamed}.items() if name != image_column},
+        identity=identity or _plain_identity(prompt, images),
         origin=origin,
+        images=images,
     )
 
 
@@ -95,7 +105,7 @@ def _near(name: str, record: Mapping[str, Any]) -> str:
     return f" (the row has {', '.join(map(str, record)) or 'none'}){guess}"
 
 
-def _prompt(value: Any, where: str) -> str | tuple[Mapping[str, str], ...]:
+def _prompt(value: Any, where: str) -> str | tuple[Message, ...]:
     if isinstance(value, str):
         if not value.strip():
             raise DataError(f"{where} is empty")
@@ -109,9 +119,13 @@ def _prompt(value: Any, where: str) -> str | tuple[Mapping[str, str], ...]:
             raise DataError(f"{where}: message {number} must have role and content, got {message!r:.80}")
         if message["role"] not in ROLES:
             raise DataError(f"{where}: message {number} has role {message['role']!r}; known are {', '.join(ROLES)}")
-        if not isinstance(message["content"], str):
-            raise DataError(f"{where}: message {number} has {type(message['content']).__name__} content, not text")
-    if not any(message["content"].strip() for message in value):
+        held = message["content"]
+        if not isinstance(held, str) and not (isinstance(held, list) and all(map(_is_part, held))):
+            raise DataError(
+                f"{where}: message {number} has {type(held).__name__} content; it must be text, or a list of "
+                '{"type": "text", "text": ...} and {"type": "image"}'
+            )
+    if not any(words(message["content"]).strip() or image_parts([message]) for message in value):
         raise DataError(f"{where}: all messages are empty")
     return tuple({"role": message["role"], "content": message["content"]} for message in value)
 
@@ -122,11 +136,47 @@ def _scalar(value: Any, where: str) -> str:
     return str(value)
 
 
-def _plain_identity(prompt: str | tuple[Mapping[str, str], ...]) -> str:
-    """Upper and lower case and white space do not make another problem; neither does a system message."""
+def _is_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and (
+        part.get("type") == "image" or (part.get("type") == "text" and isinstance(part.get("text"), str))
+    )
+
+
+def words(content: Any) -> str:
+    """The text of a message's content."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+
+
+def image_parts(messages: Iterable[Message]) -> int:
+    """How many places for images the messages have."""
+    contents = [message["content"] for message in messages if not isinstance(message["content"], str)]
+    return sum(part["type"] == "image" for content in contents for part in content)
+
+
+def read_images(value: Any, where: str, folder: Path | None) -> tuple[Media, ...]:
+    """One image or a list: PIL images, arrays, bytes, paths, or what data sets store ({"bytes": ..., "path": ...}).
+
+    Raises DataError for what is no image.
+    """
+    if value is None:
+        return ()
+    found = []
+    for item in value if isinstance(value, list | tuple) else [value]:
+        raw = (item.get("bytes") or item.get("path")) if isinstance(item, Mapping) else item
+        if isinstance(raw, str):
+            raw = (folder or Path()) / raw
+        try:
+            found.append(Media.image(raw))
+        except (OSError, ValueError, TypeError) as error:
+            raise DataError(f"{where}: {error}") from error
+    return tuple(found)
+
+
+def _plain_identity(prompt: str | tuple[Message, ...], images: Sequence[Media] = ()) -> str:
+    """Upper and lower case and white space do not make another problem, neither does a system message; pictures do."""
     if not isinstance(prompt, str):
-        prompt = "\n".join(message["content"] for message in prompt if message["role"] != "system")
-    return " ".join(prompt.casefold().split())
+        prompt = "\n".join(words(message["content"]) for message in prompt if message["role"] != "system")
+    return " ".join([*prompt.casefold().split(), *(image.hash for image in images)])
 
 
 def is_held_out(identity: str) -> bool:
@@ -137,10 +187,10 @@ def is_held_out(identity: str) -> bool:
 
 def check_disjoint(train_rows: Iterable[Row], eval_rows: Sequence[Row]) -> None:
     """Raise DataError, with an example, if a problem is in both: by identity, or with the same prompt text."""
-    held_out = {name: row for row in eval_rows for name in (row.identity, _plain_identity(row.prompt))}
+    held_out = {name: row for row in eval_rows for name in (row.identity, _plain_identity(row.prompt, row.images))}
     shared = []
     for row in train_rows:
-        other = held_out.get(row.identity) or held_out.get(_plain_identity(row.prompt))
+        other = held_out.get(row.identity) or held_out.get(_plain_identity(row.prompt, row.images))
         if other is not None:
             shared.append((row, other))
     if shared:

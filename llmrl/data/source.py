@@ -9,7 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from llmrl.data.files import is_file_source, read_files
+from llmrl.data.files import is_file_source, read_files, top_folder
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
@@ -153,8 +153,9 @@ def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -
 
 
 def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
+    folder = None
     if is_file_source(config.source):
-        records = read_files(config.source)
+        records, folder = read_files(config.source), top_folder(config.source)
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
         records = _hub(config)
     elif Path(config.source).expanduser().is_dir():
@@ -168,7 +169,9 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
         )
     for place, default_id, record in records:
         record = shape(record, place) if shape else record
-        yield make_row(record, columns=config.columns, origin=place, default_id=default_id, template=config.template)
+        yield make_row(
+            record, columns=config.columns, origin=place, default_id=default_id, template=config.template, folder=folder
+        )
 
 
 def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:

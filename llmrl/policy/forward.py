@@ -19,6 +19,7 @@ from llmrl.policy.attention import UnsupportedModel, registered_attention
 from llmrl.policy.flex import block_mask, flex_attention
 from llmrl.policy.head import token_logprobs
 from llmrl.policy.packing import Packing, block_attention, pack
+from llmrl.policy.vision import seen, text_config
 
 PACKED_ATTENTION = "llmrl_packed"
 ForwardMode = Literal["flex", "packed", "plain"]
@@ -94,8 +95,18 @@ def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor
 
 
 def _plain_hidden(model: nn.Module, batch: Batch) -> Tensor:
-    out = model.base_model(input_ids=batch.tokens, attention_mask=_present(batch), use_cache=False)  # type: ignore[operator]
+    out = model.base_model(**_padded(model, batch), use_cache=False)  # type: ignore[operator]
     return out.last_hidden_state.flatten(0, 1)
+
+
+def _padded(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    """The rows as a textbook would give them to the model."""
+    pictures = [picture for row in batch.pictures or () for picture in row]
+    return {
+        "input_ids": batch.tokens,
+        "attention_mask": _present(batch),
+        **seen(model, pictures, batch.tokens.device),
+    }
 
 
 def _present(batch: Batch) -> Tensor:
@@ -105,13 +116,14 @@ def _present(batch: Batch) -> Tensor:
 
 def _packed_hidden(model: nn.Module, packing: Packing, mode: ForwardMode) -> Tensor:
     blocks = block_mask(packing) if mode == "flex" else None
-    with registered_attention(model.config, PACKED_ATTENTION, _packed_attention):
+    with registered_attention(text_config(model), PACKED_ATTENTION, _packed_attention):
         out = model.base_model(  # type: ignore[operator]
             input_ids=packing.tokens[None],
             position_ids=packing.positions[None],
             use_cache=False,
             packing=packing,
             blocks=blocks,
+            **seen(model, packing.pictures, packing.tokens.device),
         )
     return out.last_hidden_state[0]
 
@@ -158,7 +170,7 @@ def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, toleranc
     except (UnsupportedModel, TypeError, ValueError, RuntimeError) as error:
         return f"the {mode} forward failed: {error}"
     with torch.no_grad():
-        logits = model(input_ids=batch.tokens, attention_mask=_present(batch), use_cache=False).logits
+        logits = model(**_padded(model, batch), use_cache=False).logits
         expected = logits[:, :-1].float().log_softmax(-1).gather(2, batch.tokens[:, 1:, None]).squeeze(2)
         tolerance = max(tolerance, 4 * torch.finfo(logits.dtype).eps * float(logits[batch.mask].abs().max()))
     gap = (ours[:, 1:] - expected).masked_fill(~batch.mask[:, 1:], 0).abs().max()
@@ -167,5 +179,5 @@ def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, toleranc
 
 def window_is_short(model: Any, max_length: int) -> bool:
     """Whether a row of `max_length` tokens is longer than the model's sliding window, which packing does not cut."""
-    window = getattr(model.config, "sliding_window", None)
+    window = getattr(text_config(model), "sliding_window", None)
     return window is not None and window < max_length

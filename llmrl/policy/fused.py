@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from llmrl.policy.decode import KVCache, decode
 from llmrl.policy.prepacked import can_prepack
+from llmrl.policy.vision import text_config
 
 # Layers that compute exactly what `FusedDecoder` does: bias or none, head norms or none, a SiLU gate.
 LAYERS = ("LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer")
@@ -89,17 +90,17 @@ class FusedDecoder:
     """
 
     def __init__(self, model: Any) -> None:
-        base = model.base_model
+        base = model.get_decoder()
         self._embed, self._rotary, self._norm = base.embed_tokens, base.rotary_emb, _norm(base.norm)
         self._layers = [_Layer(layer) for layer in base.layers]
 
     @classmethod
     def of(cls, model: Any) -> FusedDecoder | None:
         """None for a model whose layers are not known to be of this kind, or are wrapped (by LoRA, by a backend)."""
-        base = model.base_model
+        base = model.get_decoder()
         layers = getattr(base, "layers", ())
         known = bool(layers) and all(_known(layer) for layer in layers)
-        return cls(model) if known and model.config.hidden_act == "silu" else None
+        return cls(model) if known and text_config(model).hidden_act == "silu" else None
 
     def __call__(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
         x = self._embed(tokens)

@@ -1,8 +1,11 @@
-"""The policy: a Hugging Face causal LM, optionally with a LoRA adapter, its tokenizer, and how its weights leave it."""
+"""The policy: a Hugging Face causal LM or vision-language model, optionally with a LoRA adapter, its tokenizer and
+processor, and how its weights leave it.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +14,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from llmrl.data.pictures import PictureReader, load_pictures
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
 from llmrl.nearest import nearest
 from llmrl.policy.attention import same_attention_again
+from llmrl.policy.vision import architecture, load_lm, text_config
 from llmrl.settings.model import LoraConfig, ModelConfig
 
 Named = Iterable[tuple[str, Tensor]]
@@ -34,6 +39,7 @@ class Policy:
     source: str
     lora: bool
     unshard: Callable[[Named], Iterator[tuple[str, Tensor]]] | None = None
+    pictures: PictureReader | None = None  # of a model that sees
 
     @property
     def causal_lm(self) -> nn.Module:
@@ -75,7 +81,7 @@ class Policy:
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.cpu().contiguous() for name, tensor in self.weights()}
         self.causal_lm.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
-        self.tokenizer.save_pretrained(folder)
+        (self.tokenizer if self.pictures is None else self.pictures).save_pretrained(folder)
         if self.lora:
             self.model.save_pretrained(folder / "adapter", state_dict=self._adapter())  # type: ignore[operator]
             (folder / "adapter" / "README.md").unlink(missing_ok=True)
@@ -97,23 +103,29 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     Raises ConfigError for a model with dropout (sampler and trainer would disagree about every probability) and for
     LoRA targets that the model has not or that cannot be adapted.
     """
-    from transformers import AutoModelForCausalLM
-
-    dtype = getattr(torch, dtype_here(config.dtype))
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+    model = load_lm(source, dtype=getattr(torch, dtype_here(config.dtype)))
     if config.gradient_checkpointing:
-        how = {"use_reentrant": False, "context_fn": same_attention_again(model.config)}
+        how = {"use_reentrant": False, "context_fn": same_attention_again(text_config(model))}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
     model.config.use_cache = False
+    eyes = architecture(model)
+    if config.vision_tower and eyes is None:
+        raise ConfigError(f"model.vision_tower is set and {source} has no vision tower; remove it")
+    frozen = None if eyes is None or config.vision_tower else eyes.tower
+    if frozen is not None:
+        model.get_submodule(frozen).requires_grad_(False)
     if config.lora is not None:
-        model = _with_adapter(model, config.lora, seed)
+        model = _with_adapter(model, config.lora, seed, frozen)
     model = cast(Any, model).to(device).train()
     active = [name for name, module in model.named_modules() if _dropout(module) > 0]
     if active:
         raise ConfigError(
             f"{source} trains with dropout ({active[0]} and others); set it to 0 in the model's config.json"
         )
-    return Policy(model=model, tokenizer=load_tokenizer(source), source=source, lora=config.lora is not None)
+    return Policy(
+        model=model, tokenizer=load_tokenizer(source), source=source, lora=config.lora is not None,
+        pictures=load_pictures(source),
+    )  # fmt: skip
 
 
 def _dropout(module: Any) -> float:
@@ -134,7 +146,8 @@ def _check_target(model: Any, target: list[str]) -> None:
             raise ConfigError(f"model.lora.target: {wanted} cannot carry an adapter here; leave it out")
 
 
-def _with_adapter(model: Any, config: LoraConfig, seed: int) -> Any:
+def _with_adapter(model: Any, config: LoraConfig, seed: int, frozen: str | None) -> Any:
+    """The model with an adapter on the layers that `config` names, none inside the module `frozen`."""
     import peft
 
     if config.target != "all-linear":
@@ -146,6 +159,7 @@ def _with_adapter(model: Any, config: LoraConfig, seed: int) -> Any:
             lora_alpha=config.alpha,
             lora_dropout=config.dropout,
             target_modules=config.target,
+            exclude_modules=rf"{re.escape(frozen)}\..*" if frozen else None,
             task_type="CAUSAL_LM",
         )
         return peft.get_peft_model(model, settings)
@@ -170,4 +184,5 @@ def model_length(source: str) -> int | None:
     config = Path(source) / "config.json"
     if not config.is_file():
         return None
-    return json.loads(config.read_text()).get("max_position_embeddings")
+    found = json.loads(config.read_text())
+    return found.get("text_config", found).get("max_position_embeddings")

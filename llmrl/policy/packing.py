@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from llmrl.batch import Batch, moved
+from llmrl.batch import Batch, Picture, moved
 from llmrl.policy.attention import gather_blocks
 
 
@@ -40,6 +40,7 @@ class Packing:
     target: Tensor  # [N] the scored token's id
     row: Tensor  # [N] its batch row
     column: Tensor  # [N] its batch column
+    pictures: tuple[Picture, ...] = ()  # of the groups' prompts, in packed order
 
     @property
     def length(self) -> int:
@@ -47,7 +48,8 @@ class Packing:
 
     def to(self, device: torch.device) -> Packing:
         """The same layout on another device."""
-        return Packing(**{f.name: moved(getattr(self, f.name), device) for f in fields(self)})
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pictures"}
+        return Packing(**{name: moved(x, device) for name, x in tensors.items()}, pictures=self.pictures)
 
 
 def pack(batch: Batch) -> Packing:
@@ -105,6 +107,7 @@ def pack(batch: Batch) -> Packing:
         target=batch.tokens.cpu()[scored_row, scored_column],
         row=scored_row,
         column=scored_column,
+        pictures=() if batch.pictures is None else tuple(p for rows in members for p in batch.pictures[rows[0]]),
     )
 
 

@@ -9,15 +9,16 @@ can be killed and replaced.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from llmrl.errors import EngineError
-from llmrl.types import Completion, Request
+from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from llmrl.data.pictures import PictureReader
 
 SAMPLED_COLUMNS = 2
 
@@ -119,14 +120,24 @@ class EngineSettings:
     sleep: bool = False
 
 
-def refuse_media(requests: Sequence[Request], engine: str) -> None:
+def refuse_media(requests: Sequence[Request], *, reason: str) -> None:
     """Raise EngineError if any request shows an image: an engine that would only read its text must not answer."""
     count = sum(bool(request.media) for request in requests)
     if count:
-        raise EngineError(
-            f"{count} of {len(requests)} prompts show images, which rollout.engine={engine} cannot read here; remove the "
-            "images column"
-        )
+        raise EngineError(f"{count} of {len(requests)} prompts show images, and {reason}")
+
+
+def readable(requests: Sequence[Request], reader: PictureReader | None, model: str) -> None:
+    """Raise EngineError for images that `model` cannot see."""
+    if reader is None:
+        refuse_media(requests, reason=f"{model} reads text only; take a vision-language model, or drop the images")
+
+
+def seen_through(completion: Completion, reader: PictureReader | None) -> Completion:
+    """`completion`, failed if the policy wrote the token that stands for a picture: there is none to see in its place."""
+    if reader is None or reader.token not in completion.tokens:
+        return completion
+    return replace(completion, status=Status.error(f"the policy wrote {reader.placeholder}, which stands for an image"))
 
 
 def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:

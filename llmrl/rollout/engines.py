@@ -232,5 +232,8 @@ def native_engine(recipe: Recipe, policy: Policy, mode: ForwardMode) -> tuple[Ro
             "set rollout.engine=vllm"
         )
     return NativeEngine(
-        engine_settings(recipe, policy.source), model=policy.causal_lm, tokenizer=policy.tokenizer
+        engine_settings(recipe, policy.source),
+        model=policy.causal_lm,
+        tokenizer=policy.tokenizer,
+        reader=policy.pictures,
     ), EngineFaults

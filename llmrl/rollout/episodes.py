@@ -13,6 +13,7 @@ from typing import Protocol
 from llmrl.data.conversation import Renderer, Talk
 from llmrl.envs.host import Answer, Call, Failure
 from llmrl.envs.protocol import Ask, Turn
+from llmrl.errors import DataError
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.types import (
@@ -122,7 +123,11 @@ def _round(
     """One turn of every live episode."""
     asked: list[tuple[_Episode, Prompt, Request]] = []
     for one in live:
-        context = one.talk.context()
+        try:
+            context = one.talk.context()
+        except DataError as error:
+            one.fail(str(error))
+            continue
         room = stage.max_length - len(context.tokens)
         if room < 1:
             if one.rows:
@@ -198,7 +203,10 @@ def _apply(one: _Episode, turn: Turn, *, last: bool) -> None:
         return
     one.talk.shows(turn.next)
     if turn.truncated or last:
-        one.end(Ending.TRUNCATED, final=one.talk.context())
+        try:
+            one.end(Ending.TRUNCATED, final=one.talk.context())
+        except DataError as error:
+            one.fail(str(error))
 
 
 def _row(one: _Episode, context: Prompt, completion: Completion, turn: int, version: int) -> Trajectory:

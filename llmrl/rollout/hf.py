@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from llmrl.batch import Picture
+from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
+from llmrl.policy.vision import load_lm, seen
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -24,12 +27,12 @@ class HFEngine:
     """
 
     def __init__(self, settings: EngineSettings) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoTokenizer
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = getattr(torch, settings.dtype)
-        model = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, trust_remote_code=False)
+        model = load_lm(settings.model, dtype=getattr(torch, settings.dtype))
         self._model: Any = cast(Any, model).to(self._device).eval()
+        self._reader = load_pictures(settings.model)
         self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._settings = settings
         ends = self._model.generation_config.eos_token_id
@@ -37,7 +40,7 @@ class HFEngine:
         self._ends = frozenset(int(end) for end in ends if end is not None)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        refuse_media(requests, "hf")
+        readable(requests, self._reader, self._settings.model)
         order = sorted(range(len(requests)), key=lambda index: len(requests[index].tokens))
         for start in range(0, len(order), self._settings.max_sequences):
             chosen = order[start : start + self._settings.max_sequences]
@@ -58,17 +61,24 @@ class HFEngine:
         position = (attention.cumsum(1) - 1).clamp_min(0)
         draws = [_RowState(request, self._tokenizer, self._ends, self._room(request)) for request in requests]
         cache: Any = None
+        shown = seen(self._model, self._pictures(requests), self._device)
         while not all(draw.finished for draw in draws):
             out = self._model(
-                input_ids=tokens, attention_mask=attention, position_ids=position, past_key_values=cache, use_cache=True
-            )
-            cache = out.past_key_values
+                input_ids=tokens, attention_mask=attention, position_ids=position, past_key_values=cache,
+                use_cache=True, **shown,
+            )  # fmt: skip
+            cache, shown = out.past_key_values, {}
             logits = out.logits[:, -1].float()
             chosen = [draw.advance(row, fill) for draw, row in zip(draws, logits, strict=True)]
             tokens = torch.tensor(chosen, device=self._device)[:, None]
             attention = torch.cat([attention, attention.new_ones(len(draws), 1)], dim=1)
             position = position[:, -1:] + 1
-        return [draw.completion() for draw in draws]
+        return [seen_through(draw.completion(), self._reader) for draw in draws]
+
+    def _pictures(self, requests: Sequence[Request]) -> list[Picture]:
+        if self._reader is None:
+            return []
+        return [picture for request in requests for picture in self._reader.read(request.media)]
 
     def _room(self, request: Request) -> int:
         return min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))

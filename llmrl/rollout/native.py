@@ -21,12 +21,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmrl.batch import Picture
+from llmrl.data.pictures import PictureReader, load_pictures
 from llmrl.errors import EngineError
 from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.prepacked import prepacked_linears
+from llmrl.policy.vision import load_lm, seen, text_config
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -55,9 +58,12 @@ class NativeEngine:
     loaded and `load` copies weights into it. The model must pass `check_forward` for the packed forward.
     """
 
-    def __init__(self, settings: EngineSettings, *, model: Any = None, tokenizer: Any = None) -> None:
+    def __init__(
+        self, settings: EngineSettings, *, model: Any = None, tokenizer: Any = None, reader: PictureReader | None = None
+    ) -> None:
         self._shared = model is not None
         self._model: Any = _load(settings) if model is None else model
+        self._reader = load_pictures(settings.model) if model is None else reader
         if tokenizer is None:
             from transformers import AutoTokenizer
 
@@ -72,7 +78,7 @@ class NativeEngine:
         return collect(self, requests)
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        refuse_media(requests, "native")
+        readable(requests, self._reader, self._settings.model)
         waiting = deque(self._groups(requests))
         live: list[_Row] = []
         cache: KVCache | None = None
@@ -149,7 +155,7 @@ class NativeEngine:
         was_training = self._model.training
         self._model.eval()
         try:
-            with torch.no_grad(), decoding_attention(self._model.config):
+            with torch.no_grad(), decoding_attention(text_config(self._model)):
                 yield
         finally:
             self._model.train(was_training)
@@ -161,7 +167,10 @@ class NativeEngine:
         cache = KVCache.of_prompts([len(p) for p in prompts], [len(group) for group in groups], device=device)
         tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
         positions = torch.cat([torch.arange(len(prompt)) for prompt in prompts]).to(device)
-        hidden = self._hidden(tokens, positions, cache)
+        shown: list[Picture] = []
+        if self._reader is not None:
+            shown = [picture for group in groups for picture in self._reader.read(group[0].request.media)]
+        hidden = self._hidden(tokens, positions, cache, shown)
         last = torch.tensor([len(prompt) for prompt in prompts], device=device).cumsum(0) - 1
         logits = self._model.get_output_embeddings()(hidden[last])
         self._draw([row for group in groups for row in group], logits[cache.group])
@@ -175,10 +184,11 @@ class NativeEngine:
         hidden = newest(tokens, positions, cache)
         self._draw(live, self._model.get_output_embeddings()(hidden))
 
-    def _hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+    def _hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache, shown: Sequence[Picture] = ()) -> Tensor:
         out = self._model.base_model(
-            input_ids=tokens[None], position_ids=positions[None], use_cache=False, decoding=cache
-        )
+            input_ids=tokens[None], position_ids=positions[None], use_cache=False, decoding=cache,
+            **seen(self._model, shown, tokens.device),
+        )  # fmt: skip
         hidden: Tensor = out.last_hidden_state[0]
         return hidden
 
@@ -205,18 +215,15 @@ class NativeEngine:
         return text
 
     def _completion(self, row: _Row) -> Completion:
-        return Completion(
+        made = Completion(
             tokens=tuple(row.tokens),
             logprobs=tuple(row.logprobs),
             text=self._text(row),
             status=Status.truncated() if row.truncated else Status.done(),
         )
+        return seen_through(made, self._reader)
 
 
 def _load(settings: EngineSettings) -> Any:
-    from transformers import AutoModelForCausalLM
-
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = getattr(torch, settings.dtype)
-    model: Any = AutoModelForCausalLM.from_pretrained(settings.model, dtype=dtype, trust_remote_code=False)
-    return model.to(device).eval()
+    return load_lm(settings.model, dtype=getattr(torch, settings.dtype)).to(device).eval()

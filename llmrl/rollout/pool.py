@@ -138,7 +138,7 @@ class EnginePool:
         return faults
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        refuse_media(requests, "vllm")
+        refuse_media(requests, reason="they cannot be sent to servers or actors; set rollout.placement=colocated")
         found: queue.SimpleQueue[tuple[int, Completion]] = queue.SimpleQueue()
         work = asyncio.run_coroutine_threadsafe(self._serve(requests, found.put), self._loop)
         left = len(requests)

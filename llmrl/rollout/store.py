@@ -14,7 +14,6 @@ from llmrl.atomic import replacing
 from llmrl.types import Ending, Media, Prompt, Score, Status, StatusKind, Trajectory
 
 MEDIA = "media"  # the folder of pictures beside the files
-SUFFIX = {"image": "png"}
 SCHEMA = pa.schema(
     [
         ("prompt_id", pa.string()),
@@ -75,7 +74,7 @@ def read_rollouts(file: Path) -> list[Trajectory]:
 def _write_media(folder: Path, media: Sequence[Media]) -> None:
     """Each picture once, under its hash."""
     for item in media:
-        file = folder / f"{item.hash}.{SUFFIX[item.kind]}"
+        file = folder / f"{item.hash}.png"
         if not file.is_file():
             folder.mkdir(exist_ok=True)
             with replacing(file) as partial:

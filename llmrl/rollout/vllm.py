@@ -8,8 +8,9 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, refuse_media
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 HEARTBEAT_S = 1.0
 PREFILL_TOKENS = 8192
+MOST_IMAGES = 64  # in one prompt
 
 
 class VLLMEngine:
@@ -61,7 +63,11 @@ class VLLMEngine:
             "disable_log_stats": True,
             "logprobs_mode": "processed_logprobs",  # of the distribution that was sampled, temperature included
         }
+        self._reader = load_pictures(settings.model)
+        if self._reader is not None:
+            options |= {"limit_mm_per_prompt": {"image": MOST_IMAGES}, "skip_mm_profiling": True}
         self._llm = LLM(**options)
+        self._settings = settings
         self._can_sleep = settings.sleep and torch.cuda.is_available()
         self._asleep = False
 
@@ -71,25 +77,42 @@ class VLLMEngine:
             self._asleep = True
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
-        from vllm import TokensPrompt
-
-        refuse_media(requests, "vllm")
-
+        readable(requests, self._reader, self._settings.model)
         if self._asleep:
             raise EngineError("the engine gave its weights back when it went to sleep; load weights before generating")
         engine = self._llm.llm_engine
         self._llm.reset_prefix_cache()
         for index, request in enumerate(requests):
-            prompt = TokensPrompt(prompt_token_ids=list(request.tokens))
-            engine.add_request(str(index), prompt, _sampling_params(request.sampling))
+            engine.add_request(str(index), self._prompt(request), _sampling_params(request.sampling))
         beat = time.monotonic()
         while engine.has_unfinished_requests():
             for output in engine.step():
                 if output.finished:
-                    yield int(output.request_id), _completion(output)
+                    index = int(output.request_id)
+                    self._check_prompt(requests[index], output.prompt_token_ids)
+                    yield index, seen_through(_completion(output), self._reader)
             if time.monotonic() - beat > HEARTBEAT_S:
                 beat = time.monotonic()
                 yield None
+
+    def _prompt(self, request: Request) -> Any:
+        """What the engine takes. It puts the tokens of each picture into the prompt by itself."""
+        from vllm import TokensPrompt
+
+        if self._reader is None or not request.media:
+            return TokensPrompt(prompt_token_ids=list(request.tokens))
+        return TokensPrompt(
+            prompt_token_ids=list(self._reader.collapse(request.tokens, request.media)),
+            multi_modal_data={"image": [item.open() for item in request.media]},
+            multi_modal_uuids={"image": [item.hash for item in request.media]},
+        )
+
+    def _check_prompt(self, request: Request, read: Sequence[int] | None) -> None:
+        if request.media and tuple(read or ()) != request.tokens:
+            raise EngineError(
+                f"vllm read a prompt with images as {len(read or ())} tokens and training would read {len(request.tokens)}; "
+                f"its processor of {self._settings.model} differs from transformers'. Set rollout.engine=native or hf"
+            )
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return collect(self, requests)
@@ -103,6 +126,9 @@ class VLLMEngine:
             self._llm.wake_up(tags=["kv_cache"])
             self._asleep = False
         self._llm.reset_prefix_cache()
+        if self._reader is not None:  # what an older vision tower saw
+            self._llm.reset_mm_cache()
+            self._llm.llm_engine.reset_encoder_cache()
 
     def checksums(self, request: ChecksumRequest) -> dict[str, int]:
         (found,) = self._llm.apply_model(lambda model: checksums(model, request))

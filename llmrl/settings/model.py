@@ -29,6 +29,9 @@ class ModelConfig(Section):
     )
     max_length: PositiveInt = Field(1024, description="tokens of prompt and completion together")
     lora: LoraConfig | None = None
+    vision_tower: bool = Field(
+        False, description="a vision-language model's tower trains too; its text part and projector always do"
+    )
     gradient_checkpointing: bool = False
     forward: Literal["auto", "flex", "packed", "plain"] = Field(
         "auto",

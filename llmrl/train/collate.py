@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from llmrl.batch import Batch, stacked
+from llmrl.data.pictures import PictureReader
 from llmrl.types import Ending, Prompt, StatusKind, Trajectory
 
 Reduce = Callable[[Tensor], Tensor]
@@ -29,10 +31,12 @@ def collate(
     *,
     mask_truncated: bool = False,
     privileged: Callable[[Prompt], tuple[int, ...]] | None = None,
+    reader: PictureReader | None = None,
 ) -> Batch:
     """Tensors of all trajectories, in their order; rows that are not `usable` have no mask and score NaN.
 
-    `privileged` gives the tokens of a prompt that a separate value model reads before it, and nobody else.
+    `privileged` gives the tokens of a prompt that a separate value model reads before it, and nobody else; `reader` reads
+    the prompts' pictures.
 
     A truncated row that is masked keeps its score for its siblings' baseline only if it counts: it does not, as in
     DAPO's overlong filtering. Raises ValueError for no trajectories.
@@ -53,6 +57,9 @@ def collate(
         tokens[row, :length] = trajectory.tokens
         numbers.setdefault(trajectory.prompt.id, len(numbers))
         if not usable(trajectory, mask_truncated=mask_truncated):
+            if reader is not None:  # a placeholder that the policy wrote itself stands for no picture
+                own = tokens[row, len(trajectory.prompt.tokens) :]
+                own[own == reader.token] = 0
             if _only_passes(trajectory):
                 score[row] = rewards[row, length - 1] = trajectory.reward
             continue
@@ -79,6 +86,7 @@ def collate(
         sampled=None if sampled.all() else torch.from_numpy(sampled),
         **_prefixes(trajectories),
         **_episodes(trajectories),
+        **_pictures(trajectories, reader),
     )
     return with_totals(batch, reduce=lambda total: total)
 
@@ -118,13 +126,13 @@ def _numbered(keys: Sequence[object]) -> Tensor:
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
 
 
-def _prefixes(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+def _prefixes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """Which rows share their prompt's tokens (and images), where that is not simply the group."""
     keys = [(t.prompt.id, t.prompt.tokens, tuple(item.hash for item in t.prompt.media)) for t in trajectories]
     return {} if len(set(keys)) == len({key[0] for key in keys}) else {"prefix": _numbered(keys)}
 
 
-def _episodes(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+def _episodes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:
     """The fields of batches whose rows are environment steps."""
     if not any(t.episode or t.ending is not Ending.TERMINATED for t in trajectories):
         return {}
@@ -137,6 +145,17 @@ def _episodes(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
     }
     if any(t.final is not None for t in trajectories):
         found["final_tokens"] = _padded([t.final.tokens if t.final is not None else () for t in trajectories])
+    return found
+
+
+def _pictures(trajectories: Sequence[Trajectory], reader: PictureReader | None) -> dict[str, Any]:
+    """What is shown in each row."""
+    if reader is None:
+        return {}
+    found = {"pictures": tuple(reader.read(t.prompt.media) for t in trajectories)}
+    if any(t.final is not None for t in trajectories):
+        finals = (t.final.media if t.final is not None else () for t in trajectories)
+        found["final_pictures"] = tuple(reader.read(media) for media in finals)
     return found
 
 

@@ -12,7 +12,6 @@ from llmrl.rollout.engine import RolloutEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
 from llmrl.settings.recipe import Recipe
-from llmrl.train.collate import collate
 from llmrl.train.models import Models
 from llmrl.train.sample import judged
 from llmrl.train.world import World
@@ -69,9 +68,7 @@ def held_out_loss(models: Models, rows: Sequence[Trajectory]) -> Callable[[int],
 
     def evaluate(version: int) -> dict[str, float]:
         mine = models.world.share(list(rows))
-        batch = collate(
-            mine or list(rows[:1]), mask_truncated=False
-        )  # a rank without rows takes part in the others' passes
+        batch = models.collate(mine or list(rows[:1]))  # a rank without rows takes part in the others' passes
         wanted = torch.arange(len(mine), device=batch.tokens.device)
         logprobs = models.logprob_model.logprobs(batch, rows=wanted)
         found = models.world.sum_metrics(

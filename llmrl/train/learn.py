@@ -94,6 +94,7 @@ def after_truncation(batch: Batch) -> Batch:
         tokens=tokens, length=length + 1, mask=mask, logprobs=torch.zeros(tokens.shape), step=mask.long() - 1,
         rewards=torch.zeros(tokens.shape), group=numbers, score=chosen.score, prompt_length=length,
         tokens_total=batch.tokens_total, sequences_total=batch.sequences_total, privileged=chosen.privileged,
+        pictures=chosen.final_pictures,
     )  # fmt: skip
 
 
@@ -101,7 +102,7 @@ def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
     """The algorithm's credit; one that looks across groups sees the rows of all ranks."""
     if world.size == 1 or not algo.needs.whole_batch:
         return algo.credit(batch)
-    parts = world.gather([replace(batch, privileged=None).to("cpu")])
+    parts = world.gather([replace(batch, privileged=None, pictures=None, final_pictures=None).to("cpu")])
     whole = algo.credit(stacked(parts))
     before = sum(part.rows for part in parts[: world.rank])
     mine = whole.select(torch.arange(before, before + batch.rows)).to(batch.tokens.device)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
-from llmrl.train.collate import collate
 from llmrl.train.job import Job, engine_health, evaluated, observed, save, steered, store
 from llmrl.train.learn import learn
 from llmrl.train.telemetry import check_limits, describe_rollouts
@@ -19,7 +18,7 @@ def train(job: Job, state: TrainState) -> TrainState:
     while state.step < recipe.train.steps:
         step, clock = state.step, Clock()
         trajectories = job.rollouts.take(step, clock)
-        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
+        batch = models.collate(trajectories)
         with clock("update"):
             batch, metrics = learn(models, steered(job.algo, state.knobs), batch, step)
             state, metrics = observed(job, state, metrics)

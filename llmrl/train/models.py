@@ -5,13 +5,15 @@ Training and replay build them alike; a checkpoint holds the tensors of all of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Algorithm, Batch
+from llmrl.data.pictures import PictureReader
 from llmrl.data.prompts import privileged_tokens
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
@@ -29,7 +31,7 @@ from llmrl.train.protocols import Optimizer, Shards
 from llmrl.train.reference import Reference
 from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
-from llmrl.types import Completion, Prompt, Score, Status
+from llmrl.types import Completion, Media, Prompt, Score, Status, Trajectory
 
 SELF_CHECK_NATS = {"float32": 1e-3, "bfloat16": 0.5}
 
@@ -57,7 +59,13 @@ class Models:
     critic_trainer: CriticTrainer | None = None
     reference: Reference | None = None
     privileged: Callable[[Prompt], tuple[int, ...]] | None = None  # tokens that only the value model reads
+    mask_truncated: bool = False  # completions without an end do not train
+    reader: PictureReader | None = None  # of a policy that sees
     denominators: tuple[float, float] | None = None  # public (tokens, sequences) of an update instead of its own
+
+    def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
+        """A step's rollouts as tensors."""
+        return collate(trajectories, mask_truncated=self.mask_truncated, privileged=self.privileged, reader=self.reader)
 
     def with_totals(self, batch: Batch) -> Batch:
         """The batch as one update of its own, with what its losses are divided by."""
@@ -124,14 +132,14 @@ def build_models(
     return Models(
         policy=shared.policy, logprob_model=shared.logprob_model, optimizer=shared.optimizer, shards=shared.shards,
         config=recipe.train, world=world, seed=recipe.seed, critic_trainer=critic_trainer, reference=reference,
-        privileged=privileged,
+        privileged=privileged, mask_truncated=recipe.rollout.mask_truncated, reader=policy.pictures,
     )  # fmt: skip
 
 
 def make_logprob_model(recipe: Recipe, policy: Policy, prompts: list[Prompt], notes: list[str]) -> LogprobModel:
     return LogprobModel(
         model=policy.causal_lm,
-        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts), notes),
+        mode=forward_mode(recipe, policy.causal_lm, _probe(prompts, policy.pictures), notes),
         temperature=recipe.rollout.temperature,
         tokens_per_microbatch=recipe.train.tokens_per_microbatch,
     )
@@ -159,15 +167,21 @@ def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str
     raise ConfigError(f"{name} cannot be trained with model.forward={asked}: {'; '.join(problems)}")
 
 
-def _probe(prompts: list[Prompt]) -> Batch:
-    """A few rows for the self-check: two prompts, each continued by pieces of other prompts."""
+def _probe(prompts: list[Prompt], reader: PictureReader | None) -> Batch:
+    """A few rows for the self-check: two prompts, each continued by pieces of other prompts, under a picture if the model
+    sees.
+    """
     rows = []
     for prompt in prompts[:2]:
+        if reader is not None:
+            example = Media.image(np.linspace(0, 255, 32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8))
+            tokens = (*reader.tokens(example), *prompt.tokens)
+            prompt = replace(prompt, tokens=tokens, media=(example, *prompt.media))
         for number, other in enumerate(prompts[2:5] or prompts):
-            tokens = other.tokens[: 5 + 4 * number]
+            tokens = tuple(t for t in other.tokens if reader is None or t != reader.token)[: 5 + 4 * number]
             made = Completion(tokens=tokens, logprobs=(0.0,) * len(tokens), text="", status=Status.done())
             rows.append(single_turn(prompt, made, sample=number, version=0))
-    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows])
+    return collate([replace(row, scores=(Score(value=0.0),)) for row in rows], reader=reader)
 
 
 def make_critic(
@@ -193,5 +207,5 @@ def make_critic(
                 "model.max_length or critic.max_privileged_tokens"
             )
         own = critic.model.causal_lm
-        critic = replace(critic, mode=forward_mode(recipe, own, _probe(prompts), notes, name=source))
+        critic = replace(critic, mode=forward_mode(recipe, own, _probe(prompts, policy.pictures), notes, name=source))
     return critic

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmrl.data.gold import gold_rows, prompt_from_chat, with_completions
+from llmrl.data.pictures import PictureReader
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.rows import Row
 from llmrl.data.source import held_out_config, load_train_eval
@@ -27,25 +28,34 @@ class Problems:
     held_out_gold: Mapping[str, Trajectory] = field(default_factory=dict)
 
 
-def load_problems(recipe: Recipe, tokenizer: Any, *, gold: bool = False) -> Problems:
+def load_problems(
+    recipe: Recipe, tokenizer: Any, *, gold: bool = False, reader: PictureReader | None = None
+) -> Problems:
     """The recipe's problems, with `gold` also their completions."""
     shape = prompt_from_chat(recipe.data.columns) if gold else None
     rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"), shape=shape)
     train_rows, eval_rows = (with_completions(part) for part in rows) if gold else rows
     held_out = held_out_config(recipe.eval.data, recipe.data)
     return problems_of(
-        train_rows, eval_rows, recipe.data, held_out, tokenizer, gold=gold, length=recipe.model.max_length
+        train_rows,
+        eval_rows,
+        recipe.data,
+        held_out,
+        tokenizer,
+        gold=gold,
+        length=recipe.model.max_length,
+        reader=reader,
     )
 
 
 def problems_of(
     train_rows: Sequence[Row], eval_rows: Sequence[Row], data: DataConfig, held_out: DataConfig, tokenizer: Any, *,
-    gold: bool, length: int,
+    gold: bool, length: int, reader: PictureReader | None = None,
 ) -> Problems:  # fmt: skip
     """Rows as prompts; with `gold` also their completions, of at most `length` tokens together with the prompt."""
     kept, notes, golds = [], [], []
     for rows, config, part in ((train_rows, data, "training"), (eval_rows, held_out, "held-out")):
-        prompts, report = to_prompts(rows, tokenizer, config)
+        prompts, report = to_prompts(rows, tokenizer, config, reader=reader)
         notes.append(_prompt_note(report, part))
         found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
         if too_long:

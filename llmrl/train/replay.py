@@ -19,7 +19,6 @@ from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
-from llmrl.train.collate import collate
 from llmrl.train.folder import read_metrics
 from llmrl.train.job import knobs_of, steered
 from llmrl.train.learn import learn
@@ -80,7 +79,7 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: So
     metrics: dict[str, float] = {}
     for number in range(start + 1, step + 1):
         trajectories = read_rollouts(rollouts_file(run, number))
-        batch = collate(trajectories, mask_truncated=recipe.rollout.mask_truncated, privileged=models.privileged)
+        batch = models.collate(trajectories)
         _, metrics = learn(models, steered(algo, knobs_of(_recorded(run, number))), batch, number - 1)
     return Replay(step=step, replayed_from=start, recorded=_recorded(run, step), replayed=metrics)
 

@@ -10,7 +10,7 @@ from llmrl.algos.grpo import GRPO
 from llmrl.algos.ppo import PPO
 from llmrl.batch import Needs
 from llmrl.credit import gae
-from llmrl.rollout.engine import EngineError, refuse_media
+from llmrl.rollout.engine import EngineError, readable
 from llmrl.rollout.store import read_rollouts, write_rollouts
 from llmrl.train.collate import collate
 from llmrl.train.learn import annotate, known_logprobs, learn
@@ -77,9 +77,9 @@ def test_images_are_refused_by_engines_that_read_text_and_tell_siblings_apart():
     plain = Request(tokens=(1, 2), sampling=sampling)
     one, other = (replace(plain, media=(media,)) for media in (PICTURE, OTHER))
     assert len({plain.prefix, one.prefix, other.prefix}) == 3 and one.prefix == replace(one).prefix
-    refuse_media([plain], "native")
-    with pytest.raises(EngineError, match="1 of 2 prompts show images"):
-        refuse_media([plain, one], "native")
+    readable([plain], None, "smollm2-135m")
+    with pytest.raises(EngineError, match="1 of 2 prompts show images, and smollm2-135m reads text only"):
+        readable([plain, one], None, "smollm2-135m")
 
 
 def test_a_stored_rollout_is_the_one_that_was_trained(tmp_path):
