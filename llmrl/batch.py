@@ -114,6 +114,10 @@ class Batch:
     prefix: Annotated[Tensor | None, KEY] = None
     # [B] bool, False where `logprobs` is unknown (gold rows); None: all True
     sampled: Annotated[Tensor | None, ROW] = None
+    # [B] bool, True where the completion was given by the data; None: all False
+    given: Annotated[Tensor | None, ROW] = None
+    # [B] float32, the score of the greedy completion of the row's prompt, NaN without one
+    baseline: Annotated[Tensor | None, ROW] = None
     # [B] int64, rows of one episode share a number; None: each row is one
     episode: Annotated[Tensor | None, KEY] = None
     turn: Annotated[Tensor | None, ROW] = None  # [B] int64, order of an episode's rows
@@ -232,6 +236,8 @@ class Needs:
     entropy: bool = False  # the policy's entropy in the output
     token_scores: bool = False  # an outcome critic's score of each token
     gold: bool = False  # rows are given completions (supervised learning): nothing is sampled
+    references: bool = False  # a given completion of each prompt, beside those that are sampled
+    greedy: bool = False  # the score of each prompt's greedy completion, which is never trained on
     siblings: bool = False  # completions of one prompt are compared: a group of one teaches nothing
     whole_groups: bool = False  # a group must not be cut into micro-batches
     whole_batch: bool = False  # credit looks across groups (whitening) and gets the rows of all ranks

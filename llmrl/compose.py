@@ -43,11 +43,19 @@ def sources_of(recipe: Recipe) -> Sources:
     from llmrl.settings.stages import replaced
     from llmrl.train.models import Sources
 
-    own = replaced(recipe.critic.path, recipe.stage_models) if recipe.critic is not None else None
+    values, outcomes = (
+        replaced(critic.path, recipe.stage_models) if critic is not None and critic.path else None
+        for critic in (recipe.critic, recipe.outcome_critic)
+    )
     partners = {
         name: model_folder(replaced(partner.model, recipe.stage_models)) for name, partner in recipe.engines.items()
     }
-    return Sources(policy=model_folder(recipe.model.path), critic=model_folder(own) if own else "", partners=partners)
+    return Sources(
+        policy=model_folder(recipe.model.path),
+        critic=model_folder(values) if values else "",
+        outcome_critic=model_folder(outcomes) if outcomes else "",
+        partners=partners,
+    )
 
 
 def check_benchmarks(recipe: Recipe) -> None:

@@ -20,7 +20,7 @@ from llmrl.cache import cache_root
 from llmrl.launcher.topology import Topology
 from llmrl.policy.catalog import MODELS
 from llmrl.policy.head import CHUNK_ELEMENTS
-from llmrl.settings.model import LoraConfig
+from llmrl.settings.model import LoraConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 
 GIB = 2**30
@@ -133,9 +133,10 @@ def footprint(
     *,
     capacity: int | None = None,
     critic: ModelSize | None = None,
+    outcome_critic: ModelSize | None = None,
 ) -> Footprint:
     """What each device of `chosen` holds. `capacity` is a device's memory in bytes (on CPUs: one process's share);
-    `critic` is the size of a separate value model that is not as large as the policy.
+    `critic` and `outcome_critic` are the sizes of separate ones that are not as large as the policy.
     """
     width, world = BYTES[recipe.model.dtype], chosen.world
     kind = "cpu" if chosen.on_cpu else "gpu"
@@ -147,11 +148,17 @@ def footprint(
     if needs.ref_logprobs and (copy := _reference(recipe, size, width)):
         kept["reference model"] = copy
     passing = _activations(recipe, size, width=width, on_cpu=chosen.on_cpu)
+    judges: dict[str, tuple[ModelSize, LoraConfig | None]] = {}
     if needs.values and recipe.critic is not None and recipe.critic.kind == "separate":
+        judges["value model"] = critic or size, recipe.critic.lora
+    asked = recipe.outcome_critic or (OutcomeCriticConfig() if needs.token_scores else None)
+    if asked is not None and asked.kind == "separate":
+        judges["outcome critic"] = outcome_critic or size, asked.lora
+    for name, (own_size, lora) in judges.items():
         cut = SHARED["ddp" if chosen.backend == "ddp" else "fsdp2"]  # FSDP2 shares it out, whatever shares the policy
-        kept["value model"] = sum(_states(recipe, critic or size, recipe.critic.lora, cut, world).values())
-        own = _activations(recipe, critic or size, width=width, on_cpu=chosen.on_cpu)
-        passing["activations of the value model"] = sum(own.values())
+        kept[name] = sum(_states(recipe, own_size, lora, cut, world).values())
+        own = _activations(recipe, own_size, width=width, on_cpu=chosen.on_cpu)
+        passing[f"activations of the {name}"] = sum(own.values())
     wanted = -(-recipe.rollout.prompts_per_step * recipe.rollout.group_size // world)
     wanted = min(wanted, recipe.rollout.max_sequences) * recipe.model.max_length
     per_token = size.layers * size.kv_width * width

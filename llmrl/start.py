@@ -22,6 +22,7 @@ from llmrl.algos.build import check_run, warnings
 from llmrl.automatic import Settled, settle
 from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
+from llmrl.data.gold import reference_rows
 from llmrl.data.pictures import load_pictures
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
@@ -286,9 +287,16 @@ def _build(
         )
     if needs.gold:
         measures.append(held_out_loss(models, list(problems.held_out_gold.values())))
+    references = None
+    if needs.references:
+        tokenizer = models.policy.tokenizer
+        references, about = reference_rows(problems.train, tokenizer, max_length=recipe.model.max_length)
+        for note in about:
+            log.say(note)
     sampler = Sampler(
         recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=host,
         gold=problems.gold if needs.gold else None,
+        references=references, greedy=needs.greedy,
     )  # fmt: skip
     rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,

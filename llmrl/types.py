@@ -131,6 +131,16 @@ class StatusKind(StrEnum):
     ERROR = "error"
 
 
+class Role(StrEnum):
+    """What a trajectory is for: SAMPLED rows are what an algorithm learns from; a BASELINE is a greedy completion that
+    others are compared with, and never trains; a GIVEN one was not sampled, the data gave it.
+    """
+
+    SAMPLED = "sampled"
+    BASELINE = "baseline"
+    GIVEN = "given"
+
+
 class Ending(StrEnum):
     """What follows a row in its episode: another row; nothing, since the task is over; or nothing any more, because the
     episode was cut (a step limit), so that a value model says what would have come.
@@ -279,6 +289,7 @@ class Trajectory:
     status: Status
     version: tuple[int, int] = (0, 0)
     sample: int = 0
+    role: Role = Role.SAMPLED
     scores: tuple[Score, ...] = ()
     episode: str = ""
     turn: int = 0

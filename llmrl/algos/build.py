@@ -53,6 +53,7 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
 def check_run(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
     """Raise ConfigError if `train` with this many processes would refuse the recipe: the one rule for train, plan, launch."""
     check_siblings(recipe, algo)
+    check_beside(recipe, algo)
     check_critic(recipe, algo)
     check_staleness(recipe, algo, ranks=ranks)
     check_shares(recipe, ranks=ranks)
@@ -79,6 +80,15 @@ def check_siblings(recipe: Recipe, algo: Algorithm) -> None:
         raise ConfigError(
             f"rollout.group_size={recipe.rollout.group_size} gives {recipe.algo['name']} a zero advantage: it compares "
             "completions of one prompt; set rollout.group_size >= 2"
+        )
+
+
+def check_beside(recipe: Recipe, algo: Algorithm) -> None:
+    """Raise ConfigError if the algorithm wants greedy or given completions of prompts whose answers take several turns."""
+    if recipe.env is not None and (algo.needs.greedy or algo.needs.references):
+        raise ConfigError(
+            f"{recipe.algo['name']} as it is set compares with greedy completions or learns from given ones, and an "
+            "environment has neither; set algo.baseline=group_mean and algo.ce_coef=0, or remove env"
         )
 
 

@@ -3,14 +3,15 @@
     A_t = (r_i - b_i) q_t,    L = sum over tokens of -A_t log pi(t), divided as `normalize` says
 
 r_i is the return of the program's outcome (-1 compile error, -0.6 runtime error, -0.3 failed test, 1 passed; the reward
-`CodeOutcome` gives it), b_i a baseline and q_t a weight: the outcome critic's probability of the true outcome at token
-t, the same for all tokens, or one that falls linearly along the program. Rows with a given completion (reference
-programs) get A_t = ce_coef, which is cross-entropy. Le et al. 2022, arXiv:2207.01780, eqs. 10 and 14.
+`CodeOutcome` gives it), b_i a baseline, by default the return of the prompt's greedy program, and q_t a weight: the
+outcome critic's probability of the true outcome at token t, the same for all tokens, or one that falls linearly along
+the program. Rows with a given completion (reference programs) get A_t = ce_coef, which is cross-entropy. Le et al. 2022,
+arXiv:2207.01780, eqs. 10 and 14.
 
-Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise; its
-baseline is the greedy program's return, here the siblings' mean; both terms are divided by one count of tokens. A
-negative A_t has no lower bound: `logprob_floor` stops the gradient of a token that is already that unlikely, and
-`negative_coef` scales all of them. The KL and the weight between trainer and sampler are options of this framework.
+Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise; both
+terms are divided by one count of tokens. A negative A_t has no lower bound: `logprob_floor` stops the gradient of a token
+that is already that unlikely, and `negative_coef` scales all of them. The KL, the clip and the weight between trainer and
+sampler are options of this framework.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from llmrl.algos.terms import (
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_center, leave_one_out
-from llmrl.losses import Normalize, keep
+from llmrl.losses import Normalize, clipped_surrogate, keep
 
 BASELINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "group_mean": group_center,
@@ -52,11 +53,12 @@ DIVIDED: dict[str, tuple[Normalize, int | None]] = {
 class CodeRL:
     """CodeRL's hyper-parameters.
 
-    baseline         group_mean or leave_one_out of the prompt's other programs, or none.
-    weights          uniform; linear, which falls from 1 to 1 / length along the program; or critic, the token scores.
+    baseline         greedy, the prompt's greedy program; group_mean or leave_one_out of its other programs; or none.
+    weights          critic, the outcome critic's token scores; uniform; or linear, from 1 to 1 / length along the program.
     negative_coef    factor of negative advantages; 0 learns from programs above the baseline alone.
     logprob_floor    a token less likely than this (nats) is not made still less likely; off if null.
-    ce_coef          weight of the cross-entropy on rows with a given completion.
+    ce_coef          weight of each token of a given completion, one a prompt; 0 asks for none.
+    clip             PPO's clip of the ratio to the policy before the update; null is REINFORCE.
     normalize        token (mean over tokens), sequence (over programs of their means) or sum (over programs of sums).
     kl_coef          weight of the KL to the reference model; 0 loads no reference.
     kl_estimator     k1, k2 or k3, see llmrl.losses.kl_estimate.
@@ -66,11 +68,12 @@ class CodeRL:
     Raises ValueError for hyper-parameters that make no sense.
     """
 
-    baseline: Literal["group_mean", "leave_one_out", "none"] = "group_mean"
-    weights: Literal["uniform", "linear", "critic"] = "uniform"
+    baseline: Literal["greedy", "group_mean", "leave_one_out", "none"] = "greedy"
+    weights: Literal["critic", "uniform", "linear"] = "critic"
     negative_coef: float = 1.0
     logprob_floor: float | None = -10.0
     ce_coef: float = 1.0
+    clip: float | None = None
     normalize: Literal["token", "sequence", "sum"] = "token"
     kl_coef: float = 0.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k3"
@@ -82,18 +85,25 @@ class CodeRL:
 
     @property
     def needs(self) -> Needs:
-        """Siblings with a baseline, token scores with a critic, and what a coefficient multiplies."""
+        """What the baseline compares with, token scores with a critic, references, and what a coefficient multiplies."""
         return replace(
             coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef),
-            siblings=self.baseline != "none",
+            siblings=self.baseline in ("group_mean", "leave_one_out"),
+            greedy=self.baseline == "greedy",
             token_scores=self.weights == "critic",
+            references=self.ce_coef > 0,
         )
 
     def credit(self, batch: Batch) -> Batch:
         """The relative return of a sampled program times its tokens' weights; ce_coef on rows with a given completion."""
-        given = torch.zeros_like(batch.mask[:, 0]) if batch.sampled is None else ~batch.sampled
+        given = torch.zeros_like(batch.mask[:, 0]) if batch.given is None else batch.given
         drawn = replace(batch, mask=batch.mask & ~given[:, None])
-        relative = required(group_credit(drawn, BASELINE[self.baseline]).advantages, "advantages", 1.0)
+        if self.baseline == "greedy":
+            above = batch.score - required(batch.baseline, "baseline", 1.0)
+            above = torch.where(above.isnan(), 0.0, above)  # a greedy program without a verdict compares with nothing
+            relative = keep(above[:, None].expand(batch.mask.shape), drawn.mask)
+        else:
+            relative = required(group_credit(drawn, BASELINE[self.baseline]).advantages, "advantages", 1.0)
         relative = torch.where(relative < 0, self.negative_coef * relative, relative)
         weighted = relative * self._weights(drawn)
         return replace(batch, advantages=torch.where(batch.mask & given[:, None], self.ce_coef, weighted))
@@ -126,15 +136,21 @@ class CodeRL:
         )
 
     def _weighted_nll(self, terms: Terms) -> Tensor:
-        """-A log pi, [B, T]; below the floor a negative A has no gradient."""
-        if self.logprob_floor is None:
-            return -terms.advantages * terms.logprobs
-        floored = terms.logprobs.clamp(min=self.logprob_floor)
-        return -terms.advantages * torch.where(terms.advantages < 0, floored, terms.logprobs)
+        """-A log pi, or with a clip PPO's surrogate, [B, T]; below the floor a negative A has no gradient."""
+        logprobs = terms.logprobs
+        if self.logprob_floor is not None:
+            logprobs = torch.where(terms.advantages < 0, logprobs.clamp(min=self.logprob_floor), logprobs)
+        if self.clip is None:
+            return -terms.advantages * logprobs
+        return clipped_surrogate(
+            logprobs, terms.old_logprobs, terms.advantages, clip_low=min(self.clip, 1.0), clip_high=self.clip
+        )
 
     def _movement(self, terms: Terms, batch: Batch) -> dict[str, Tensor]:
         """Ratio and KL from the old policy, and how many tokens stand below the floor with a negative advantage."""
-        moved = ratio_metrics(terms, batch, clip_low=1.0, clip_high=float("inf"))
+        clip = float("inf") if self.clip is None else self.clip
+        moved = ratio_metrics(terms, batch, clip_low=min(clip, 1.0), clip_high=clip)
         floor = -float("inf") if self.logprob_floor is None else self.logprob_floor
         stopped = partial_mean(batch)((terms.logprobs.detach() < floor) & (terms.advantages < 0))
-        return {"ratio": moved["ratio"], "approx_kl": moved["approx_kl"], "floored": stopped}
+        clipped = {} if self.clip is None else {name: moved[name] for name in ("clip_low", "clip_high")}
+        return {"ratio": moved["ratio"], "approx_kl": moved["approx_kl"], "floored": stopped, **clipped}

@@ -229,6 +229,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "value_clip": (lambda x: x > 0, "freezes the values; set it above 0, or to null"),
     "negative_coef": (lambda x: x >= 0, "rewards programs below the baseline; set it to 0 or more"),
     "logprob_floor": (lambda x: x < 0, "stops every bad token; set it below 0 (nats), or to null"),
+    "clip": (lambda x: x > 0, "clips the ratio 1 itself; set it above 0, or to null"),
     "ce_coef": (lambda x: x >= 0, "unlearns the reference programs; set it to 0 or more"),
     "std_floor": (lambda x: x > 0, "lets a batch without a signal divide by 0; set it above 0"),
 }

@@ -20,16 +20,18 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: 
     table = Table(f"memory of each {who}, estimated", "GiB", title_justify="left")
     table.columns[1].justify = "right"
     separate = recipe.critic.path if recipe.critic is not None and needs.values else None
-    paths = [recipe.model.path, separate or recipe.model.path]
-    size, critic = (model_size(path) for path in paths)
-    if size is None or critic is None:
-        path = paths[0] if size is None else paths[1]
+    judge = recipe.outcome_critic.path if recipe.outcome_critic is not None else None
+    paths = [recipe.model.path, separate or recipe.model.path, judge or recipe.model.path]
+    size, critic, outcome_critic = (model_size(path) for path in paths)
+    if size is None or critic is None or outcome_critic is None:
+        path = paths[[size, critic, outcome_critic].index(None)]
         table.add_row(f"unknown: {path} is not here yet, or its config.json has no familiar sizes", "")
         return table
     room = capacity(chosen, device_gib)
 
     def estimate(changed: Recipe, where: Topology) -> Footprint:
-        return footprint(changed, size, where, needs, capacity=capacity(where, device_gib), critic=critic)
+        room = capacity(where, device_gib)
+        return footprint(changed, size, where, needs, capacity=room, critic=critic, outcome_critic=outcome_critic)
 
     found = estimate(recipe, chosen)
     for name, amount in found.parts.items():

@@ -87,8 +87,8 @@ def _show(recipe: Recipe, algo: Algorithm, console: Console) -> None:
     from llmrl.launcher.topology import Topology
     from llmrl.policy.catalog import MODELS, resolve
 
-    own = recipe.critic.path if recipe.critic is not None else None
-    for source in (recipe.model.path, own or recipe.model.path):
+    own = [critic.path for critic in (recipe.critic, recipe.outcome_critic) if critic is not None and critic.path]
+    for source in (recipe.model.path, *own):
         if source not in MODELS:
             resolve(source)  # a misspelt name is answered here, and nothing is fetched
     table = Table(show_header=False)

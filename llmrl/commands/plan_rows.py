@@ -11,7 +11,7 @@ from llmrl.data.files import is_file_source
 from llmrl.data.generators import is_generator
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.seeding import key
-from llmrl.settings.model import CriticConfig
+from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import RLStage
 from llmrl.stages.pairs import stage_data
@@ -43,6 +43,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(algo.needs.names) or "nothing beyond the rollouts"),
         *([("value model", _critic(recipe))] if algo.needs.values else []),
+        *([("outcome critic", _outcome_critic(recipe))] if algo.needs.token_scores or recipe.outcome_critic else []),
         *([("reference", _reference(recipe))] if algo.needs.ref_logprobs else []),
         ("steps", f"{train.steps}"),
         ("prompts per step", f"{rollout.prompts_per_step}"),
@@ -71,6 +72,15 @@ def _critic(recipe: Recipe) -> str:
         return f"a head on the policy{stopped}, lr {critic.lr:g}{warmup}"
     adapter = f", LoRA r={critic.lora.r}" if critic.lora else ""
     return f"{critic.path or recipe.model.path}{adapter}, lr {critic.lr:g}{warmup}{told}"
+
+
+def _outcome_critic(recipe: Recipe) -> str:
+    critic = recipe.outcome_critic or OutcomeCriticConfig()
+    often = f"every {critic.every} steps" if critic.every > 1 else "every step" if critic.every else "never trained"
+    learns = f"{often}, lr {critic.lr:g}" + (f", alone for {critic.warmup_steps} steps" if critic.warmup_steps else "")
+    if critic.kind == "shared":
+        return f"a head on the policy's states, {learns}"
+    return f"{critic.path or recipe.model.path}{f', LoRA r={critic.lora.r}' if critic.lora else ''}, {learns}"
 
 
 def _reference(recipe: Recipe) -> str:

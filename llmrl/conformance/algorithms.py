@@ -59,7 +59,11 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
         "coderl",
         {"baseline": "leave_one_out", "weights": "linear", "kl_coef": 0.1, "entropy_coef": 0.01, "normalize": "sum"},
     ),
-    "coderl, no baseline": ("coderl", {"baseline": "none", "negative_coef": 0.5, "normalize": "sequence"}),
+    "coderl, no baseline": (
+        "coderl",
+        {"baseline": "none", "weights": "uniform", "negative_coef": 0.5, "normalize": "sequence"},
+    ),
+    "coderl, clipped": ("coderl", {"baseline": "group_mean", "clip": 0.2}),
     "pacs, reference model": ("pacs", {"reference": "model", "weight": "none"}),
     "pacs, naive score": ("pacs", {"score": "naive", "weight": "only_positive", "reference": "model"}),
     "pacs, mean log-prob": ("pacs", {"proxy": "mean_logprob", "weight": "only_negative"}),

@@ -16,7 +16,9 @@ from torch import Tensor
 from llmrl.batch import Batch, Output
 
 GROUP_SIZES = (4, 4, 3, 1)
-PER_TOKEN = ("logprobs", "rewards", "values", "ref_logprobs", "old_logprobs", "advantages", "returns")
+PER_TOKEN = (
+    "logprobs", "rewards", "values", "ref_logprobs", "old_logprobs", "token_scores", "advantages", "returns",
+)  # fmt: skip
 
 
 def random_batch(
@@ -59,6 +61,8 @@ def random_batch(
         tokens_total=mask.sum().to(dtype),
         sequences_total=mask.any(dim=1).sum().to(dtype),
         values=torch.randn(rows, width, generator=draw, dtype=dtype),
+        baseline=torch.full((rows,), 0.5, dtype=dtype),
+        token_scores=torch.rand(rows, width, generator=draw, dtype=dtype) + 0.1,
         **floats,
     )
     return batch.select(order)

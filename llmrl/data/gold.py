@@ -11,9 +11,10 @@ from typing import Any
 
 from llmrl.data.rows import PROMPT_NAMES, Row
 from llmrl.errors import DataError
-from llmrl.types import Prompt, Score, Status, Trajectory
+from llmrl.types import Prompt, Role, Score, Status, Trajectory
 
 COLUMN = "completion"
+SEVERAL = "solutions"  # a list of them
 
 
 def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> tuple[dict[str, Trajectory], list[str]]:
@@ -29,23 +30,58 @@ def gold_rows(prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int) -> 
             raise DataError(
                 f"{prompt.id} has no gold completion; name its column with data.columns.completion, or give it an answer"
             )
-        own = completion_ids(prompt, text, tokenizer)
-        if len(prompt.tokens) + len(own) > max_length:
+        row = given(prompt, text, tokenizer)
+        if row.length > max_length:
             too_long.append(prompt.id)
-            continue
-        found[prompt.id] = Trajectory(
-            prompt=prompt,
-            tokens=[*prompt.tokens, *own],
-            mask=[False] * len(prompt.tokens) + [True] * len(own),
-            logprobs=None,
-            step=[-1] * len(prompt.tokens) + [0] * len(own),
-            text=text,
-            status=Status.done(),
-            scores=(Score(value=0.0),),
-        )
+        else:
+            found[prompt.id] = replace(row, scores=(Score(value=0.0),))
     if prompts and not found:
         raise DataError(f"all {len(too_long)} examples are longer than model.max_length={max_length}; raise it")
     return found, too_long
+
+
+def reference_rows(
+    prompts: Sequence[Prompt], tokenizer: Any, *, max_length: int
+) -> tuple[dict[str, list[Trajectory]], list[str]]:
+    """(every given completion of each prompt that has one, by its id, without a score; what a user should know).
+
+    They are the texts of the column `solutions`, else `completion`, else the answer. Those that are longer than
+    `max_length` tokens with their prompt are left out and counted. Raises DataError if nothing is left.
+    """
+    found: dict[str, list[Trajectory]] = {}
+    long = 0
+    for prompt in prompts:
+        texts = prompt.columns.get(SEVERAL) or [prompt.columns.get(COLUMN) or prompt.answer]
+        rows = [given(prompt, str(text), tokenizer) for text in texts if text]
+        kept = [row for row in rows if row.length <= max_length]
+        long += len(rows) - len(kept)
+        if kept:
+            found[prompt.id] = [replace(row, sample=number) for number, row in enumerate(kept)]
+    if not found:
+        raise DataError(
+            f"none of {len(prompts)} prompts has a reference ({SEVERAL}, {COLUMN} or answer) of at most "
+            f"model.max_length={max_length} tokens with its prompt; name the column with data.columns.{COLUMN}, or set "
+            "algo.ce_coef=0"
+        )
+    without = len(prompts) - len(found)
+    notes = [f"{long} references are longer than model.max_length={max_length} and left out"] if long else []
+    return found, notes + ([f"{without} of {len(prompts)} prompts have no reference"] if without else [])
+
+
+def given(prompt: Prompt, text: str, tokenizer: Any) -> Trajectory:
+    """A completion that nobody sampled: no log-probabilities and no score."""
+    own = completion_ids(prompt, text, tokenizer)
+    before = len(prompt.tokens)
+    return Trajectory(
+        prompt=prompt,
+        tokens=[*prompt.tokens, *own],
+        mask=[False] * before + [True] * len(own),
+        logprobs=None,
+        step=[-1] * before + [0] * len(own),
+        text=text,
+        status=Status.done(),
+        role=Role.GIVEN,
+    )
 
 
 def completion_ids(prompt: Prompt, text: str, tokenizer: Any) -> list[int]:

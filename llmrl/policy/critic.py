@@ -136,7 +136,7 @@ def load_critic(
             f"critic.path={source} has another tokenizer than the policy {policy.source}; a value model reads the policy's "
             "tokens, so take a model of the same family"
         )
-    _drop_output_layer(own.causal_lm)
+    drop_output_layer(own.causal_lm)
     return Critic(head=_head(own, source, False, device), model=own)
 
 
@@ -151,7 +151,7 @@ def _head(owner: Policy, source: str, stop_gradient: bool, device: torch.device)
     return head
 
 
-def _drop_output_layer(model: Any) -> None:
+def drop_output_layer(model: Any) -> None:
     """An output layer of its own gets no gradient from values, so it is not trained."""
     output, words = model.get_output_embeddings(), model.get_input_embeddings()
     if output.weight is not words.weight:

@@ -61,7 +61,9 @@ def forward(
 
 
 def forward_values(model: nn.Module, batch: Batch, *, mode: ForwardMode, value_head: ValueHead) -> Tensor:
-    """What `value_head` makes of `model`'s hidden states, as in `forward`, without any output layer: [B, T]."""
+    """What `value_head` makes of `model`'s hidden states, as in `forward`, without any output layer: [B, T], or [B, T, K]
+    of a head that gives K numbers a state.
+    """
     scored = _scored_hidden(model, batch, mode)
     return _spread(value_head(scored.hidden), scored.row, scored.column, batch)
 
@@ -91,7 +93,7 @@ def _device(model: nn.Module) -> torch.device:
 
 
 def _spread(values: Tensor, row: Tensor, column: Tensor, batch: Batch) -> Tensor:
-    return values.new_zeros(batch.tokens.shape).index_put((row, column), values)
+    return values.new_zeros((*batch.tokens.shape, *values.shape[1:])).index_put((row, column), values)
 
 
 def _plain_hidden(model: nn.Module, batch: Batch) -> Tensor:

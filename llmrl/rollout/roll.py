@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.seeding import key
 from llmrl.settings.rollout import RolloutConfig
-from llmrl.types import Completion, Prompt, Request, Sampling, Trajectory
+from llmrl.types import Completion, Prompt, Request, Role, Sampling, Trajectory
 
 
 def roll(
-    engine: RolloutEngine, prompts: Sequence[Prompt], config: RolloutConfig, *, seed: int, step: int, version: int
-) -> list[Trajectory]:
-    """`config.group_size` trajectories of each prompt, siblings together, in the order of the prompts.
+    engine: RolloutEngine, prompts: Sequence[Prompt], config: RolloutConfig, *, seed: int, step: int, version: int,
+    baseline: bool = False,
+) -> list[Trajectory]:  # fmt: skip
+    """`config.group_size` trajectories of each prompt, siblings together, in the order of the prompts; with `baseline`
+    the greedy completions of all prompts after them.
 
     `step` is the training step, `version` that of the policy that samples. Every request's draws are keyed by (seed,
     step, prompt, sample), so they depend neither on the batch nor on the number of processes.
@@ -25,8 +28,13 @@ def roll(
         )
         for prompt, i in places
     ]
+    if baseline:
+        best = Sampling(max_tokens=config.max_tokens, temperature=0.0, stop=tuple(config.stop), seed=0)
+        requests += [Request(tokens=prompt.tokens, media=prompt.media, sampling=best) for prompt in prompts]
     completions = engine.generate(requests)
-    return [single_turn(p, c, sample=i, version=version) for (p, i), c in zip(places, completions, strict=True)]
+    found = [single_turn(p, c, sample=i, version=version) for (p, i), c in zip(places, completions)]
+    others = zip(prompts, completions[len(places) :])
+    return found + [replace(single_turn(p, c, sample=0, version=version), role=Role.BASELINE) for p, c in others]
 
 
 def greedy(

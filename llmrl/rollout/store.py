@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmrl.atomic import replacing
-from llmrl.types import Ending, Media, Prompt, Score, Status, StatusKind, Trajectory
+from llmrl.types import Ending, Media, Prompt, Role, Score, Status, StatusKind, Trajectory
 
 MEDIA = "media"  # the folder of pictures beside the files
 SCHEMA = pa.schema(
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
         ("version_oldest", pa.int32()),
         ("version_newest", pa.int32()),
         ("sample", pa.int32()),
+        ("role", pa.string()),
         ("score", pa.float64()),  # the sum over steps; null if there is none
         ("scores", pa.string()),  # JSON list, one object per step
         ("parts", pa.string()),
@@ -103,6 +104,7 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
         "version_oldest": trajectory.version[0],
         "version_newest": trajectory.version[1],
         "sample": trajectory.sample,
+        "role": trajectory.role.value,
         "score": trajectory.reward,
         "scores": json.dumps([_plain(score) for score in trajectory.scores]),
         "parts": json.dumps(dict(last.parts)),
@@ -152,6 +154,7 @@ def _trajectory(row: dict[str, Any], media: Path) -> Trajectory:
         status=Status(StatusKind(row["status"]), row["status_reason"]),
         version=(row["version_oldest"], row["version_newest"]),
         sample=row["sample"],
+        role=Role(row["role"]),
         scores=tuple(scores),
         episode=row["episode"],
         turn=row["turn"],

@@ -82,6 +82,41 @@ class CriticConfig(Section):
         return self
 
 
+Pool = Literal["max", "mean", "last"]
+
+
+class OutcomeCriticConfig(Section):
+    """The outcome critic: a token classifier that learns what becomes of programs. Its optimizer is its own."""
+
+    kind: Literal["shared", "separate"] = Field(
+        "separate", description="a model of its own with a head, or a head on the policy's states, which it never moves"
+    )
+    path: str | None = Field(None, description="separate: name, folder or hub id of the model; default: model.path")
+    lora: LoraConfig | None = Field(None, description="separate: train an adapter and the head only")
+    binary: bool = Field(False, description="two classes, passed or not, instead of the four outcomes")
+    pool: Pool = Field("max", description="how the logits of a program's tokens make its prediction")
+    alignment: Literal["inclusive", "shifted"] = Field(
+        "inclusive", description="a token's score is that of the state which has read it, or of the one before"
+    )
+    scale: Literal["none", "mean_one", "max_one"] = Field(
+        "none", description="divide the scores of a program by their mean or maximum"
+    )
+    lr: PositiveFloat = Field(2e-5, description="peak learning rate; the schedule is the one of train")
+    every: NonNegativeInt = Field(1, description="steps between its updates; 0: it stays as it was loaded")
+    epochs: PositiveInt = Field(1, description="passes over a step's programs")
+    minibatches: PositiveInt = Field(1, description="optimizer steps per pass")
+    warmup_steps: NonNegativeInt = Field(0, description="first steps, in which only the outcome critic learns")
+
+    @rule(mode="after")
+    def _kinds(self) -> OutcomeCriticConfig:
+        wrong = [name for name in ("path", "lora") if self.kind == "shared" and getattr(self, name) is not None]
+        if wrong:
+            raise ValueError(f"outcome_critic.{wrong[0]} needs a model of its own; set kind: separate, or remove it")
+        if not self.every and self.path is None:
+            raise ValueError("outcome_critic.every=0 never trains a critic that starts knowing nothing; give it a path")
+        return self
+
+
 class ReferenceConfig(Section):
     """The reference model of an algorithm that needs one (a KL term, pacs with reference: model)."""
 

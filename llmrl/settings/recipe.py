@@ -12,7 +12,7 @@ from pydantic import model_validator as rule
 
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.env import EnvConfig, PartnerConfig
-from llmrl.settings.model import CriticConfig, ModelConfig, ReferenceConfig
+from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig, ReferenceConfig
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.settings.section import Section
@@ -153,6 +153,9 @@ class Recipe(Section):
     )
     algo: dict[str, Any] = Field(description="name (grpo, or package.module:Class) and its hyper-parameters")
     critic: CriticConfig | None = Field(None, description="the value model; default: a shared head, if algo needs it")
+    outcome_critic: OutcomeCriticConfig | None = Field(
+        None, description="the critic of programs; default: a model of its own, if algo needs it"
+    )
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig)
     train: TrainConfig
     eval: EvalConfig = Field(default_factory=EvalConfig)

@@ -155,6 +155,7 @@ class RLStage(_Stage):
     reward: dict[str, Any] | None = None
     algo: dict[str, Any] = Field(default_factory=dict)
     critic: dict[str, Any] = Field(default_factory=dict)
+    outcome_critic: dict[str, Any] = Field(default_factory=dict)
     reference: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     eval: dict[str, Any] = Field(default_factory=dict)
@@ -245,7 +246,7 @@ def check_stages(stages: list[Stage], sections: Mapping[str, Any]) -> None:
 def _checked(sections: Mapping[str, Any], kinds: Mapping[str, str], where: str) -> set[str]:
     found = [
         (place, name)
-        for part in ("reward", "engines", "critic")
+        for part in ("reward", "engines", "critic", "outcome_critic")
         for place, name in references(sections.get(part), part)
     ]
     for place, name in found:

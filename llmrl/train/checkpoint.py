@@ -1,9 +1,11 @@
 """Checkpoints that are whole or not there: temporary folder, fsync, rename, and a manifest of checksums.
 
     checkpoints/step-000050/  policy/  optimizer.safetensors  state.json  manifest.json
-                              critic/  critic.safetensors  reference.safetensors  controller.safetensors    if there are any
+                              critic/  critic.safetensors  reference.safetensors  controller.safetensors
+                              outcome_critic/  outcome_critic.safetensors                                   if there are any
 
-`policy/` is a plain Hugging Face folder, and so is `critic/`, beside its value head, if it is a model of its own. A folder
+`policy/` is a plain Hugging Face folder; so are `outcome_critic/` and, beside its value head, the `critic/` of a value
+model of its own. A folder
 without a manifest, or whose files do not match it, is not used: resume names it and takes the one before.
 """
 
@@ -12,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,8 +27,6 @@ from torch import Tensor
 
 from llmrl.atomic import sync
 from llmrl.errors import CheckpointError
-from llmrl.policy.critic import Critic
-from llmrl.policy.model import Policy
 from llmrl.rollout.store import read_rollouts, rollouts_file, write_rollouts
 from llmrl.types import Trajectory
 
@@ -76,13 +76,13 @@ class Writer:
 
     def save(
         self,
-        policy: Policy,
+        exports: Mapping[str, Callable[[Path], None]],
         tensors: Mapping[str, Mapping[str, Tensor]],
         state: TrainState,
-        critic: Critic | None = None,
         pending: Mapping[int, Sequence[Trajectory]] | None = None,
     ) -> None:
-        """`tensors` by file: "optimizer", and "critic", "reference", "controller" if there are any. `critic` is exported too.
+        """`exports` write a folder each, by name: "policy", and those of critics. `tensors` by file: "optimizer", and
+        "critic", "outcome_critic", "reference", "controller" if there are any.
 
         `pending` are batches that are sampled and not trained yet, by step.
         """
@@ -90,9 +90,8 @@ class Writer:
         temporary = self._run / "checkpoints" / f".tmp-step-{state.step:06d}"
         try:
             temporary.mkdir(parents=True)
-            policy.save(temporary / "policy")
-            if critic is not None:
-                critic.save(temporary / "critic")
+            for name, export in exports.items():
+                export(temporary / name)
             for step, rows in (pending or {}).items():
                 write_rollouts(rollouts_file(temporary, step), rows, [None] * len(rows))
         except WRITE_ERRORS as error:
@@ -254,7 +253,7 @@ def digest(folder: Path) -> str:
     total = hashlib.sha256(str(state.step).encode())
     if state.knobs:
         total.update(json.dumps(state.knobs, sort_keys=True).encode())
-    for file in ("optimizer", "critic", "reference", "controller"):
+    for file in ("optimizer", "critic", "outcome_critic", "reference", "controller"):
         if file != "optimizer" and not (folder / f"{file}.safetensors").is_file():
             continue
         for name, tensor in sorted(read_tensors(folder, file).items()):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llmrl.batch import Batch, stacked
 from llmrl.data.pictures import PictureReader
-from llmrl.types import Ending, Prompt, StatusKind, Trajectory
+from llmrl.types import Ending, Prompt, Role, StatusKind, Trajectory
 
 Reduce = Callable[[Tensor], Tensor]
 
@@ -21,6 +21,8 @@ Reduce = Callable[[Tensor], Tensor]
 def usable(trajectory: Trajectory, *, mask_truncated: bool) -> bool:
     """Whether a trajectory trains: it has a score, something was sampled, and it did not fail (or run out of room)."""
     kind = trajectory.status.kind
+    if trajectory.role is Role.BASELINE:
+        return False
     if kind is StatusKind.ERROR or (mask_truncated and kind is StatusKind.TRUNCATED):
         return False
     return trajectory.reward is not None and trajectory.sampled > 0
@@ -84,6 +86,7 @@ def collate(
         sequences_total=torch.zeros(()),
         privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
         sampled=None if sampled.all() else torch.from_numpy(sampled),
+        **_beside(trajectories),
         **_prefixes(trajectories),
         **_episodes(trajectories),
         **_pictures(trajectories, reader),
@@ -124,6 +127,29 @@ def _numbered(keys: Sequence[object]) -> Tensor:
     """[B] int64: the same number for the same key, from 0 in order of appearance."""
     numbers: dict[object, int] = {}
     return torch.tensor([numbers.setdefault(key, len(numbers)) for key in keys])
+
+
+def _beside(trajectories: Sequence[Trajectory]) -> dict[str, Tensor]:
+    """What rows are told about others of their prompt, and what became of each, where anything of the kind is known."""
+    found: dict[str, Tensor] = {}
+    best = {t.prompt.id: t.reward for t in trajectories if t.role is Role.BASELINE}
+    if best:
+        known = [best.get(t.prompt.id) for t in trajectories]
+        found["baseline"] = torch.tensor([np.nan if x is None else x for x in known], dtype=torch.float32)
+    if any(t.role is Role.GIVEN for t in trajectories):
+        found["given"] = torch.tensor([t.role is Role.GIVEN for t in trajectories])
+    outcomes = [outcome(t) for t in trajectories]
+    if any(one >= 0 for one in outcomes):
+        found["outcome"] = torch.tensor(outcomes)
+    return found
+
+
+def outcome(trajectory: Trajectory) -> int:
+    """The class that a reward gave a trajectory in its part `outcome`, -1 if none did or the trajectory failed."""
+    if trajectory.status.kind is StatusKind.ERROR or not trajectory.scores:
+        return -1
+    parts = trajectory.scores[-1].parts
+    return next((int(value) for name, value in parts.items() if name.endswith("/outcome")), -1)
 
 
 def _prefixes(trajectories: Sequence[Trajectory]) -> dict[str, Any]:

@@ -121,7 +121,7 @@ def save(job: Job, state: TrainState) -> TrainState:
         if job.controller is not None:
             tensors["controller"] = job.controller.state()
         if job.writer is not None:
-            job.writer.save(job.models.policy, tensors, state, critic=job.models.critic, pending=pending)
+            job.writer.save(job.models.exports(), tensors, state, pending=pending)
         else:
             job.models.join_gather()
     job.log.saved(clock.seconds()["time/checkpoint"])

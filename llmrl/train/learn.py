@@ -24,15 +24,23 @@ from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
 COUNTS = frozenset({"update/skipped", "tokens/trained", "tokens/packed", "rows/skipped"})
+STILL = {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0, MISMATCH: 0.0} | dict.fromkeys(
+    COUNTS, 0.0
+)  # the policy did not learn
 Optimizers = dict[str, tuple[Optimizer, float]]  # metric of its gradient norm -> optimizer, learning rate
 
 
 def learn(models: Models, algo: Algorithm, batch: Batch, step: int) -> tuple[Batch, dict[str, float]]:
     """Everything that one step's rollouts teach: (the batch with its credit, metrics). The loop and replay call this."""
-    batch = credit(algo, annotate(models, algo.needs, batch), models.world)
-    metrics = update(models, algo, batch, step)
+    batch, judged = annotate(models, algo.needs, batch), {}
+    if (outcomes := models.outcome_trainer) is not None:
+        batch, judged = outcomes.score(batch)
+        judged |= outcomes.learn(batch, step)
+    batch = credit(algo, batch, models.world)
+    alone = outcomes is not None and outcomes.warming(step)
+    metrics = dict(STILL) if alone else update(models, algo, batch, step)
     models.follow(step + 1)
-    return batch, metrics
+    return batch, metrics | judged
 
 
 def annotate(models: Models, needs: Needs, batch: Batch) -> Batch:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,13 +22,15 @@ from llmrl.hardware import dtype_here
 from llmrl.policy.critic import Critic, load_critic
 from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
 from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
+from llmrl.policy.outcome_critic import OutcomeCritic, load_outcome_critic
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
-from llmrl.settings.model import CriticConfig
+from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe, TrainConfig
 from llmrl.train.backends.build import choose, share, share_critic
 from llmrl.train.collate import collate, with_totals
 from llmrl.train.logprob_model import LogprobModel
+from llmrl.train.outcomes import OutcomeTrainer
 from llmrl.train.protocols import Optimizer, Shards
 from llmrl.train.reference import Reference
 from llmrl.train.values import CriticTrainer
@@ -42,6 +46,7 @@ class Sources:
 
     policy: str
     critic: str = ""  # of a separate value model; empty: the policy's
+    outcome_critic: str = ""  # of a separate outcome critic; empty: the policy's
     partners: Mapping[str, str] = field(default_factory=dict)  # of the engines that environments may ask, by name
 
 
@@ -57,6 +62,7 @@ class Models:
     world: World
     seed: int
     critic_trainer: CriticTrainer | None = None
+    outcome_trainer: OutcomeTrainer | None = None
     reference: Reference | None = None
     privileged: Callable[[Prompt], tuple[int, ...]] | None = None  # tokens that only the value model reads
     mask_truncated: bool = False  # completions without an end do not train
@@ -79,6 +85,8 @@ class Models:
         found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.shards.state()}
         if self.critic_trainer is not None:
             found["critic"] = self.critic_trainer.state()
+        if self.outcome_trainer is not None:
+            found["outcome_critic"] = self.outcome_trainer.state()
         if self.reference is not None and self.reference.stored:
             found["reference"] = self.reference.state()
         return found
@@ -88,12 +96,25 @@ class Models:
         self.policy.join_gather()
         if self.critic is not None:
             self.critic.join_gather()
+        if self.outcome_trainer is not None:
+            self.outcome_trainer.critic.join_gather(self.policy)
+
+    def exports(self) -> dict[str, Callable[[Path], None]]:
+        """What a checkpoint writes as folders of their own, by name, in the order of `join_gather`."""
+        found: dict[str, Callable[[Path], None]] = {"policy": self.policy.save}
+        if self.critic is not None:
+            found["critic"] = self.critic.save
+        if self.outcome_trainer is not None:
+            found["outcome_critic"] = partial(self.outcome_trainer.critic.save, policy=self.policy)
+        return found
 
     def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
         self.shards.load(read("optimizer"))
         if self.critic_trainer is not None:
             self.critic_trainer.load(read("critic"))
+        if self.outcome_trainer is not None:
+            self.outcome_trainer.load(read("outcome_critic"))
         if self.reference is not None and self.reference.stored:
             self.reference.load(read("reference"))
 
@@ -127,12 +148,20 @@ def build_models(
     if critic is not None:
         critic, updater = share_critic(backend, recipe.train, critic, world)
         critic_trainer = CriticTrainer(critic=critic, updater=updater, config=config)
+    outcome_trainer = None
+    if recipe.outcome_critic is not None or algo.needs.token_scores:
+        judge = make_outcome_critic(recipe, shared.policy, sources, prompts, notes, world)
+        judge, updater = share_critic(backend, recipe.train, judge, world, joint_loss=False)
+        outcome_trainer = OutcomeTrainer(
+            critic=judge, updater=updater, config=recipe.outcome_critic or OutcomeCriticConfig(), train=recipe.train,
+            policy=shared.logprob_model, world=world, seed=recipe.seed,
+        )  # fmt: skip
     if algo.needs.ref_logprobs:
         reference = Reference(recipe.reference, shared.logprob_model, shared.optimizer, shared.shards)
     return Models(
         policy=shared.policy, logprob_model=shared.logprob_model, optimizer=shared.optimizer, shards=shared.shards,
-        config=recipe.train, world=world, seed=recipe.seed, critic_trainer=critic_trainer, reference=reference,
-        privileged=privileged, mask_truncated=recipe.rollout.mask_truncated, reader=policy.pictures,
+        config=recipe.train, world=world, seed=recipe.seed, critic_trainer=critic_trainer, outcome_trainer=outcome_trainer,
+        reference=reference, privileged=privileged, mask_truncated=recipe.rollout.mask_truncated, reader=policy.pictures,
     )  # fmt: skip
 
 
@@ -209,3 +238,23 @@ def make_critic(
         own = critic.model.causal_lm
         critic = replace(critic, mode=forward_mode(recipe, own, _probe(prompts, policy.pictures), notes, name=source))
     return critic
+
+
+def make_outcome_critic(
+    recipe: Recipe, policy: Policy, sources: Sources, prompts: list[Prompt], notes: list[str], world: World
+) -> OutcomeCritic:
+    """The recipe's outcome critic. Raises ConfigError for one that cannot read what the policy writes."""
+    config, source = recipe.outcome_critic or OutcomeCriticConfig(), sources.outcome_critic or sources.policy
+    critic = load_outcome_critic(
+        config, recipe.model, policy, source=source, device=world.device, seed=key(recipe.seed, "outcome adapter")
+    )
+    longest = model_length(source)
+    if longest is not None and recipe.model.max_length >= longest:
+        raise ConfigError(
+            f"the outcome critic reads one token more than model.max_length={recipe.model.max_length}, and {source} reads "
+            f"{longest}; lower model.max_length"
+        )
+    if critic.model is None:
+        return critic
+    mode = forward_mode(recipe, critic.model.causal_lm, _probe(prompts, policy.pictures), notes, name=source)
+    return replace(critic, mode=mode)

@@ -12,10 +12,11 @@ from llmrl.data.stream import PromptStream
 from llmrl.rollout.engine import RolloutEngine, SleepingEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import roll, sampling
+from llmrl.seeding import generator
 from llmrl.settings.recipe import Recipe
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
-from llmrl.types import Ending, Prompt, Score, Trajectory, by_episode, total
+from llmrl.types import Ending, Prompt, Role, Score, Status, Trajectory, by_episode, total
 
 ScoreAll = Callable[[Sequence[Trajectory]], list[Score]]
 
@@ -32,6 +33,8 @@ class Sampler:
     spare: PromptStream  # an order of its own, for prompts that replace uniform groups
     stage: Stage | None = None  # where episodes of several turns are played
     gold: Mapping[str, Trajectory] | None = None  # given completions by prompt id: nothing is sampled
+    references: Mapping[str, Sequence[Trajectory]] | None = None  # the same, one of them beside what is sampled
+    greedy: bool = False  # a greedy completion of each prompt, too
 
     def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
         """The batch of `step`, sampled by the policy of `version`, which the engine holds. With `rollout.sleep` the engine
@@ -67,14 +70,32 @@ class Sampler:
             return [replace(self.gold[prompt.id], version=(version, version)) for prompt in prompts]
         with clock("generate"):
             if self.stage is None:
-                trajectories = roll(self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version)
+                trajectories = roll(
+                    self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version,
+                    baseline=self.greedy,
+                )  # fmt: skip
             else:
                 trajectories = play(
                     self.engine, prompts, self.stage, sampling=sampling(recipe.rollout, 0), seed=recipe.seed,
                     samples=recipe.rollout.group_size, step=step, version=version,
                 )  # fmt: skip
         with clock("reward"):
-            return judged(trajectories, self.score)
+            scored = judged([*trajectories, *self._references(prompts, step, version)], self.score)
+            return [checked(trajectory, recipe.eval.threshold) for trajectory in scored]
+
+    def _references(self, prompts: Sequence[Prompt], step: int, version: int) -> list[Trajectory]:
+        """One given completion of each prompt that has any."""
+        known = self.references or {}
+        draws = [(known[p.id], generator(self.recipe.seed, step, "reference", p.id)) for p in prompts if p.id in known]
+        return [replace(draw.choice(rows), version=(version, version)) for rows, draw in draws]
+
+
+def checked(trajectory: Trajectory, threshold: float) -> Trajectory:
+    """The trajectory; a given completion that its own reward does not count as solved is an error, and trains nothing."""
+    if trajectory.role is not Role.GIVEN or (trajectory.reward is not None and trajectory.reward >= threshold):
+        return trajectory
+    said = "; ".join(score.reason or score.error for score in trajectory.scores)
+    return replace(trajectory, status=Status.error(f"the reference scores {trajectory.reward}: {said}"))
 
 
 def judged(trajectories: Sequence[Trajectory], score: ScoreAll) -> list[Trajectory]:
@@ -94,8 +115,8 @@ def by_prompt(trajectories: Sequence[Trajectory]) -> dict[str, list[Trajectory]]
 
 
 def is_uniform(rows: Sequence[Trajectory]) -> bool:
-    """Whether a group's rewards are all the same, so that it teaches nothing."""
-    return len({total(episode) for episode in by_episode(rows)}) == 1
+    """Whether a group's rewards (its baseline's too) are all the same, so that it teaches nothing."""
+    return len({total(episode) for episode in by_episode([row for row in rows if row.role is not Role.GIVEN])}) == 1
 
 
 def all_ranks(batches: Mapping[int, list[Trajectory]], world: World) -> dict[int, list[Trajectory]]:

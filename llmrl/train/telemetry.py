@@ -9,7 +9,7 @@ import numpy as np
 
 from llmrl.errors import LimitExceeded
 from llmrl.settings.recipe import LimitsConfig
-from llmrl.types import Ending, StatusKind, Trajectory, by_episode, total
+from llmrl.types import Ending, Role, StatusKind, Trajectory, by_episode, total
 
 # Marks in completions that mean somebody may be fooling a reward; always in the metrics, so that a zero is seen too.
 WATCHED = ("answer_stuffing", "empty_reasoning", "instructs_judge", "many_boxes", "test_tampering", "truncated")
@@ -20,12 +20,15 @@ ADVICE = {
 
 
 def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[str, float]:
-    """Rewards, lengths, group spread and health of the trajectories of `step` (0, 1, ...), all ranks together.
+    """Rewards, lengths, group spread and health of the sampled trajectories of `step` (0, 1, ...), all ranks together; of
+    baselines and given completions the mean reward of the ones, and the share of the others that failed their own reward.
 
     `flag/<name>` is the share of trajectories with a flag of their scores; those of `WATCHED` are always there.
     """
-    if all(t.logprobs is None for t in trajectories):  # given completions: nothing was sampled, nothing is rewarded
+    if all(t.role is Role.GIVEN for t in trajectories):  # nothing was sampled, nothing is rewarded
         return _lengths(trajectories)
+    beside = _beside(trajectories)
+    trajectories = [t for t in trajectories if t.role is Role.SAMPLED] or trajectories
     count = len(trajectories)
     episodes = by_episode(trajectories)
     kinds = Counter(t.status.kind for t in trajectories)
@@ -57,6 +60,7 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
         "rollout/errored": kinds[StatusKind.ERROR] / count,
         "group/uniform": sum(len(values) == 1 for values in groups.values()) / len(groups),
         "tokens/sampled": float(sum(t.sampled for t in trajectories)),
+        **beside,
         **(_episode_metrics(episodes) if len(episodes) < count or any(t.episode for t in trajectories) else {}),
         **{f"reward/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
         **{f"flag/{name}": number / count for name, number in sorted(flags.items())},
@@ -70,6 +74,14 @@ def _lengths(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "length/max": float(lengths.max()),
         "length/p95": float(np.quantile(lengths, 0.95)),
     }
+
+
+def _beside(trajectories: Sequence[Trajectory]) -> dict[str, float]:
+    """About rows that were not sampled to learn from."""
+    greedy = [t.reward for t in trajectories if t.role is Role.BASELINE and t.reward is not None]
+    given = [t.status.kind is StatusKind.ERROR for t in trajectories if t.role is Role.GIVEN]
+    found = {"reward/greedy": float(np.mean(greedy))} if greedy else {}
+    return found | ({"reference/failed": float(np.mean(given))} if given else {})
 
 
 def _episode_metrics(episodes: Sequence[Sequence[Trajectory]]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """CodeRL by hand: returns against siblings, token weights, given programs, the floor under bad tokens."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,10 @@ from llmrl.losses import weighted_nll
 F64 = torch.float64
 
 
-def batch_of(scores, lengths, *, given=(), group=None, token_scores=None):
+SIBLINGS = {"baseline": "group_mean", "weights": "uniform"}
+
+
+def batch_of(scores, lengths, *, given=(), group=None, **more):
     """Rows with one prompt token and `lengths` sampled ones; NaN in every slot outside the mask."""
     rows, width = len(scores), 1 + max(lengths)
     at = torch.arange(width).expand(rows, width)
@@ -24,7 +28,7 @@ def batch_of(scores, lengths, *, given=(), group=None, token_scores=None):
         step=torch.where(mask, 0, -1), rewards=floats, group=torch.tensor(group or [0] * rows),
         score=torch.tensor(scores, dtype=F64), prompt_length=torch.ones(rows, dtype=torch.int64),
         tokens_total=mask.sum().to(F64), sequences_total=torch.tensor(float(rows), dtype=F64),
-        sampled=torch.tensor([n not in given for n in range(rows)]), token_scores=token_scores,
+        given=torch.tensor([n in given for n in range(rows)]), **more,
     )  # fmt: skip
 
 
@@ -33,17 +37,17 @@ def output(batch, logprob=-1.0):
 
 
 def test_the_relative_return_reaches_every_token():
-    credited = CodeRL().credit(batch_of([1.0, -0.6, -1.0], [2, 1, 2]))
+    credited = CodeRL(**SIBLINGS).credit(batch_of([1.0, -0.6, -1.0], [2, 1, 2]))
     mean = -0.2
     expected = [[0, 1 - mean, 1 - mean], [0, -0.6 - mean, 0], [0, -1 - mean, -1 - mean]]
     torch.testing.assert_close(credited.advantages, torch.tensor(expected, dtype=F64))
 
 
 def test_programs_of_one_outcome_teach_exactly_nothing():
-    batch = CodeRL().credit(batch_of([-0.3, -0.3, -0.3], [2, 1, 3]))
+    batch = CodeRL(**SIBLINGS).credit(batch_of([-0.3, -0.3, -0.3], [2, 1, 3]))
     assert torch.equal(batch.advantages, torch.zeros_like(batch.advantages))
     out = output(batch)
-    CodeRL().loss(out, batch).value.backward()
+    CodeRL(**SIBLINGS).loss(out, batch).value.backward()
     assert not out.logprobs.grad.any()
 
 
@@ -58,15 +62,15 @@ def test_token_weights_by_hand():
 
 def test_without_a_critic_its_weights_are_refused_by_name():
     with pytest.raises(ValueError, match=r"batch\.token_scores is None"):
-        CodeRL(weights="critic").credit(batch_of([1.0, -1.0], [2, 2]))
+        CodeRL(baseline="group_mean").credit(batch_of([1.0, -1.0], [2, 2]))
 
 
 def test_a_given_program_is_learnt_by_cross_entropy_and_is_no_sibling():
-    alone = CodeRL().credit(batch_of([1.0, -1.0], [2, 2]))
-    beside = CodeRL(ce_coef=0.5).credit(batch_of([1.0, -1.0, 0.0], [2, 2, 1], given=[2]))
+    alone = CodeRL(**SIBLINGS).credit(batch_of([1.0, -1.0], [2, 2]))
+    beside = CodeRL(ce_coef=0.5, **SIBLINGS).credit(batch_of([1.0, -1.0, 0.0], [2, 2, 1], given=[2]))
     torch.testing.assert_close(beside.advantages[:2], alone.advantages)
     assert beside.advantages[2].tolist() == [0.0, 0.5, 0.0]
-    loss = CodeRL(ce_coef=0.5).loss(output(beside, -1.0), beside)
+    loss = CodeRL(ce_coef=0.5, **SIBLINGS).loss(output(beside, -1.0), beside)
     # siblings cancel (equal log-probs, opposite advantages); 0.5 * 1 nat over 5 tokens is left
     assert loss.value.item() == pytest.approx(0.5 * 1.0 / 5)
 
@@ -74,7 +78,7 @@ def test_a_given_program_is_learnt_by_cross_entropy_and_is_no_sibling():
 @pytest.mark.parametrize("normalize", ["token", "sequence", "sum"])
 def test_the_loss_is_the_weighted_likelihood(normalize):
     draw = torch.Generator().manual_seed(2)
-    algo = CodeRL(normalize=normalize, importance_cap=None, logprob_floor=None)
+    algo = CodeRL(normalize=normalize, **SIBLINGS, importance_cap=None, logprob_floor=None)
     batch = algo.credit(batch_of([1.0, -0.6, -0.3], [3, 1, 2]))
     logprobs = torch.where(batch.mask, -torch.rand(batch.mask.shape, generator=draw, dtype=F64), float("nan"))
     value = algo.loss(Output(logprobs=logprobs), batch).value
@@ -82,7 +86,7 @@ def test_the_loss_is_the_weighted_likelihood(normalize):
 
 
 def test_the_floor_stops_bad_tokens_alone():
-    algo = CodeRL(importance_cap=None)
+    algo = CodeRL(importance_cap=None, **SIBLINGS)
     batch = algo.credit(batch_of([1.0, -1.0], [1, 1]))
     far, near = output(batch, -11.0), output(batch, -9.0)
     lost = algo.loss(far, batch)
@@ -94,11 +98,39 @@ def test_the_floor_stops_bad_tokens_alone():
 
 
 def test_negative_coef_scales_what_is_below_the_baseline():
-    credited = CodeRL(negative_coef=0.25).credit(batch_of([1.0, -1.0], [1, 1]))
+    credited = CodeRL(negative_coef=0.25, **SIBLINGS).credit(batch_of([1.0, -1.0], [1, 1]))
     assert credited.advantages[:, 1].tolist() == [1.0, -0.25]
 
 
-@pytest.mark.parametrize("wrong", [{"negative_coef": -1.0}, {"logprob_floor": 0.0}, {"ce_coef": -0.1}])
+def test_the_greedy_program_is_the_baseline_of_its_prompt():
+    greedy = torch.tensor([-0.3, -0.3, 1.0, float("nan")], dtype=F64)
+    batch = batch_of([1.0, -0.3, -1.0, 1.0], [1, 2, 1, 1], group=[0, 0, 1, 2], baseline=greedy)
+    credited = CodeRL(weights="uniform").credit(batch).advantages
+    expected = [[0, 1.3, 0], [0, 0, 0], [0, -2.0, 0], [0, 0, 0]]  # no verdict on the greedy program: nothing to compare
+    torch.testing.assert_close(credited, torch.tensor(expected, dtype=F64))
+    with pytest.raises(ValueError, match=r"batch\.baseline is None"):
+        CodeRL(weights="uniform").credit(replace(batch, baseline=None))
+
+
+def test_needs_follow_the_settings():
+    full = CodeRL().needs
+    assert full.greedy and full.token_scores and full.references and not full.siblings
+    bare = CodeRL(baseline="leave_one_out", weights="linear", ce_coef=0).needs
+    assert bare.siblings and not (bare.greedy or bare.token_scores or bare.references)
+
+
+def test_a_clip_is_ppos():
+    algo = CodeRL(clip=0.2, importance_cap=None, **SIBLINGS)
+    batch = replace(algo.credit(batch_of([1.0, -1.0], [1, 1])), old_logprobs=torch.full((2, 2), -1.5, dtype=F64))
+    out = output(batch, -1.0)  # a ratio of e^0.5 in both rows
+    found = algo.loss(out, batch)
+    found.value.backward()
+    assert found.value.item() == pytest.approx((-1.2 + math.exp(0.5)) / 2)
+    assert out.logprobs.grad[0, 1] == 0.0 and out.logprobs.grad[1, 1].item() == pytest.approx(math.exp(0.5) / 2)
+    assert found.metrics["clip_high"].item() == 0.5
+
+
+@pytest.mark.parametrize("wrong", [{"negative_coef": -1.0}, {"clip": 0.0}, {"logprob_floor": 0.0}, {"ce_coef": -0.1}])
 def test_senseless_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         CodeRL(**wrong)

@@ -17,7 +17,11 @@ OPTIONS = {
     "importance_cap": 2.0,
 }
 # Settings under which an algorithm logs something that it does not log by default.
-MORE = {"ppo": [{"kl_in": "loss", "kl_estimator": "k3"}], "reinforce_pp": [{"baseline": "group"}]}
+MORE = {
+    "coderl": [{"clip": 0.2}],
+    "ppo": [{"kl_in": "loss", "kl_estimator": "k3"}],
+    "reinforce_pp": [{"baseline": "group"}],
+}
 
 
 def table(page, first):

@@ -76,6 +76,15 @@ CASES = {
             },
         ),
         Case(
+            name="outcome_critic",
+            changes={
+                "model.dtype": "bfloat16",
+                "algo.name": "coderl",
+                "reward": {"tests": {"name": "tests.durability.rewards:outcome_of_letters"}},
+                "outcome_critic": {"lr": 1e-3, "every": 2, "minibatches": 2, "warmup_steps": 1},
+            },
+        ),
+        Case(
             name="dynamic",  # about half of the groups are uniform and get replaced
             changes={
                 "algo.name": "dapo",

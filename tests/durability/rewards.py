@@ -60,3 +60,10 @@ def raises_on_rank_one_in_version_one(trajectory: Trajectory) -> Score:
     if trajectory.version == (1, 1) and os.environ["RANK"] == "1":
         raise ValueError("every row of this rank")
     return share_of_letters(trajectory)
+
+
+def outcome_of_letters(trajectory: Trajectory) -> Score:
+    """One of four classes by the share of letters and digits, with CodeRL's returns; an answer of digits alone passes."""
+    share = share_of_letters(trajectory).value or 0.0
+    outcome = 3 if share > 0.9 else 2 if share > 0.6 else 1 if share > 0.3 else 0
+    return Score(value=(-1.0, -0.6, -0.3, 1.0)[outcome], parts={"outcome": float(outcome)})

@@ -35,6 +35,12 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "pacs": {"algo": {"name": "pacs"}},
     "ppo": {"algo": {"name": "ppo"}, "critic": {"lr": 1e-2, "warmup_steps": 1, "whiten_targets": True}},
+    "coderl": {
+        "algo": {"name": "coderl", "baseline": "group_mean", "ce_coef": 0.0}, "outcome_critic": {"lr": 1e-2, "binary": True}
+    },
+    "coderl-shared": {
+        "algo": {"name": "coderl", "baseline": "none", "ce_coef": 0.0}, "outcome_critic": {"kind": "shared", "lr": 1e-2}
+    },
     "ppo-separate": {
         "algo": {"name": "ppo", "kl_coef": 0.05}, "critic": {"kind": "separate", "lr": 1e-2}, "reference": {"kind": "ema"}
     },
@@ -82,7 +88,11 @@ def recipe_of(case: Case) -> Recipe:
 def data(step: int) -> list[Trajectory]:
     """Trajectories of a step with outcomes 0 and 1; the fourth group fails altogether."""
     found = random_trajectories(100 + step, groups=GROUPS)
-    return [replace(t, scores=tuple(replace(s, value=_outcome(t, s)) for s in t.scores)) for t in found]
+    return [replace(t, scores=tuple(_with_outcome(s, _outcome(t, s)) for s in t.scores)) for t in found]
+
+
+def _with_outcome(score: Score, value: float) -> Score:
+    return replace(score, value=value, parts={"tests/outcome": 2.0 + value})
 
 
 def _outcome(trajectory: Trajectory, score: Score) -> float:
@@ -134,7 +144,7 @@ def run_case(case: Case, world: World) -> None:
     tensors = models.tensors()
     if world.main:
         writer = Writer(Path(case.run), keep_last=9, keep_best=False)
-        writer.save(models.policy, tensors, TrainState(step=case.end, metrics_bytes=0), critic=models.critic)
+        writer.save(models.exports(), tensors, TrainState(step=case.end, metrics_bytes=0))
         writer.close()
         (Path(case.run) / "metrics.json").write_text(json.dumps(metrics))
     else:

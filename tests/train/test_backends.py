@@ -72,7 +72,11 @@ def together(cases: list[Case]) -> None:
 
 def stored(checkpoint: Path) -> dict[str, torch.Tensor]:
     """Every tensor of a checkpoint's optimizer, value model and reference."""
-    files = [name for name in ("optimizer", "critic", "reference") if (checkpoint / f"{name}.safetensors").is_file()]
+    files = [
+        name
+        for name in ("optimizer", "critic", "outcome_critic", "reference")
+        if (checkpoint / f"{name}.safetensors").is_file()
+    ]
     return {f"{name}:{key}": tensor for name in files for key, tensor in read_tensors(checkpoint, name).items()}
 
 

@@ -46,7 +46,7 @@ def state(step, **more):
 def write(run, policy, *steps, keep_last=9, keep_best=False, **more):
     writer = Writer(run, keep_last=keep_last, keep_best=keep_best)
     for step in steps:
-        writer.save(policy, {"optimizer": optimizer(float(step))}, state(step, **more))
+        writer.save({"policy": policy.save}, {"optimizer": optimizer(float(step))}, state(step, **more))
     writer.close()
 
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_holds_the_policy_the_optimizer_and_the_state(tmp_path, pol
 def test_the_optimizer_is_copied_before_save_returns(tmp_path, policy):
     tensors = optimizer()
     writer = Writer(tmp_path, keep_last=2, keep_best=False)
-    writer.save(policy, {"optimizer": tensors}, state(1))
+    writer.save({"policy": policy.save}, {"optimizer": tensors}, state(1))
     tensors["master/w"].zero_()
     writer.close()
     assert bool((read_tensors(checkpoints(tmp_path)[0], "optimizer")["master/w"] == 1).all())
@@ -123,14 +123,14 @@ def test_an_unfinished_save_is_never_a_checkpoint_and_is_swept_away(tmp_path, po
 
 def test_a_save_that_fails_leaves_the_earlier_ones_and_is_reported_at_the_next(tmp_path, policy, monkeypatch):
     writer = Writer(tmp_path, keep_last=2, keep_best=False)
-    writer.save(policy, {"optimizer": optimizer()}, state(1))
+    writer.save({"policy": policy.save}, {"optimizer": optimizer()}, state(1))
     writer.finish()
 
     def full(*args):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    writer.save(policy, {"optimizer": optimizer()}, state(2))
+    writer.save({"policy": policy.save}, {"optimizer": optimizer()}, state(2))
     with pytest.raises(CheckpointError, match=r"step 2 .*No space left.*earlier checkpoints are intact"):
         writer.finish()
     writer.close()

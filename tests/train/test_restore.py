@@ -40,7 +40,7 @@ def write(
         learn(policy, updater)
         best_step = step if best and step in best else best_step
         state = TrainState(step=step, metrics_bytes=10 * step, best_step=best_step)
-        writer.save(policy, {"optimizer": updater.state()}, state)
+        writer.save({"policy": policy.save}, {"optimizer": updater.state()}, state)
     writer.close()
 
 
@@ -66,9 +66,9 @@ def test_a_restored_optimizer_goes_on_bit_for_bit_and_rounds_its_masters_back(
     updater = updater_of(policy)
     learn(policy, updater)
     writer = Writer(tmp_path, keep_last=9, keep_best=False)
-    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
+    writer.save({"policy": policy.save}, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
     learn(policy, updater)
-    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=2, metrics_bytes=0))
+    writer.save({"policy": policy.save}, {"optimizer": updater.state()}, TrainState(step=2, metrics_bytes=0))
     writer.close()
     first, second = checkpoints(tmp_path)
     settings = ModelConfig(path=str(tiny_model), dtype="bfloat16")
@@ -77,7 +77,7 @@ def test_a_restored_optimizer_goes_on_bit_for_bit_and_rounds_its_masters_back(
     restored.load(read_tensors(first, "optimizer"))
     learn(again, restored)
     writer = Writer(tmp_path / "again", keep_last=9, keep_best=False)
-    writer.save(again, {"optimizer": restored.state()}, TrainState(step=2, metrics_bytes=0))
+    writer.save({"policy": again.save}, {"optimizer": restored.state()}, TrainState(step=2, metrics_bytes=0))
     writer.close()
     assert digest(checkpoints(tmp_path / "again")[0]) == digest(second) != digest(first)
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(policy.weights(), again.weights(), strict=True))
@@ -90,7 +90,7 @@ def test_training_on_while_the_disk_is_written_does_not_leak_into_the_checkpoint
     learn(policy, updater)
     before = {name: tensor.clone() for name, tensor in updater.state().items()}
     writer = Writer(tmp_path, keep_last=1, keep_best=False)
-    writer.save(policy, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
+    writer.save({"policy": policy.save}, {"optimizer": updater.state()}, TrainState(step=1, metrics_bytes=0))
     for _ in range(5):
         learn(policy, updater)
     writer.close()

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor, nn
 
 from llmrl.errors import ConfigError
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
+from llmrl.policy.outcome_critic import OutcomeCritic
 from llmrl.settings.recipe import TrainConfig
 from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.protocols import Optimizer, ShardedOptimizer, Shards
@@ -19,6 +20,7 @@ from llmrl.train.updater import Updater
 from llmrl.train.world import World
 
 Backend = Literal["ddp", "fsdp2", "zero2", "zero3"]
+AnyCritic = TypeVar("AnyCritic", Critic, OutcomeCritic)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +75,15 @@ def share(backend: Backend, train: TrainConfig, policy: Policy, logprob_model: L
     return Shared(policy=policy, logprob_model=logprob_model, optimizer=moves, shards=moves)
 
 
-def share_critic(backend: Backend, train: TrainConfig, critic: Critic, world: World) -> tuple[Critic, ShardedOptimizer]:
-    """The value model, sharded by FSDP2 if it is a model of its own and `backend` shards, and what moves it.
+def share_critic(
+    backend: Backend, train: TrainConfig, critic: AnyCritic, world: World, *, joint_loss: bool = True
+) -> tuple[AnyCritic, ShardedOptimizer]:
+    """A value model or outcome critic, sharded by FSDP2 if it is a model of its own and `backend` shards, and what moves it.
 
-    ZeRO multiplies the one loss of policy and values by the number of ranks; what is not its own divides that out again.
+    ZeRO multiplies the one loss of policy and values (`joint_loss`) by the number of ranks; what is not its own divides
+    that out again.
     """
-    scale = float(world.size) if backend in ("zero2", "zero3") else 1.0
+    scale = float(world.size) if joint_loss and backend in ("zero2", "zero3") else 1.0
     if backend == "ddp" or critic.model is None:
         return critic, _plain(critic.trainable(), train, world, scale=scale)
     from llmrl.train.backends import fsdp2

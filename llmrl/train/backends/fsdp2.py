@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from llmrl.batch import Batch
 from llmrl.policy.critic import Critic
 from llmrl.policy.model import Policy
+from llmrl.policy.outcome_critic import OutcomeCritic
 from llmrl.train.backends.gather import Shard, gathered, rows_of
 from llmrl.train.backends.wrapped import Root, ValueRoot, blocks, sharded_scorer
 from llmrl.train.logprob_model import LogprobModel
@@ -27,6 +28,7 @@ from llmrl.train.updater import check_names
 from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
+AnyCritic = TypeVar("AnyCritic", Critic, OutcomeCritic)
 
 
 def shard(root: nn.Module, *, world: World, dtype: torch.dtype | None, scale: float = 1.0) -> nn.Module:
@@ -58,8 +60,8 @@ def shard_policy(policy: Policy, logprob_model: LogprobModel, world: World) -> t
     return policy, sharded_scorer(logprob_model, root, world)
 
 
-def shard_critic(critic: Critic, world: World, *, scale: float) -> Critic:
-    """A value model of its own with float32 shards; every rank holds the whole head."""
+def shard_critic(critic: AnyCritic, world: World, *, scale: float) -> AnyCritic:
+    """A value model or outcome critic of its own with float32 shards; every rank holds the whole head."""
     assert critic.model is not None
     model, root = _sharded(critic.model, ValueRoot(critic.model.causal_lm), world, scale=scale)
     mode, head = critic.mode, critic.head
