@@ -55,7 +55,7 @@ def run(
     ] = None,
     strategy: Annotated[
         list[str] | None,
-        typer.Option(help="best_of_n, weighted_vote, majority (default with a scorer: all three)"),
+        typer.Option(help="best_of_n, weighted_vote, majority (default with a scorer: these), critique"),
     ] = None,
     strategy_args: Annotated[
         str, typer.Option(help="arguments of a strategy that asks again, such as '{rounds: 2}'")

@@ -230,8 +230,9 @@ def _tokenizer(path: str) -> Any:
 
 
 def _engine_factory(model: Model, options: Options, tokenizer: Any, out: Path, say: Say) -> EngineFactory:
-    from llmrl.eval.fleet import devices, endpoints, environments, fleet
+    from llmrl.eval.fleet import devices, environments, fleet
     from llmrl.rollout.process import ProcessEngine
+    from llmrl.rollout.servers import endpoints
 
     if options.endpoints:
         return lambda settings: endpoints(

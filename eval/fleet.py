@@ -10,41 +10,16 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 from llmrl.errors import EngineError, EvalError
 from llmrl.rollout.engine import ChecksumRequest, StreamingEngine
 from llmrl.rollout.pool import EnginePool, Lost, Put
-from llmrl.rollout.servers import Server
 from llmrl.types import Request
-
-TRIES = 4
 
 
 def fleet(engines: Sequence[StreamingEngine], *, batch: int = 128, say: Callable[[str], None] = print) -> EnginePool:
     """`engines` hold the same weights. `batch` is how many requests one engine runs at once; `say` hears of deaths."""
     return EnginePool([LocalEngine(one, name=f"engine-{i}", batch=batch) for i, one in enumerate(engines)], say=say)
-
-
-def endpoints(
-    urls: Sequence[str], *, tokenizer: Any, model: str | None = None, concurrency: int = 128, timeout_s: float = 600.0,
-    say: Callable[[str], None] = print,
-) -> EnginePool:  # fmt: skip
-    """OpenAI-compatible servers that serve `model` (None: the only one there is), `concurrency` requests at once on each.
-
-    `tokenizer` counts where a server returns no token ids. The key is OPENAI_API_KEY's. EngineError if one does not
-    answer or does not serve the model. No weights can be loaded.
-    """
-    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
-        raise EngineError(f"endpoint {wrong[0]!r} is no URL; write it like http://localhost:8000/v1")
-    made = [
-        Server(
-            url, model=model, tokenizer=tokenizer, key=os.environ.get("OPENAI_API_KEY"), at_once=concurrency, tries=TRIES,
-            request_s=timeout_s, trust_env=True,
-        )
-        for url in urls
-    ]  # fmt: skip
-    return EnginePool(made, say=say)
 
 
 class LocalEngine:

@@ -48,7 +48,9 @@ def sources_of(recipe: Recipe) -> Sources:
         for critic in (recipe.critic, recipe.outcome_critic)
     )
     partners = {
-        name: model_folder(replaced(partner.model, recipe.stage_models)) for name, partner in recipe.engines.items()
+        name: model_folder(replaced(partner.model, recipe.stage_models))
+        for name, partner in recipe.engines.items()
+        if partner.loaded
     }
     return Sources(
         policy=model_folder(recipe.model.path),

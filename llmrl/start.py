@@ -27,12 +27,11 @@ from llmrl.data.pictures import load_pictures
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
-from llmrl.hardware import dtype_here
 from llmrl.policy.model import Policy, load_tokenizer, model_length
-from llmrl.rollout.build import build_engine
-from llmrl.rollout.engine import EngineSettings, NoEngine, RolloutEngine
+from llmrl.rollout.engine import NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
+from llmrl.rollout.partners import open_partners
 from llmrl.rollout.process import EngineFaults
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
@@ -278,7 +277,7 @@ def _build(
     if world.main:
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
-    host = open_stage(recipe, models.policy, parts.sources, stack) if recipe.env is not None else None
+    host = open_stage(recipe, models.policy, parts.sources, stack, rank=world.rank) if recipe.env is not None else None
     measures = []
     if samples:
         held_out_problems = problems.held_out
@@ -326,19 +325,14 @@ def _tracker(recipe: Recipe, runner: Runner, stage: str) -> Any:
     return tracker
 
 
-def open_stage(recipe: Recipe, policy: Policy, sources: Sources, stack: ExitStack) -> Stage:
+def open_stage(recipe: Recipe, policy: Policy, sources: Sources, stack: ExitStack, *, rank: int = 0) -> Stage:
     """Where the recipe's episodes are played: its environments, and the other engines that they may ask."""
     assert recipe.env is not None
     host = open_host(recipe.env)
     stack.callback(host.close)
-    partners: dict[str, RolloutEngine] = {}
-    for name, partner in recipe.engines.items():
-        settings = EngineSettings(
-            kind=partner.engine, model=sources.partners[name], dtype=dtype_here(recipe.model.dtype),
-            max_length=recipe.model.max_length, max_sequences=partner.max_sequences,
-        )  # fmt: skip
-        partners[name] = build_engine(settings)
-        stack.callback(partners[name].close)
+    partners = open_partners(recipe, sources.partners, policy, rank=rank)
+    for partner in partners.values():
+        stack.callback(partner.close)
     chat = None if recipe.data.chat == "auto" else recipe.data.chat
     renderer = Renderer(policy.tokenizer, chat=chat, reader=policy.pictures)
     return Stage(

@@ -19,6 +19,10 @@ HelpMode = Literal["r_refine", "r_delta", "r_correction"]
 LABEL = "Correctness of the final answer:"
 _MARKUP = r"[\s*_`#>\"'\[\](){}<:：-]*"
 _WORD = r"(?:not\s+correct|incorrect|correct|wrong)(?![A-Za-z0-9])"
+_SCORE = re.compile(
+    rf"score{_MARKUP}of{_MARKUP}the{_MARKUP}final{_MARKUP}answer{_MARKUP}(?<![\d.])(-?\d{{1,6}}(?:\.\d{{1,6}})?)(?![\d.]*\d)",
+    re.IGNORECASE,
+)
 _FINAL = re.compile(
     rf"correctness{_MARKUP}of{_MARKUP}the{_MARKUP}final{_MARKUP}answer{_MARKUP}({_WORD})"
     rf"(?:{_MARKUP}(?:[|/,]|\bor\b){_MARKUP}({_WORD}))?",
@@ -39,6 +43,16 @@ def verdict(text: str) -> Verdict | None:
     """
     words = {word.casefold() for match in _FINAL.findall(text) for word in match if word}
     said: set[Verdict] = {"correct" if word == "correct" else "wrong" for word in words}
+    return said.pop() if len(said) == 1 else None
+
+
+def stated_score(text: str) -> float | None:
+    """The number after "Score of the final answer:", or None if there is none or there are different ones.
+
+    >>> stated_score("**Score of the final answer:** 7.5"), stated_score("Score of the final answer: good")
+    (7.5, None)
+    """
+    said = {float(number) for number in _SCORE.findall(text)}
     return said.pop() if len(said) == 1 else None
 
 

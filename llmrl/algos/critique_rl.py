@@ -1,17 +1,19 @@
 """Critique-RL: a critic of drafts, trained by what its critiques are worth; leave-one-out over the critiques of one draft.
 
-    R'_i  = R_i - mean of the other critiques' R          (the siblings are critiques of one draft)
+    R'_i  = R_i - mean of the other critiques' R          (the siblings are critiques of one draft; of an episode of
+                                                           several rounds each critique gets the episode's)
     r_t   = -kl_coef * (log pi_old - log pi_ref)_t,  plus R'_i on the last token
     A_t   = whiten(sum of r_t' for t' >= t)               over all sampled tokens of the rollout, all ranks
     L     = mean over critiques of the mean over tokens of -min(ratio_t A_t, clip(ratio_t, 1 - clip_low, 1 + clip_high) A_t)
 
 Xi et al. 2025, arXiv:2510.24320, equations 8 and 9, with the estimator of the released code (RLOO, per-token k1 KL in the
 reward, no value model). What a critique is worth, stage I or stage II, is the reward's business
-(`llmrl.rewards.critique_reward`), and the two stages are two runs: the reference is the policy at the stage's start.
+(`llmrl.rewards.critique_reward`). The two stages are two stages of a recipe: the reference is the policy at the stage's
+start.
 
 Differs from the released code: whitening divides by max(deviation, std_floor) instead of clamping at 1e-8, so a batch in
 which all critiques are worth the same leaves the policy where it is instead of blowing the KL's noise up to unit scale; the
-clip of rewards to [-10, 10], which is never active, is left out.
+clip of rewards to [-10, 10], which is never active, is left out; log-probabilities are those of the sampling temperature.
 """
 
 from __future__ import annotations
@@ -21,16 +23,18 @@ from dataclasses import dataclass, replace
 import torch
 
 from llmrl.algos.terms import (
-    behaviour_logprobs,
     check_ranges,
     coefficient_needs,
+    group_credit,
+    last_sampled,
+    minus_kl,
     policy_gradient_loss,
     ratio_metrics,
     required,
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import discounted_returns, leave_one_out, whiten
-from llmrl.losses import clipped_surrogate, keep
+from llmrl.losses import clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +66,8 @@ class CritiqueRL:
 
     def credit(self, batch: Batch) -> Batch:
         """Whitened returns-to-go of the leave-one-out reward and the KL."""
-        alive = batch.mask.any(dim=1)
-        worth = torch.zeros_like(batch.score)
-        worth[alive] = leave_one_out(batch.score[alive], batch.group[alive]).to(worth.dtype)
-        last = batch.mask & (batch.mask.long().flip(1).cumsum(1).flip(1) == 1)
-        rewards = torch.where(last, worth[:, None], 0.0)
-        if self.kl_coef:
-            ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", self.kl_coef), batch.mask)
-            rewards = rewards - self.kl_coef * (behaviour_logprobs(batch) - ref_logprobs)
+        worth = required(group_credit(batch, leave_one_out).advantages, "advantages", 1.0)
+        rewards = minus_kl(torch.where(last_sampled(batch.mask), worth, 0.0), batch, coef=self.kl_coef)
         returns = discounted_returns(rewards, batch.mask, gamma=1.0)
         return replace(batch, advantages=whiten(returns, batch.mask, floor=self.std_floor))
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmrl.algos.terms import (
-    behaviour_logprobs,
     check_ranges,
     coefficient_needs,
     group_credit,
+    minus_kl,
     policy_gradient_loss,
     ratio_metrics,
     required,
@@ -68,10 +68,7 @@ class ReinforcePP:
         if self.baseline == "group":
             raw = required(group_credit(batch, group_center).advantages, "advantages", 1.0)
         else:
-            rewards = keep(batch.rewards, batch.mask)
-            if self.kl_coef != 0:
-                ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", self.kl_coef), batch.mask)
-                rewards = rewards - self.kl_coef * (behaviour_logprobs(batch) - ref_logprobs)
+            rewards = minus_kl(keep(batch.rewards, batch.mask), batch, coef=self.kl_coef)
             raw = discounted_returns(rewards, batch.mask, gamma=self.gamma)
         return replace(batch, advantages=whiten(raw, batch.mask, floor=self.std_floor))
 

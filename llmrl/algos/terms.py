@@ -79,6 +79,22 @@ def behaviour_logprobs(batch: Batch) -> Tensor:
     return keep(own, batch.mask)
 
 
+def last_sampled(mask: Tensor) -> Tensor:
+    """Where each row's last sampled token is. bool [B, T]."""
+    return mask & (mask.long().flip(1).cumsum(1).flip(1) == 1)
+
+
+def minus_kl(rewards: Tensor, batch: Batch, *, coef: float) -> Tensor:
+    """`rewards` [B, T] minus `coef` times each token's log-ratio of the sampling policy to the reference (k1).
+
+    Raises ValueError if `coef` is not 0 and the batch has no reference log-probs.
+    """
+    if coef == 0:
+        return rewards
+    ref_logprobs = keep(required(batch.ref_logprobs, "ref_logprobs", coef), batch.mask)
+    return rewards - coef * (behaviour_logprobs(batch) - ref_logprobs)
+
+
 def importance_weights(terms: Terms, batch: Batch, *, cap: float | None) -> tuple[Tensor | float, dict[str, Tensor]]:
     """Truncated weights between trainer and sampler [B, T] (1.0 if `cap` is None) and their metrics."""
     if cap is None:
@@ -204,8 +220,7 @@ def bootstrapped(rewards: Tensor, batch: Batch, *, gamma: float) -> Tensor:
     """`rewards` [B, T] with the discounted value of the state after each truncated row on the row's last sampled token."""
     if batch.final_values is None:
         return rewards
-    last = batch.mask & (batch.mask.long().flip(1).cumsum(1).flip(1) == 1)
-    return rewards + torch.where(last, gamma * batch.final_values.to(rewards)[:, None], 0.0)
+    return rewards + torch.where(last_sampled(batch.mask), gamma * batch.final_values.to(rewards)[:, None], 0.0)
 
 
 # Field name -> (what holds for a sensible value, why another makes no sense and what to do). None means "off".

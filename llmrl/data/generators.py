@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from llmrl.data.critiques import chains
 from llmrl.data.programs import programs
 from llmrl.errors import DataError
 from llmrl.seeding import generator
@@ -109,6 +110,7 @@ GENERATORS: dict[str, Callable[..., RawRow]] = {
     "addition": addition,
     "episodes": episodes,
     "arithmetic": arithmetic,
+    "chains": chains,
     "countdown": countdown,
     "programs": programs,
 }

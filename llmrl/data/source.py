@@ -7,7 +7,9 @@ import re
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
 
 from llmrl.data.files import is_file_source, read_files, top_folder
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
@@ -17,6 +19,7 @@ from llmrl.errors import DataError
 from llmrl.nearest import closest, nearest
 from llmrl.seeding import generator
 from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.explain import plain_message
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
 Shape = Callable[[Any, str], Any]  # (record, its place) -> record
@@ -145,11 +148,15 @@ def _shown(args: dict[str, Any]) -> str:
 
 def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -> None:
     knobs = [item.name for item in inspect.signature(make).parameters.values() if item.kind is item.KEYWORD_ONLY]
+    kinds = get_type_hints(make)
     for knob, value in args.items():
         if knob not in knobs:
             raise DataError(f"generator {name} has no knob {knob!r}; {nearest(knob, knobs)}")
-        if type(value) is not int:
-            raise DataError(f"knob {knob} of generator {name} must be a whole number, not {value!r}")
+        try:
+            TypeAdapter(kinds[knob]).validate_python(tuple(value) if isinstance(value, list) else value, strict=True)
+        except ValidationError as error:
+            what = plain_message(error.errors()[0])
+            raise DataError(f"knob {knob} of generator {name} {what}") from error
 
 
 def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:

@@ -32,12 +32,12 @@ class Failure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
-    """What to do with the environment of `episode`: start it (`prompt` and `seed`), or answer a completion or a text."""
+    """What to do with the environment of `episode`: start it (`prompt` and `seed`), or answer a completion or texts."""
 
     episode: str
     prompt: Prompt | None = None
     seed: int = 0
-    given: Completion | str | None = None
+    given: Completion | tuple[str, ...] | None = None
 
 
 Answer = Observation | Turn | Ask | Failure | None
@@ -70,8 +70,9 @@ class Inline:
                 self._live[call.episode] = environment
                 return checked(environment.start(), started=True)
             environment = self._live[call.episode]
-            act = environment.told if isinstance(call.given, str) else environment.act
-            return checked(act(call.given))
+            if isinstance(call.given, tuple):
+                return checked(environment.told(*call.given))
+            return checked(environment.act(call.given))
         except Exception as error:  # noqa: BLE001  # one episode's failure, with its reason
             return Failure(f"{type(error).__name__}: {error}")
 
@@ -89,12 +90,10 @@ class Inline:
 
 def checked(answer: object, *, started: bool = False) -> Answer:
     """`answer`, or why it is none."""
-    if started:
-        if answer is None or isinstance(answer, Observation):
-            return answer
-        return Failure(f"start() gave {type(answer).__name__} instead of an Observation or None")
-    if isinstance(answer, Ask):
+    if isinstance(answer, Ask | Observation) or (started and answer is None):
         return answer
+    if started:
+        return Failure(f"start() gave {type(answer).__name__} instead of an Observation, an Ask or None")
     if not isinstance(answer, Turn):
         return Failure(f"act() gave {type(answer).__name__} instead of a Turn or an Ask")
     if not isinstance(answer.reward, int | float) or not math.isfinite(answer.reward):

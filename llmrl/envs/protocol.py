@@ -39,18 +39,24 @@ class Turn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ask:
-    """A question to the engine that the recipe calls `engine`, before the environment can answer its own policy."""
+    """A question to the engine that the recipe calls `engine`, before the environment can answer its own policy.
+
+    `samples` answers are drawn. With `shared` the draws are those of the prompt, not of the episode: all siblings that ask
+    the same hear the same.
+    """
 
     engine: str
     messages: tuple[Message, ...]
     max_tokens: int = 256
     temperature: float = 0.0
+    samples: int = 1
+    shared: bool = False
 
 
 class Environment(Protocol):
     """One task, single-use: there is no reset. Exceptions are the episode's failure, never the run's."""
 
-    def start(self) -> Observation | None:
+    def start(self) -> Observation | Ask | None:
         """What the policy sees first; None shows it the data row's own prompt."""
         ...
 
@@ -62,8 +68,8 @@ class Environment(Protocol):
 class Asking(Environment, Protocol):
     """An environment that asks other models."""
 
-    def told(self, text: str) -> Turn | Ask:
-        """What follows the answer to the last `Ask`."""
+    def told(self, *texts: str) -> Observation | Turn | Ask:
+        """What follows the answers to the last `Ask`, as many as its samples; an Observation if `start` asked."""
         ...
 
 

@@ -15,6 +15,7 @@ from llmrl.envs.host import Answer, Call, Failure
 from llmrl.envs.protocol import Ask, Turn
 from llmrl.errors import DataError
 from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.partners import Partner
 from llmrl.seeding import key
 from llmrl.types import (
     Completion,
@@ -53,7 +54,7 @@ class Stage:
     turns: int
     max_length: int
     window: int | None = None
-    partners: Mapping[str, RolloutEngine] = field(default_factory=dict)
+    partners: Mapping[str, Partner] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -100,12 +101,13 @@ def play(
         Call(episode=one.name, prompt=one.prompt, seed=key(seed, step, "environment", one.prompt.id, one.sample))
         for one in episodes
     ]
-    for one, answer in zip(episodes, stage.host.answer(calls), strict=True):
-        if isinstance(answer, Failure):
-            one.fail(answer.reason)
-        elif answer is None or isinstance(answer, Observation):
-            one.talk.shows(answer)
     try:
+        opened = _settled(stage, episodes, stage.host.answer(calls), keys=(seed, step), turn=-1)
+        for one, answer in zip(episodes, opened, strict=True):
+            if answer is None or isinstance(answer, Observation):
+                one.talk.shows(answer)
+            else:
+                one.fail(_wrong(answer, "an Observation"))
         for turn in range(stage.turns):
             live = [one for one in episodes if not one.over]
             if not live:
@@ -147,25 +149,33 @@ def _round(
             continue
         one.talk.said.append(completion)
         acting.append((one, context, completion))
-    answers = _answers(stage, [(one, completion) for one, _, completion in acting], keys=keys, turn=turn)
+    calls = [Call(episode=one.name, given=completion) for one, _, completion in acting]
+    answers = _settled(stage, [one for one, _, _ in acting], stage.host.answer(calls), keys=keys, turn=turn)
     for (one, context, completion), answer in zip(acting, answers, strict=True):
         one.rows.append(_row(one, context, completion, turn, version))
         if isinstance(answer, Turn):
             _apply(one, answer, last=turn + 1 == stage.turns)
         else:
-            one.fail(answer.reason if isinstance(answer, Failure) else "it asked other engines without end")
+            one.fail(_wrong(answer, "a Turn"))
 
 
-def _answers(
-    stage: Stage, acting: Sequence[tuple[_Episode, Completion]], *, keys: tuple[int | str, ...], turn: int
+def _wrong(answer: Answer, wanted: str) -> str:
+    if isinstance(answer, Failure):
+        return answer.reason
+    if isinstance(answer, Ask):
+        return "it asked other engines without end"
+    return f"it answered with {type(answer).__name__} instead of {wanted}"
+
+
+def _settled(
+    stage: Stage, episodes: Sequence[_Episode], answers: list[Answer], *, keys: tuple[int | str, ...], turn: int
 ) -> list[Answer]:
-    """What the environments say to their completions, once their questions to other engines are answered."""
-    answers = stage.host.answer([Call(episode=one.name, given=completion) for one, completion in acting])
+    """What the environments say in the end, once their questions to other engines are answered."""
     for question in range(MOST_QUESTIONS):
         asking = {place: answer for place, answer in enumerate(answers) if isinstance(answer, Ask)}
         if not asking:
             break
-        told: dict[int, str] = {}
+        told: dict[int, tuple[str, ...]] = {}
         for name in sorted({ask.engine for ask in asking.values()}):
             mine = {place: ask for place, ask in asking.items() if ask.engine == name}
             if name not in stage.partners:
@@ -173,22 +183,20 @@ def _answers(
                 for place in mine:
                     answers[place] = Failure(f"it asks engine {name!r}; the recipe's engines: {known}")
                 continue
-            requests = [
-                _request(stage, ask, key(*keys, "ask", acting[place][0].name, turn, question))
-                for place, ask in mine.items()
-            ]
-            for place, completion in zip(mine, stage.partners[name].generate(requests), strict=True):
-                told[place] = completion.text
-        calls = [Call(episode=acting[place][0].name, given=text) for place, text in told.items()]
+            seeds = {
+                place: key(*keys, "ask", one.prompt.id if mine[place].shared else one.name, turn, question)
+                for place, one in ((place, episodes[place]) for place in mine)
+            }
+            heard = stage.partners[name].answers([(ask, seeds[place]) for place, ask in mine.items()])
+            for place, texts in zip(mine, heard, strict=True):
+                if texts is None:
+                    answers[place] = Failure(f"engine {name!r} did not answer")
+                else:
+                    told[place] = texts
+        calls = [Call(episode=episodes[place].name, given=texts) for place, texts in told.items()]
         for place, answer in zip(told, stage.host.answer(calls), strict=True):
             answers[place] = answer
     return answers
-
-
-def _request(stage: Stage, ask: Ask, seed: int) -> Request:
-    tokens, _ = stage.renderer.first(ask.messages)
-    room = max(1, min(ask.max_tokens, stage.max_length - len(tokens)))
-    return Request(tokens=tokens, sampling=Sampling(max_tokens=room, temperature=ask.temperature, seed=seed))
 
 
 def _apply(one: _Episode, turn: Turn, *, last: bool) -> None:

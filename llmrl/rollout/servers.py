@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -16,13 +17,14 @@ import httpx
 
 from llmrl.errors import EngineError
 from llmrl.rollout.engine import ChecksumRequest
-from llmrl.rollout.pool import Lost, Put, said, together
+from llmrl.rollout.pool import EnginePool, Lost, Put, said, together
 from llmrl.rollout.transfer import Transfer
 from llmrl.rollout.weight_check import METHOD, to_json
 from llmrl.types import Completion, Request, Status
 
 WAIT_S = 1.0  # before the second try; doubled each time
 BUSY = {429, *range(500, 600)}  # status codes of a server that another may stand in for
+TRIES = 4  # of a server that is asked and never trained
 SHOWN = 300  # characters of a server's answer in a message
 
 
@@ -32,6 +34,27 @@ class Process(Protocol):
     def restart(self) -> None: ...
 
     def close(self) -> None: ...
+
+
+def endpoints(
+    urls: Sequence[str], *, tokenizer: Any, model: str | None = None, concurrency: int = 128, timeout_s: float = 600.0,
+    say: Callable[[str], None] = print,
+) -> EnginePool:  # fmt: skip
+    """OpenAI-compatible servers that serve `model` (None: the only one there is), `concurrency` requests at once on each.
+
+    `tokenizer` counts where a server returns no token ids. The key is OPENAI_API_KEY's. EngineError if one does not
+    answer or does not serve the model. No weights can be loaded.
+    """
+    if wrong := [url for url in urls if not url.startswith(("http://", "https://"))]:
+        raise EngineError(f"endpoint {wrong[0]!r} is no URL; write it like http://localhost:8000/v1")
+    made = [
+        Server(
+            url, model=model, tokenizer=tokenizer, key=os.environ.get("OPENAI_API_KEY"), at_once=concurrency, tries=TRIES,
+            request_s=timeout_s, trust_env=True,
+        )
+        for url in urls
+    ]  # fmt: skip
+    return EnginePool(made, say=say)
 
 
 class Server:

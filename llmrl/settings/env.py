@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from llmrl.settings.section import Section
 
@@ -37,6 +37,23 @@ class EnvConfig(Section):
 class PartnerConfig(Section):
     """An engine with frozen weights that environments may ask: an actor, a judge, another player."""
 
-    model: str = Field(description="a folder, a name of `llmrl models list`, or a hub id")
+    model: str = Field(
+        "",
+        description="a folder, a name of `llmrl models list`, a hub id, stage:name, or base: the policy's own weights with "
+        "its LoRA adapter off; with urls the name it is served by",
+    )
+    urls: list[str] = Field(default_factory=list, description="OpenAI-compatible servers, instead of loading a model")
+    tokenizer: str = Field("", description="a folder; default: the model's own, for servers the policy's")
     engine: Literal["vllm", "native", "hf"] = "native"
     max_sequences: PositiveInt = Field(64, description="requests the engine runs at once")
+
+    @property
+    def loaded(self) -> bool:
+        """Whether it is a model of its own, loaded here."""
+        return not self.urls and self.model != "base"
+
+    @model_validator(mode="after")
+    def _is_somewhere(self) -> PartnerConfig:
+        if not (self.model or self.urls):
+            raise ValueError("an engine needs a model (a folder, or base) or urls")
+        return self

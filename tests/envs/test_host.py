@@ -40,7 +40,7 @@ def test_an_environment_that_raises_or_talks_nonsense_fails_alone(host):
     assert "not a finite number" in host.answer([Call(episode="c", given=said("nan"))])[0].reason
     (ask,) = host.answer([Call(episode="c", given=said("ask"))])
     assert isinstance(ask, Ask)
-    assert host.answer([Call(episode="c", given="yes")])[0].next == Observation.of("friend says yes")
+    assert host.answer([Call(episode="c", given=("yes",))])[0].next == Observation.of("friend says yes")
 
 
 @pytest.mark.parametrize(("fault", "reason"), [("hang", "no answer in 1"), ("die", "exit code 7")])

@@ -14,8 +14,8 @@ import pytest
 
 import llmrl.rollout.servers as servers
 from llmrl.errors import EngineError
-from llmrl.eval.fleet import endpoints
 from llmrl.rollout.pool import EnginePool
+from llmrl.rollout.servers import endpoints
 from llmrl.types import Request, Sampling, StatusKind
 from tests.eval.fakes import byte_tokenizer, opened, pools_closed  # noqa: F401 - a fixture
 

@@ -9,6 +9,7 @@ import pytest
 from llmrl.data.conversation import Renderer, Talk
 from llmrl.envs.host import Inline, Maker
 from llmrl.rollout.episodes import Stage, play
+from llmrl.rollout.partners import Partner
 from llmrl.train.collate import collate
 from llmrl.train.sample import judged
 from llmrl.train.telemetry import describe_rollouts
@@ -54,9 +55,8 @@ def stage(name, *, turns=8, window=None, max_length=400, partners=None, **args):
     )
     host = Inline(Maker(path=path, args=args))
     renderer = Renderer(tiny_tokenizer())
-    return Stage(
-        host=host, renderer=renderer, turns=turns, max_length=max_length, window=window, partners=partners or {}
-    )
+    others = {who: Partner(engine, renderer, max_length=max_length) for who, engine in (partners or {}).items()}
+    return Stage(host=host, renderer=renderer, turns=turns, max_length=max_length, window=window, partners=others)
 
 
 def played(engine, asked, on, **more):
@@ -169,7 +169,7 @@ def test_an_environment_may_ask_another_engine():
         Scripted(lambda text: "end" if "friend says" in text else "ask"), prompts("a", "b"),
         stage("faulty", partners={"friend": friend}),
     )  # fmt: skip
-    assert len(friend.asked) == 1 and len(friend.asked[0]) == 4  # one batch for all
+    assert len(friend.asked) == 1 and len(friend.asked[0]) == 1  # all ask the same: once
     assert [row.scores[0].value for row in rows] == [0.5, 1.0] * 4
     assert "friend says look left" in tiny_tokenizer().decode(rows[1].prompt.tokens)
     lonely = played(Scripted(lambda text: "ask"), prompts("a"), stage("faulty"), samples=1)
