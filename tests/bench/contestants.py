@@ -69,7 +69,9 @@ def ours(options: argparse.Namespace, gate: Gate) -> None:
 
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False
-    policy = load_policy(ModelConfig(path="model"), source=options.model, device=torch.device("cpu"), seed=0)
+    policy = load_policy(
+        ModelConfig(path="model", dtype=options.dtype), source=options.model, device=torch.device("cpu"), seed=0
+    )
     config = TrainConfig(steps=99, lr=LR)
     tokens = config.tokens_per_microbatch
     logprob_model = LogprobModel(model=policy.causal_lm, mode="packed", temperature=1.0, tokens_per_microbatch=tokens)
@@ -104,7 +106,9 @@ def _engine(options: argparse.Namespace, policy: Any) -> Any:
     from llmrl.rollout.native import NativeEngine
     from llmrl.rollout.process import ProcessEngine
 
-    settings = EngineSettings(kind=options.engine, model=options.model, max_length=256, kv_cache_gib=1.0)
+    settings = EngineSettings(
+        kind=options.engine, model=options.model, dtype=options.dtype, max_length=256, kv_cache_gib=1.0
+    )
     if options.engine == "native":
         return NativeEngine(settings, model=policy.causal_lm, tokenizer=policy.tokenizer)
     return ProcessEngine(settings, log=Path(options.log or os.devnull))
@@ -150,7 +154,7 @@ def _scored(trajectories: list[Any], *, equal: bool) -> list[Any]:
 
 
 def trl(options: argparse.Namespace, gate: Gate) -> None:
-    """TRL's GRPOTrainer: at its defaults, or (`best`) bf16 weights and no gradient checkpointing."""
+    """TRL's GRPOTrainer: at its defaults, or (`best`) weights in --dtype and no gradient checkpointing."""
     from transformers import TrainerCallback
 
     trainer = trl_trainer(options)
@@ -213,7 +217,7 @@ def trl_trainer(options: argparse.Namespace) -> Any:
     if best:
         settings |= {"gradient_checkpointing": False, "bf16": False}
         model = AutoModelForCausalLM.from_pretrained(
-            options.model, dtype=torch.bfloat16, attn_implementation=options.trl_attention
+            options.model, dtype=getattr(torch, options.dtype), attn_implementation=options.trl_attention
         )
     return GRPOTrainer(
         model=model,
@@ -266,9 +270,21 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """`--dtype`: auto is what a recipe would take on this machine."""
+    from llmrl.hardware import dtype_here
+
+    choices = ["auto", "bfloat16", "float32"]
+    parser.add_argument(
+        "--dtype", type=lambda name: dtype_here(name) if name in choices else name, default="auto",
+        choices=choices[1:], help="precision of the weights on every side; auto as in recipes",
+    )  # fmt: skip
+
+
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that the parent passes on to the sides."""
     add_model(parser)
+    add_dtype(parser)
     parser.add_argument("--mode", choices=["natural", "equal"], default="natural", help="lengths of completions")
     parser.add_argument("--engine", choices=["native", "vllm"], default="native", help="what our side samples with")
     parser.add_argument("--log", default="", help="file for the output of our engine")
@@ -277,7 +293,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def passed_on(options: argparse.Namespace) -> Iterator[str]:
-    for name in ("model", "mode", "engine", "log", "trl_batch", "trl_attention"):
+    for name in ("model", "dtype", "mode", "engine", "log", "trl_batch", "trl_attention"):
         yield f"--{name.replace('_', '-')}={getattr(options, name)}"
 
 

@@ -13,6 +13,7 @@ import json
 import statistics
 import subprocess
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 from tests.bench.contestants import add_options, passed_on
@@ -23,8 +24,10 @@ PHASES = ("generate", "reward", "update", "sync", "step")
 class Side:
     """One contestant in its process."""
 
-    def __init__(self, name: str, steps: int, options: argparse.Namespace) -> None:
-        command = [sys.executable, "-m", "tests.bench.contestants", name, "--steps", str(steps), *passed_on(options)]
+    def __init__(self, name: str, steps: int, options: argparse.Namespace, *, module: str = "contestants",
+                 passed: Iterable[str] = ()) -> None:  # fmt: skip
+        passed = passed or passed_on(options)
+        command = [sys.executable, "-m", f"tests.bench.{module}", name, "--steps", str(steps), *passed]
         self.name = name
         self.found: list[dict[str, Any]] = []
         quiet = None if options.verbose else subprocess.DEVNULL
