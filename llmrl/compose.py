@@ -53,11 +53,19 @@ def sources_of(recipe: Recipe) -> Sources:
         if partner.loaded
     }
     return Sources(
-        policy=model_folder(recipe.model.path),
+        policy=policy_folder(recipe),
         critic=model_folder(values) if values else "",
         outcome_critic=model_folder(outcomes) if outcomes else "",
         partners=partners,
     )
+
+
+def policy_folder(recipe: Recipe) -> str:
+    """The local folder of the recipe's model, its embedding grown if the recipe says so."""
+    from llmrl.policy.resize import resized
+
+    folder = model_folder(recipe.model.path)
+    return resized(folder) if recipe.model.resize else folder
 
 
 def check_benchmarks(recipe: Recipe) -> None:

@@ -27,7 +27,7 @@ from llmrl.data.pictures import load_pictures
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
-from llmrl.policy.model import Policy, load_tokenizer, model_length
+from llmrl.policy.model import Policy, check_vocabulary, load_tokenizer, model_length
 from llmrl.rollout.engine import NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
@@ -265,6 +265,7 @@ def _build(
     else:
         say("loading the model")
     models = build_models(recipe, parts.algo, parts.sources, problems.train, notes, world)
+    check_vocabulary(models.policy, (token for row in problems.gold.values() for token in row.tokens))
     engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
     controller = cast(Steered, parts.algo).controller() if needs.feedback else None
     state, pending, found = _restore(recipe, models, controller, world)

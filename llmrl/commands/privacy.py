@@ -65,13 +65,13 @@ def train_private(
 ) -> None:
     """Fine-tune under the recipe's privacy section; ends with what may be claimed."""
     from llmrl.commands.private_run import section_of, train_privately
-    from llmrl.compose import model_folder
+    from llmrl.compose import policy_folder
     from llmrl.settings.load import load_recipe
 
     loaded = load_recipe(recipe, overrides)
     section_of(loaded)
     _, summary = train_privately(
-        loaded, model_folder(loaded.model.path), resume=resume,
+        loaded, policy_folder(loaded), resume=resume,
         say=lambda metrics: console.print(f"step {metrics['step']:.0f}  spent {metrics['privacy/spent']:.1%}"),
     )  # fmt: skip
     console.print_json(json.dumps(summary))

@@ -14,7 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from llmrl.policy.attention import UnsupportedModel, gather_blocks, registered_attention
+from llmrl.policy.attention import (
+    UnsupportedModel,
+    beyond,
+    capped,
+    causal_attention,
+    gather_blocks,
+    registered_attention,
+)
 
 DECODING_ATTENTION = "llmrl_decoding"
 COLUMNS = 32  # own columns are added so many at a time
@@ -64,11 +71,21 @@ class KVCache:
         self.rows = torch.arange(len(self.group), device=self.group.device)
         self.last = self.filled
         self.filled = self.filled + 1
-        device = self.group.device
-        prompt = torch.arange(longest, device=device) >= self.prompt_length[self.group][:, None]
-        own = torch.arange(columns, device=device) >= self.filled[:, None]
-        self.hidden = torch.cat([prompt, own], dim=1)[:, None, None]  # [N, 1, 1, P + C], True where not to look
         self.column = most
+        self.longest = longest + most + 1  # positions that a row may have
+        self._hidden: dict[int | None, Tensor] = {}
+
+    def hidden(self, window: int | None) -> Tensor:
+        """[N, 1, 1, P + C], True where the newest tokens do not look: padding, and what lies beyond a sliding window."""
+        window = window if window is not None and window < self.longest else None
+        if window not in self._hidden:
+            longest, columns = self.prompts[0][0].shape[2], self.own[0][0].shape[2]
+            length = self.prompt_length[self.group][:, None]  # [N, 1]
+            at = torch.arange(max(longest, columns), device=self.group.device)
+            prompt = (at[:longest] >= length) | beyond(length + self.last[:, None] - at[:longest], window)
+            own = beyond(self.last[:, None] - at[:columns], window)
+            self._hidden[window] = torch.cat([prompt, own], dim=1)[:, None, None]
+        return self._hidden[window]
 
     def kept(self, rows: Sequence[int]) -> KVCache:
         """The cache of some of its rows, and of the groups that still have any."""
@@ -123,13 +140,24 @@ def _stacked(x: Tensor, y: Tensor) -> Tensor:
     return torch.cat([_widened(x, columns), _widened(y, columns)])
 
 
-def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int, *, scale: float) -> Tensor:
+def decode(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    cache: KVCache,
+    layer: int,
+    *,
+    scale: float,
+    window: int | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """One layer's attention; query [H, L, D], key and value [K, L, D] of L new tokens -> [H, L, D].
 
     The first pass over a cache has the packed prompts as its tokens and stores them, every later one has one token a row.
+    `window` and `cap` as in `block_attention`.
     """
     if cache.index is not None:
-        return _prompts(query, key, value, cache, scale=scale)
+        return _prompts(query, key, value, cache, scale=scale, window=window, cap=cap)
     heads, rows, width = query.shape
     kv_heads = key.shape[0]
     own_keys, own_values = cache.own[layer]  # with columns that are still empty: a part of them would be copied
@@ -142,7 +170,7 @@ def decode(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, layer: int
     by_row = (query * scale).view(kv_heads, -1, rows, width).permute(2, 0, 1, 3)  # [N, K, R, D]
     on_prompt = _to_rows(_to_groups(by_row, cache) @ prompt_keys.transpose(-1, -2), cache)
     on_own = by_row @ own_keys.transpose(-1, -2)
-    scores = torch.cat([on_prompt, on_own], dim=-1).masked_fill_(cache.hidden, float("-inf"))
+    scores = capped(torch.cat([on_prompt, on_own], dim=-1), cap).masked_fill_(cache.hidden(window), float("-inf"))
     weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
     to_prompt, to_own = weights.split([prompt_keys.shape[2], own_keys.shape[2]], dim=-1)
     out = _to_rows(_to_groups(to_prompt, cache) @ prompt_values, cache) + to_own @ own_values
@@ -166,15 +194,13 @@ def _to_rows(x: Tensor, cache: KVCache) -> Tensor:
     return rows if cache.full else rows[cache.place]
 
 
-def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, *, scale: float) -> Tensor:
+def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, **how: Any) -> Tensor:
     assert cache.index is not None
     keys, values = (gather_blocks(x, cache.index).transpose(0, 1).contiguous() for x in (key, value))  # [G, K, P, D]
     cache.prompts.append((keys, values))
     queries = gather_blocks(query, cache.index).transpose(0, 1)  # [G, H, P, D]
     repeat = query.shape[0] // key.shape[0]
-    out = torch.nn.functional.scaled_dot_product_attention(
-        queries, keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1), is_causal=True, scale=scale
-    )
+    out = causal_attention(queries, keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1), **how)
     return out.transpose(0, 1)[:, cache.index >= 0]
 
 
@@ -194,12 +220,13 @@ def _attention(
     *,
     decoding: KVCache | None = None,
     scaling: float | None = None,
+    sliding_window: int | None = None,
     softcap: float | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    if decoding is None or softcap is not None:
-        raise UnsupportedModel("it does not pass extra arguments on to its attention, or caps attention scores")
+    if decoding is None:
+        raise UnsupportedModel("it does not pass extra arguments on to its attention")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     layer: int = module.layer_idx  # type: ignore[assignment]
-    out = decode(query[0], key[0], value[0], decoding, layer, scale=scale)
+    out = decode(query[0], key[0], value[0], decoding, layer, scale=scale, window=sliding_window, cap=softcap)
     return out.transpose(0, 1)[None], None

@@ -15,35 +15,55 @@ from torch import Tensor
 from llmrl.policy.packing import Packing
 
 
-def sees(packing: Packing) -> Any:
+def sees(packing: Packing, window: int | None = None) -> Any:
     """FlexAttention's `mask_mod`: whether the token at packed index `q` attends to the one at `k`.
 
-    A token sees earlier ones of its group that belong to the prompt or to its own row.
+    A token sees earlier ones of its group that belong to the prompt or to its own row, no further back than `window`.
     """
-    group, owner = packing.group, packing.owner
+    group, owner, positions = packing.group, packing.owner, packing.positions
 
     def mask(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        return (group[q] == group[k]) & (q >= k) & ((owner[k] < 0) | (owner[k] == owner[q]))
+        seen = (group[q] == group[k]) & (q >= k) & ((owner[k] < 0) | (owner[k] == owner[q]))
+        return seen if window is None else seen & (positions[q] - positions[k] < window)
 
     return mask
 
 
-def block_mask(packing: Packing) -> Any:
-    """Which blocks of scores are computed; once for all layers."""
+class BlockMasks:
+    """Which blocks of scores are computed: once for all layers of a window."""
+
+    def __init__(self, packing: Packing) -> None:
+        self._packing = packing
+        self._made: dict[int | None, Any] = {}
+
+    def of(self, window: int | None = None) -> Any:
+        if window not in self._made:
+            self._made[window] = block_mask(self._packing, window)
+        return self._made[window]
+
+
+def block_mask(packing: Packing, window: int | None = None) -> Any:
+    """Which blocks of scores are computed."""
     from torch.nn.attention.flex_attention import create_block_mask
 
     length, device = packing.length, packing.tokens.device
     make = _compiled(create_block_mask) if device.type == "cuda" else create_block_mask
-    return make(sees(packing), None, None, length, length, device=device)
+    return make(sees(packing, window), None, None, length, length, device=device)
 
 
-def flex_attention(query: Tensor, key: Tensor, value: Tensor, blocks: Any, *, scale: float) -> Tensor:
+def flex_attention(
+    query: Tensor, key: Tensor, value: Tensor, blocks: Any, *, scale: float, cap: float | None = None
+) -> Tensor:
     """query [H, L, D], key and value [K, L, D] with H a multiple of K -> [H, L, D]; `blocks` from `block_mask`."""
     from torch.nn.attention.flex_attention import flex_attention as attend
 
+    def bounded(score: Tensor, *where: Tensor) -> Tensor:
+        return cap * torch.tanh(score / cap)
+
     run = _compiled(attend) if query.is_cuda else attend
     grouped = query.shape[0] != key.shape[0]
-    out: Tensor = run(query[None], key[None], value[None], block_mask=blocks, scale=scale, enable_gqa=grouped)[0]
+    how = {"score_mod": None if cap is None else bounded, "block_mask": blocks, "scale": scale}
+    out: Tensor = run(query[None], key[None], value[None], enable_gqa=grouped, **how)[0]
     return out
 
 

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from llmrl.batch import Batch, Output
 from llmrl.policy.attention import UnsupportedModel, registered_attention
-from llmrl.policy.flex import block_mask, flex_attention
-from llmrl.policy.head import token_logprobs
+from llmrl.policy.flex import BlockMasks, flex_attention
+from llmrl.policy.head import OutputScaling, token_logprobs
 from llmrl.policy.packing import Packing, block_attention, pack
 from llmrl.policy.vision import seen, text_config
 
@@ -52,6 +52,7 @@ def forward(
         scored.target,
         temperature=temperature,
         entropy=entropy,
+        scaling=OutputScaling.of(model),
     )
     return Output(
         logprobs=_spread(logprobs, row, column, batch),
@@ -117,7 +118,7 @@ def _present(batch: Batch) -> Tensor:
 
 
 def _packed_hidden(model: nn.Module, packing: Packing, mode: ForwardMode) -> Tensor:
-    blocks = block_mask(packing) if mode == "flex" else None
+    blocks = BlockMasks(packing) if mode == "flex" else None
     with registered_attention(text_config(model), PACKED_ATTENTION, _packed_attention):
         out = model.base_model(  # type: ignore[operator]
             input_ids=packing.tokens[None],
@@ -138,7 +139,7 @@ def _packed_attention(
     attention_mask: Tensor | None,
     *,
     packing: Packing | None = None,
-    blocks: Any = None,
+    blocks: BlockMasks | None = None,
     scaling: float | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
@@ -147,15 +148,12 @@ def _packed_attention(
     """transformers' attention call: query [1, H, L, D], key and value [1, K, L, D] -> [1, L, H, D]."""
     if packing is None:
         raise UnsupportedModel("it does not pass extra arguments on to its attention")
-    if softcap is not None:
-        raise UnsupportedModel("it caps attention scores")
-    if sliding_window is not None and int(packing.positions.max()) >= sliding_window:
-        raise UnsupportedModel(f"its sliding window of {sliding_window} tokens is shorter than a row")
+    window = sliding_window if sliding_window is not None and sliding_window < packing.longest else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     if blocks is not None:
-        out = flex_attention(query[0], key[0], value[0], blocks, scale=scale)
+        out = flex_attention(query[0], key[0], value[0], blocks.of(window), scale=scale, cap=softcap)
     else:
-        out = block_attention(query[0], key[0], value[0], packing, scale=scale)
+        out = block_attention(query[0], key[0], value[0], packing, scale=scale, window=window, cap=softcap)
     return out.transpose(0, 1)[None], None
 
 
@@ -169,7 +167,7 @@ def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, toleranc
     try:
         with torch.no_grad():
             ours = forward(model, batch, mode=mode).logprobs
-    except (UnsupportedModel, TypeError, ValueError, RuntimeError) as error:
+    except (UnsupportedModel, AttributeError, TypeError, ValueError, RuntimeError) as error:
         return f"the {mode} forward failed: {error}"
     with torch.no_grad():
         logits = model(**_padded(model, batch), use_cache=False).logits
@@ -179,7 +177,41 @@ def check_forward(model: nn.Module, batch: Batch, *, mode: ForwardMode, toleranc
     return None if float(gap) <= tolerance else f"log-probabilities of {mode} differ by {float(gap):.3g} nats"
 
 
-def window_is_short(model: Any, max_length: int) -> bool:
-    """Whether a row of `max_length` tokens is longer than the model's sliding window, which packing does not cut."""
-    window = getattr(text_config(model), "sliding_window", None)
-    return window is not None and window < max_length
+def short_window(model: Any, max_length: int) -> str | None:
+    """Why rows of `max_length` tokens cannot be packed: the model looks back less far and does not tell its attention.
+
+    None if it looks back that far, or tells it. A probe shorter than the window would not notice.
+    """
+    config = text_config(model)
+    chunk = getattr(config, "attention_chunk_size", None)
+    if chunk is not None and chunk < max_length:
+        return f"it attends in chunks of {chunk} tokens, fewer than model.max_length={max_length}"
+    window = getattr(config, "sliding_window", None)
+    if not window or window >= max_length or window in _windows_told(model):
+        return None
+    return f"its sliding window of {window} tokens is shorter than model.max_length={max_length}"
+
+
+def _windows_told(model: Any) -> set[int | None]:
+    """The sliding windows that a model's layers give to their attention function."""
+    found: set[int | None] = set()
+    tokens = torch.zeros(1, 2, dtype=torch.int64, device=_device(model))
+    with torch.no_grad(), registered_attention(text_config(model), "llmrl_windows", _note_window):
+        model.base_model(input_ids=tokens, use_cache=False, seen=found)
+    return found
+
+
+def _note_window(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    seen: set[int | None] | None = None,
+    sliding_window: int | None = None,
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    if seen is not None:
+        seen.add(sliding_window)
+    return query.new_zeros(1, query.shape[2], query.shape[1], value.shape[-1]), None

@@ -76,6 +76,7 @@ class _Layer:
         self.before = _norm(layer.input_layernorm)
         self.after = _norm(layer.post_attention_layernorm)
         self.scale = float(attention.scaling)
+        self.window = getattr(attention, "sliding_window", getattr(attention.config, "sliding_window", None))
         self.heads = _heads(attention.q_proj, attention), _heads(attention.k_proj, attention)
         self.head_norms = [_norm(getattr(attention, name)) for name in ("q_norm", "k_norm") if hasattr(attention, name)]
         self.into = _product(attention.q_proj, attention.k_proj, attention.v_proj)
@@ -127,7 +128,8 @@ def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, 
     half = width // 2
     turned = turned * cos + torch.cat([turned[..., half:], turned[..., :half]], dim=-1).mul_(sin)
     query, key = turned[:, :heads], turned[:, heads:]
-    out = decode(query.transpose(0, 1), key.transpose(0, 1), value.transpose(0, 1), cache, number, scale=layer.scale)
+    turned = (part.transpose(0, 1) for part in (query, key, value))
+    out = decode(*turned, cache, number, scale=layer.scale, window=layer.window)
     return out.transpose(0, 1).reshape(rows, heads * width)
 
 

@@ -5,11 +5,10 @@ processor, and how its weights leave it.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,13 @@ from torch import Tensor, nn
 from llmrl.data.pictures import PictureReader, load_pictures
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
-from llmrl.nearest import nearest
 from llmrl.policy.attention import same_attention_again
-from llmrl.policy.vision import architecture, load_lm, text_config
-from llmrl.settings.model import LoraConfig, ModelConfig
+from llmrl.policy.loading import open_causal_lm
+from llmrl.policy.lora import is_adapters, merged_weights, with_adapter
+from llmrl.policy.vision import architecture, text_config
+from llmrl.settings.model import ModelConfig
 
 Named = Iterable[tuple[str, Tensor]]
-ADAPTER_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +37,7 @@ class Policy:
     tokenizer: Any
     source: str
     lora: bool
+    notes: tuple[str, ...] = ()  # what a user should know about how it was loaded
     unshard: Callable[[Named], Iterator[tuple[str, Tensor]]] | None = None
     pictures: PictureReader | None = None  # of a model that sees
 
@@ -56,8 +56,8 @@ class Policy:
             yield from self._unsharded(self.model.named_parameters())
             return
         adapter = self._adapter()
-        base = self._unsharded((name, p) for name, p in self.model.named_parameters() if ".lora_" not in name)
-        yield from _merged_weights(self.model, base, adapter)
+        base = self._unsharded((name, p) for name, p in self.model.named_parameters() if not is_adapters(name))
+        yield from merged_weights(self.model, base, adapter)
 
     def _unsharded(self, named: Named) -> Iterator[tuple[str, Tensor]]:
         return ((name, p.detach()) for name, p in named) if self.unshard is None else self.unshard(named)
@@ -71,7 +71,7 @@ class Policy:
                 self._adapter()
 
     def _adapter(self) -> dict[str, Tensor]:
-        return dict(self._unsharded((name, p) for name, p in self.model.named_parameters() if ".lora_" in name))
+        return dict(self._unsharded((name, p) for name, p in self.model.named_parameters() if is_adapters(name)))
 
     def save(self, folder: Path) -> None:
         """Write a plain Hugging Face folder (safetensors) that transformers and vLLM open as it is.
@@ -98,12 +98,11 @@ def load_tokenizer(source: str) -> Any:
 
 
 def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed: int) -> Policy:
-    """Load the model in train mode on `device`; `seed` keys the adapter's random start. Dropout must be off.
+    """Load the model in train mode on `device`; `seed` keys the adapter's random start. Dropout is set to 0.
 
-    Raises ConfigError for a model with dropout (sampler and trainer would disagree about every probability) and for
-    LoRA targets that the model has not or that cannot be adapted.
+    Raises ConfigError for LoRA targets that the model has not or that cannot be adapted.
     """
-    model = load_lm(source, dtype=getattr(torch, dtype_here(config.dtype)))
+    model, notes = open_causal_lm(source, getattr(torch, dtype_here(config.dtype)))
     if config.gradient_checkpointing:
         how = {"use_reentrant": False, "context_fn": same_attention_again(text_config(model))}
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=how)
@@ -115,68 +114,32 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
     if frozen is not None:
         model.get_submodule(frozen).requires_grad_(False)
     if config.lora is not None:
-        model = _with_adapter(model, config.lora, seed, frozen)
-    model = cast(Any, model).to(device).train()
-    active = [name for name, module in model.named_modules() if _dropout(module) > 0]
-    if active:
-        raise ConfigError(
-            f"{source} trains with dropout ({active[0]} and others); set it to 0 in the model's config.json"
-        )
+        model = with_adapter(model, config.lora, seed, frozen)
+    model = model.to(device).train()
+    tokenizer = load_tokenizer(source)
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        notes.append(f"{_too_few_rows(source, len(tokenizer), rows)}; model.resize: true adds them")
     return Policy(
-        model=model, tokenizer=load_tokenizer(source), source=source, lora=config.lora is not None,
+        model=model, tokenizer=tokenizer, source=source, lora=config.lora is not None, notes=tuple(notes),
         pictures=load_pictures(source),
     )  # fmt: skip
 
 
-def _dropout(module: Any) -> float:
-    """The module's own dropout: many attentions keep theirs as a number and call the function."""
-    return float(module.p if isinstance(module, nn.Dropout) else getattr(module, "attention_dropout", 0.0))
-
-
-def _check_target(model: Any, target: list[str]) -> None:
-    """Every name must match a layer, and none the embedding or output layer: those are read past their adapters."""
-    names = {name: module for name, module in model.named_modules() if name}
-    shared = (model.get_input_embeddings(), model.get_output_embeddings())
-    for wanted in target:
-        found = [module for name, module in names.items() if name == wanted or name.endswith(f".{wanted}")]
-        if not found:
-            known = sorted({name.rpartition(".")[2] for name, m in names.items() if isinstance(m, nn.Linear)})
-            raise ConfigError(f"model.lora.target: the model has no layer {wanted!r}; {nearest(wanted, known)}")
-        if any(module is layer for module in found for layer in shared):
-            raise ConfigError(f"model.lora.target: {wanted} cannot carry an adapter here; leave it out")
-
-
-def _with_adapter(model: Any, config: LoraConfig, seed: int, frozen: str | None) -> Any:
-    """The model with an adapter on the layers that `config` names, none inside the module `frozen`."""
-    import peft
-
-    if config.target != "all-linear":
-        _check_target(model, list(config.target))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        settings = peft.LoraConfig(
-            r=config.r,
-            lora_alpha=config.alpha,
-            lora_dropout=config.dropout,
-            target_modules=config.target,
-            exclude_modules=rf"{re.escape(frozen)}\..*" if frozen else None,
-            task_type="CAUSAL_LM",
+def check_vocabulary(policy: Policy, tokens: Iterable[int]) -> None:
+    """Raise ConfigError if one of `tokens`, or the end of a sequence, has no row in the policy's embedding."""
+    rows = policy.causal_lm.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    highest = max([*tokens, policy.tokenizer.eos_token_id or 0])
+    if highest >= rows:
+        raise ConfigError(
+            f"{_too_few_rows(policy.source, len(policy.tokenizer), rows)}, and token {highest} "
+            f"({policy.tokenizer.convert_ids_to_tokens(highest)!r}) is used; model.resize=true adds the missing rows, "
+            "each the mean of the others"
         )
-        return peft.get_peft_model(model, settings)
 
 
-def _merged_weights(model: Any, base: Named, adapter: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
-    from peft.tuners.lora import LoraLayer
-    from peft.utils.other import transpose
-
-    layers: dict[str, Any] = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    for name, weight in base:
-        owner, _, leaf = name.rpartition(".base_layer.")
-        if owner in layers and leaf == "weight":
-            down, up = (adapter[f"{owner}.lora_{side}.default.weight"].float() for side in "AB")
-            delta = transpose(up @ down, layers[owner].fan_in_fan_out) * layers[owner].scaling["default"]
-            weight = (weight.float() + delta).to(weight.dtype)
-        yield name.removeprefix(ADAPTER_PREFIX).replace(".base_layer.", "."), weight
+def _too_few_rows(source: str, tokens: int, rows: int) -> str:
+    return f"the tokenizer of {source} knows {tokens} tokens, and its model has embeddings of {rows}"
 
 
 def model_length(source: str) -> int | None:

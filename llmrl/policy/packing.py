@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Batch, Picture, moved
-from llmrl.policy.attention import gather_blocks
+from llmrl.policy.attention import beyond, capped, causal_attention, gather_blocks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -40,6 +40,7 @@ class Packing:
     target: Tensor  # [N] the scored token's id
     row: Tensor  # [N] its batch row
     column: Tensor  # [N] its batch column
+    longest: int  # tokens of the longest row, prompt and continuation
     pictures: tuple[Picture, ...] = ()  # of the groups' prompts, in packed order
 
     @property
@@ -48,8 +49,9 @@ class Packing:
 
     def to(self, device: torch.device) -> Packing:
         """The same layout on another device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "pictures"}
-        return Packing(**{name: moved(x, device) for name, x in tensors.items()}, pictures=self.pictures)
+        plain = {"longest": self.longest, "pictures": self.pictures}
+        tensors = {f.name: moved(getattr(self, f.name), device) for f in fields(self) if f.name not in plain}
+        return Packing(**tensors, **plain)
 
 
 def pack(batch: Batch) -> Packing:
@@ -108,14 +110,25 @@ def pack(batch: Batch) -> Packing:
         row=scored_row,
         column=scored_column,
         pictures=() if batch.pictures is None else tuple(p for rows in members for p in batch.pictures[rows[0]]),
+        longest=max(lengths),
     )
 
 
-def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing, *, scale: float) -> Tensor:
+def block_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    packing: Packing,
+    *,
+    scale: float,
+    window: int | None = None,
+    cap: float | None = None,
+) -> Tensor:
     """Exact attention over the packed sequence, computed block by block.
 
     query [H, L, D], key and value [K, L, D] with H a multiple of K -> [H, L, D]. Prompts attend causally to themselves;
-    a continuation attends to its prompt and causally to itself. Scores are accumulated in float32 (or float64).
+    a continuation attends to its prompt and causally to itself, all of them no further back than `window` tokens.
+    Scores are accumulated in float32 (or float64); `cap` bounds them as in Gemma 2.
     """
     heads, length, width = query.shape
     kv_heads = key.shape[0]
@@ -125,48 +138,47 @@ def block_attention(query: Tensor, key: Tensor, value: Tensor, packing: Packing,
         gather_blocks(key, packing.continuation),
         gather_blocks(value, packing.continuation),
     )  # [K, G, S, C, D]
-    from_prompt = _attend_prompt(gather_blocks(query, packing.prompt), prompt_key, prompt_value, scale)
+    # Padding of prompts is on the right, so causal is enough.
+    at_prompt = gather_blocks(query, packing.prompt)  # [K, R, G, P, D]
+    repeated = (part[:, None].expand_as(at_prompt) for part in (prompt_key, prompt_value))
+    from_prompt = causal_attention(at_prompt, *repeated, scale=scale, window=window, cap=cap)
     from_own = _attend_own(
-        gather_blocks(query, packing.continuation),
-        prompt_key,
-        prompt_value,
-        own_key,
-        own_value,
+        gather_blocks(query, packing.continuation) * scale,
+        (prompt_key, prompt_value),
+        (own_key, own_value),
         packing.prompt >= 0,
-        scale,
+        window,
+        cap,
     )
     blocks = torch.cat([from_prompt.flatten(2, -2), from_own.flatten(2, -2)], dim=2)
     return blocks.index_select(2, packing.place).view(heads, length, width)
 
 
-def _attend_prompt(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """query [K, R, G, P, D], key and value [K, G, P, D] -> [K, R, G, P, D]; padding is on the right, so causal is enough."""
-    repeated = key[:, None].expand_as(query), value[:, None].expand_as(query)
-    return torch.nn.functional.scaled_dot_product_attention(query, *repeated, is_causal=True, scale=scale)
-
-
 def _attend_own(
     query: Tensor,
-    prompt_key: Tensor,
-    prompt_value: Tensor,
-    own_key: Tensor,
-    own_value: Tensor,
+    prompt: tuple[Tensor, Tensor],
+    own: tuple[Tensor, Tensor],
     prompt_there: Tensor,
-    scale: float,
+    window: int | None,
+    cap: float | None,
 ) -> Tensor:
-    """query [K, R, G, S, C, D] against prompts [K, G, P, D] and own keys [K, G, S, C, D] -> [K, R, G, S, C, D]."""
+    """query [K, R, G, S, C, D] against keys and values of the prompts [K, G, P, D] and its own [K, G, S, C, D]."""
     kv_heads, repeat, groups, siblings, columns, width = query.shape
-    by_row = (query * scale).permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
+    by_row = query.permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
     by_group = by_row.view(kv_heads, groups, siblings * repeat * columns, width)
-    on_prompt = by_group @ prompt_key.transpose(-1, -2)  # [K, G, S*R*C, P]
+    on_prompt = capped(by_group @ prompt[0].transpose(-1, -2), cap)  # [K, G, S*R*C, P]
     on_prompt = on_prompt.masked_fill_(~prompt_there[None, :, None, :], float("-inf"))
-    on_own = (by_row @ own_key.transpose(-1, -2)).view(kv_heads, groups, siblings, repeat, columns, columns)
-    future = torch.ones(columns, columns, dtype=torch.bool, device=query.device).triu(1)
-    on_own = on_own.masked_fill_(future, float("-inf"))
-    scores = torch.cat([on_prompt.view(kv_heads, groups, siblings, repeat, columns, -1), on_own], dim=-1)
-    weights = scores.softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
-    to_prompt, to_own = weights.split([prompt_key.shape[2], columns], dim=-1)
-    from_prompt = to_prompt.reshape(kv_heads, groups, siblings * repeat * columns, -1) @ prompt_value
-    from_own = to_own.reshape(kv_heads, groups, siblings, repeat * columns, columns) @ own_value
+    on_prompt = on_prompt.view(kv_heads, groups, siblings, repeat, columns, -1)
+    on_own = (by_row @ own[0].transpose(-1, -2)).view(kv_heads, groups, siblings, repeat, columns, columns)
+    at = torch.arange(columns, device=query.device)
+    on_own = capped(on_own, cap).masked_fill_(beyond(at[:, None] - at, window), float("-inf"))
+    if window is not None:
+        position = prompt_there.sum(1)[:, None] + at  # [G, C]
+        distance = position[:, :, None] - torch.arange(prompt_there.shape[1], device=query.device)
+        on_prompt = on_prompt.masked_fill(beyond(distance, window)[None, :, None, None], float("-inf"))
+    weights = torch.cat([on_prompt, on_own], dim=-1).softmax(-1)  # torch sums in float32 for bfloat16, and rounds once
+    to_prompt, to_own = weights.split([prompt[0].shape[2], columns], dim=-1)
+    from_prompt = to_prompt.reshape(kv_heads, groups, siblings * repeat * columns, -1) @ prompt[1]
+    from_own = to_own.reshape(kv_heads, groups, siblings, repeat * columns, columns) @ own[1]
     out = from_prompt.view(from_own.shape) + from_own
     return out.view(kv_heads, groups, siblings, repeat, columns, width).permute(0, 3, 1, 2, 4, 5)

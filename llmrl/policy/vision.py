@@ -35,24 +35,24 @@ ARCHITECTURES = {
 }
 
 
-def load_lm(source: str, *, dtype: torch.dtype) -> Any:
+def load_lm(source: str | Path, *, dtype: torch.dtype, **options: Any) -> Any:
     """The Hugging Face model of a folder or hub id, with its vision tower if it has one.
 
-    Raises ConfigError for a vision-language model of an architecture that is not known here.
+    `options` go to transformers. Raises ConfigError for a vision-language model of an architecture that is not known here.
     """
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     file = Path(source) / "config.json"
     config = json.loads(file.read_text()) if file.is_file() else {}
     if "vision_config" not in config:
-        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+        return AutoModelForCausalLM.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
     kind = config.get("model_type")
     if kind not in ARCHITECTURES:
         raise ConfigError(
             f"{source} is a vision-language model of type {kind}, whose pictures llmrl cannot train on; "
             f"known are {', '.join(ARCHITECTURES)}"
         )
-    return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, trust_remote_code=False)
+    return AutoModelForImageTextToText.from_pretrained(source, dtype=dtype, trust_remote_code=False, **options)
 
 
 def architecture(model: Any) -> Architecture | None:

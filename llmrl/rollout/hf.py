@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llmrl.batch import Picture
 from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
-from llmrl.policy.vision import load_lm, seen
+from llmrl.policy.loading import open_causal_lm
+from llmrl.policy.vision import seen
 from llmrl.rollout.draw import processed_logprobs
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.verify import checksum, chosen
@@ -30,8 +31,8 @@ class HFEngine:
         from transformers import AutoTokenizer
 
         self._device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_lm(settings.model, dtype=getattr(torch, settings.dtype))
-        self._model: Any = cast(Any, model).to(self._device).eval()
+        model, _ = open_causal_lm(settings.model, getattr(torch, settings.dtype))
+        self._model: Any = model.to(self._device).eval()
         self._reader = load_pictures(settings.model)
         self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._settings = settings

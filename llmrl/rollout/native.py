@@ -26,8 +26,10 @@ from llmrl.data.pictures import PictureReader, load_pictures
 from llmrl.errors import EngineError
 from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
+from llmrl.policy.head import output_logits
+from llmrl.policy.loading import open_causal_lm
 from llmrl.policy.prepacked import prepacked_linears
-from llmrl.policy.vision import load_lm, seen, text_config
+from llmrl.policy.vision import seen, text_config
 from llmrl.rollout.draw import draw_tokens
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.verify import checksum, chosen
@@ -172,7 +174,7 @@ class NativeEngine:
             shown = [picture for group in groups for picture in self._reader.read(group[0].request.media)]
         hidden = self._hidden(tokens, positions, cache, shown)
         last = torch.tensor([len(prompt) for prompt in prompts], device=device).cumsum(0) - 1
-        logits = self._model.get_output_embeddings()(hidden[last])
+        logits = output_logits(self._model, hidden[last])
         self._draw([row for group in groups for row in group], logits[cache.group])
         return cache
 
@@ -182,7 +184,7 @@ class NativeEngine:
         positions = torch.tensor([len(r.request.tokens) + len(r.tokens) - 1 for r in live], device=device)
         cache.extend()
         hidden = newest(tokens, positions, cache)
-        self._draw(live, self._model.get_output_embeddings()(hidden))
+        self._draw(live, output_logits(self._model, hidden))
 
     def _hidden(self, tokens: Tensor, positions: Tensor, cache: KVCache, shown: Sequence[Picture] = ()) -> Tensor:
         out = self._model.base_model(
@@ -226,4 +228,5 @@ class NativeEngine:
 
 def _load(settings: EngineSettings) -> Any:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return load_lm(settings.model, dtype=getattr(torch, settings.dtype)).to(device).eval()
+    model, _ = open_causal_lm(settings.model, getattr(torch, settings.dtype))
+    return model.to(device).eval()

@@ -10,6 +10,13 @@ from pydantic import model_validator as rule
 from llmrl.settings.data import template_fields
 from llmrl.settings.section import Section
 
+MOVES_BASE = "changes the base weights, so that the adapter by itself would not fit the model it names"
+NEEDS_DATA = "looks at data before training, which a resumed run would have to repeat exactly"
+REFUSED_INITS = {
+    "pissa": MOVES_BASE, "olora": MOVES_BASE, "corda": MOVES_BASE, "loftq": "is for quantised models, which are not trained",
+    "eva": NEEDS_DATA, "lora_ga": NEEDS_DATA, "mica": NEEDS_DATA,
+}  # fmt: skip
+
 
 class LoraConfig(Section):
     """A LoRA adapter (Hu et al. 2021)."""
@@ -18,6 +25,20 @@ class LoraConfig(Section):
     alpha: PositiveInt = Field(32, description="the adapter is scaled by alpha / r")
     dropout: float = Field(0.0, ge=0, le=0, description="must be 0: sampler and trainer would disagree otherwise")
     target: Literal["all-linear"] | list[str] = Field("all-linear", description="layers that get an adapter")
+    rslora: bool = Field(False, description="scale by alpha / sqrt(r)")
+    dora: bool = Field(False, description="learn each row's length apart from its direction; slower")
+    modules_to_save: list[str] = Field(
+        default_factory=list, description="modules trained whole beside the adapter, such as [embed_tokens, lm_head]"
+    )
+    init: str = Field("default", description="how A starts: default (uniform), gaussian or orthogonal")
+
+    @field_validator("init")
+    @classmethod
+    def _init_leaves_the_base_alone(cls, value: str) -> str:
+        if value in ("default", "gaussian", "orthogonal"):
+            return value
+        known = next((reason for name, reason in REFUSED_INITS.items() if value.startswith(name)), "is not known")
+        raise ValueError(f"init={value}: {known}; use default, gaussian or orthogonal")
 
 
 class ModelConfig(Section):
@@ -31,6 +52,9 @@ class ModelConfig(Section):
     lora: LoraConfig | None = None
     vision_tower: bool = Field(
         False, description="a vision-language model's tower trains too; its text part and projector always do"
+    )
+    resize: bool = Field(
+        False, description="add embedding rows for tokens that only the tokenizer knows, each the mean of the others"
     )
     gradient_checkpointing: bool = False
     forward: Literal["auto", "flex", "packed", "plain"] = Field(

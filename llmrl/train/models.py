@@ -20,8 +20,8 @@ from llmrl.data.prompts import privileged_tokens
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
 from llmrl.policy.critic import Critic, load_critic
-from llmrl.policy.forward import ForwardMode, check_forward, window_is_short
-from llmrl.policy.model import Policy, load_policy, load_tokenizer, model_length
+from llmrl.policy.forward import ForwardMode, check_forward, short_window
+from llmrl.policy.model import Policy, check_vocabulary, load_policy, load_tokenizer, model_length
 from llmrl.policy.outcome_critic import OutcomeCritic, load_outcome_critic
 from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
@@ -133,6 +133,8 @@ def build_models(
 ) -> Models:
     """Everything as it was before the first step. `prompts` are for self-checks; `notes` gets what a user should know."""
     policy = load_policy(recipe.model, source=sources.policy, device=world.device, seed=key(recipe.seed, "adapter"))
+    notes.extend(policy.notes)
+    check_vocabulary(policy, (token for prompt in prompts for token in prompt.tokens))
     logprob_model = make_logprob_model(recipe, policy, prompts, notes)
     config = recipe.critic or CriticConfig()
     privileged = None
@@ -187,8 +189,8 @@ def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str
     modes: tuple[ForwardMode, ...] = (*fastest, "plain") if asked == "auto" else (asked,)
     for mode in modes:
         problem = check_forward(model, probe, mode=mode, tolerance=SELF_CHECK_NATS[dtype_here(recipe.model.dtype)])
-        if problem is None and mode != "plain" and window_is_short(model, recipe.model.max_length):
-            problem = f"its sliding window is shorter than model.max_length={recipe.model.max_length}"
+        if problem is None and mode != "plain":
+            problem = short_window(model, recipe.model.max_length)
         if problem is None:
             notes.extend(f"model.forward: using {mode}, because {reason}" for reason in problems)
             return mode

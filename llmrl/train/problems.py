@@ -54,6 +54,8 @@ def problems_of(
 ) -> Problems:  # fmt: skip
     """Rows as prompts; with `gold` also their completions, of at most `length` tokens together with the prompt."""
     kept, notes, golds = [], [], []
+    if data.chat == "auto" and not tokenizer.chat_template:
+        notes.append("the tokenizer has no chat template: prompts are plain text (data.chat=false says so on purpose)")
     for rows, config, part in ((train_rows, data, "training"), (eval_rows, held_out, "held-out")):
         prompts, report = to_prompts(rows, tokenizer, config, reader=reader)
         notes.append(_prompt_note(report, part))

@@ -52,14 +52,15 @@ def test_dense_attention_under_the_mask_is_our_block_attention_with_its_gradient
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (4, None), (3, 1.5)])
 @pytest.mark.parametrize("groups", LAYOUTS, ids=str)
-def test_flex_attention_gives_our_block_attention(groups):
+def test_flex_attention_gives_our_block_attention(groups, window, cap):
     torch.manual_seed(0)
     packing = pack(random_batch(1, groups=groups))
     query, key, value = (x.detach() for x in tensors(packing, torch.float32))
     torch.testing.assert_close(
-        flex_attention(query, key, value, block_mask(packing), scale=0.3),
-        block_attention(query, key, value, packing, scale=0.3),
+        flex_attention(query, key, value, block_mask(packing, window), scale=0.3, cap=cap),
+        block_attention(query, key, value, packing, scale=0.3, window=window, cap=cap),
     )
 
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from llmrl.policy import head
-from llmrl.policy.head import token_logprobs
+from llmrl.policy.head import OutputScaling, output_logits, token_logprobs
+from tests.tiny import random_model
 
 
 def inputs(positions=7, width=5, vocabulary=11, *, dtype=torch.float64, bias=True, seed=0):
@@ -17,23 +18,25 @@ def inputs(positions=7, width=5, vocabulary=11, *, dtype=torch.float64, bias=Tru
     return *leaves, targets
 
 
-def definition(hidden, weight, bias, targets, temperature):
-    """softmax((h W^T + b) / temperature), position by position and in plain words."""
+def definition(hidden, weight, bias, targets, temperature, factor=1.0, cap=None):
+    """softmax(cap tanh(factor (h W^T + b) / cap) / temperature), position by position and in plain words."""
     logprobs, entropies = [], []
     for row, target in zip(hidden, targets, strict=True):
-        logits = weight @ row if bias is None else weight @ row + bias
+        logits = factor * (weight @ row if bias is None else weight @ row + bias)
+        logits = logits if cap is None else cap * torch.tanh(logits / cap)
         probabilities = (logits / temperature).exp() / (logits / temperature).exp().sum()
         logprobs.append(probabilities[target].log())
         entropies.append(-(probabilities * probabilities.log()).sum())
     return torch.stack(logprobs), torch.stack(entropies)
 
 
+@pytest.mark.parametrize(("factor", "cap"), [(1.0, None), (0.25, None), (1.0, 2.0), (3.0, 1.5)])
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 3.0])
 @pytest.mark.parametrize("bias", [True, False])
-def test_values_and_gradients_are_those_of_the_definition(temperature, bias):
+def test_values_and_gradients_are_those_of_the_definition(temperature, bias, factor, cap):
     ours, theirs = inputs(bias=bias), inputs(bias=bias)
-    outputs = token_logprobs(*ours, temperature=temperature)
-    expected = definition(*theirs, temperature)
+    outputs = token_logprobs(*ours, temperature=temperature, scaling=OutputScaling(factor=factor, cap=cap))
+    expected = definition(*theirs, temperature, factor, cap)
     mix = torch.linspace(-1, 1, 7, dtype=torch.float64)
     (outputs[0] @ mix + 0.3 * outputs[1] @ mix.flip(0)).backward()
     (expected[0] @ mix + 0.3 * expected[1] @ mix.flip(0)).backward()
@@ -133,3 +136,21 @@ def test_no_positions_give_no_values_and_zero_gradients():
     assert value.shape == entropy.shape == (0,)
     (value.sum() + entropy.sum()).backward()
     assert weight.grad.abs().sum() == 0 and bias.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "scaling"),
+    [
+        ("granite", {"logits_scaling": 4.0}, OutputScaling(factor=0.25)),
+        ("cohere", {"logit_scale": 0.5}, OutputScaling(factor=0.5)),
+        ("gemma2", {"final_logit_softcapping": 3.0}, OutputScaling(cap=3.0)),
+        ("llama", {}, OutputScaling()),
+    ],
+)
+def test_a_models_own_scaling_is_read_from_its_configuration_and_gives_its_logits(kind, changes, scaling):
+    model = random_model(kind, **changes)
+    assert OutputScaling.of(model) == scaling
+    tokens = torch.tensor([[5, 77, 120, 9]])
+    with torch.no_grad():
+        hidden = model.base_model(input_ids=tokens, use_cache=False).last_hidden_state[0]
+        torch.testing.assert_close(output_logits(model, hidden), model(input_ids=tokens).logits[0])

@@ -8,10 +8,12 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from llmrl.errors import ConfigError
-from llmrl.policy.model import load_policy, model_length
+from llmrl.policy.forward import check_forward, forward
+from llmrl.policy.model import check_vocabulary, load_policy, model_length
+from llmrl.policy.resize import resized
 from llmrl.settings.model import LoraConfig
 from llmrl.settings.recipe import ModelConfig
-from tests.tiny import random_model, save_model
+from tests.tiny import random_batch, random_model, save_model
 
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[5, 77, 120, 9, 30, 200, 41]])
@@ -113,6 +115,66 @@ def test_the_adapter_folder_loads_with_peft(tiny_model, tmp_path):
     torch.testing.assert_close(logits(again), logits(policy.causal_lm), rtol=1e-6, atol=1e-6)
 
 
+LORA_OPTIONS = [
+    {"rslora": True}, {"dora": True}, {"init": "gaussian"}, {"init": "orthogonal"},
+    {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["embed"]},
+    {"rslora": True, "dora": True, "modules_to_save": ["embed", "lm_head"]},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])  # gpt2's layers hold their weights transposed
+@pytest.mark.parametrize("options", LORA_OPTIONS, ids=str)
+def test_every_option_of_an_adapter_is_exact_in_weights_and_folders(tmp_path, kind, options):
+    from peft import PeftModel
+
+    sizes = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 256} if kind == "gpt2" else {}
+    base = save_model(tmp_path / "base", random_model(kind, tie_word_embeddings=False, **sizes))
+    names = {"embed": "wte" if kind == "gpt2" else "embed_tokens"}
+    options = {k: [names.get(n, n) for n in v] if isinstance(v, list) else v for k, v in options.items()}
+    policy = load(base, lora=LoraConfig(r=4, alpha=8, **options))
+    draw = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for _, parameter in policy.trainable():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=draw))
+    mine = logits(policy.causal_lm)
+    plain = AutoModelForCausalLM.from_pretrained(base)
+    assert float((mine - logits(plain)).abs().max()) > 0.1
+    assert dict(policy.weights()).keys() == dict(plain.named_parameters()).keys()
+    policy.save(tmp_path / "saved")
+    torch.testing.assert_close(
+        logits(AutoModelForCausalLM.from_pretrained(tmp_path / "saved")), mine, rtol=1e-5, atol=3e-5
+    )
+    again = PeftModel.from_pretrained(plain, tmp_path / "saved" / "adapter")
+    torch.testing.assert_close(logits(again), mine, rtol=1e-5, atol=1e-5)
+
+
+def test_modules_trained_whole_are_what_the_packed_forward_reads_and_trains(tiny_model):
+    policy = load(tiny_model, lora=LoraConfig(r=4, modules_to_save=["embed_tokens", "lm_head"]))
+    with torch.no_grad():
+        for name, parameter in policy.trainable():
+            if "modules_to_save" in name:
+                parameter.add_(0.1)
+    batch = random_batch(0)
+    assert check_forward(policy.causal_lm, batch, mode="packed", tolerance=1e-3) is None
+    forward(policy.causal_lm, batch, mode="packed").logprobs.sum().backward()
+    moved = [name for name, p in policy.trainable() if p.grad is not None and float(p.grad.abs().max()) > 0]
+    assert sum("modules_to_save" in name for name in moved) == 2
+
+
+@pytest.mark.parametrize("name", ["pissa", "pissa_niter_4", "olora", "eva", "corda", "loftq", "kaiming"])
+def test_starts_of_an_adapter_that_are_not_exact_are_refused_with_the_reason(name):
+    with pytest.raises(ValueError, match=rf"init={name}: .*; use default, gaussian or orthogonal"):
+        LoraConfig(init=name)
+
+
+def test_modules_that_cannot_be_trained_whole_are_refused(tmp_path):
+    tied = save_model(tmp_path / "m", random_model(tie_word_embeddings=True))
+    with pytest.raises(ConfigError, match="embed_tokens shares its weight"):
+        load(tied, lora=LoraConfig(modules_to_save=["embed_tokens"]))
+    with pytest.raises(ConfigError, match=r"no module 'lm_heat'; did you mean .*lm_head"):
+        load(tied, lora=LoraConfig(modules_to_save=["lm_heat"]))
+
+
 def test_only_the_adapter_trains_and_it_starts_as_the_base_model(tiny_model):
     policy = load_policy(
         ModelConfig(path="x", dtype="float32", lora=LoraConfig(r=4)), source=str(tiny_model), device=CPU, seed=0
@@ -147,13 +209,48 @@ def test_a_misspelt_target_says_so(tiny_model):
         load(tiny_model, lora=LoraConfig(r=4, target=["q_prox"]))
 
 
-@pytest.mark.parametrize("setting", [{"attention_dropout": 0.1}, {"resid_pdrop": 0.1}])
-def test_dropout_is_refused(tmp_path, setting):
+@pytest.mark.parametrize("setting", [{"attention_dropout": 0.1}, {"resid_pdrop": 0.2, "embd_pdrop": 0.1}])
+def test_dropout_is_set_to_zero_and_said(tmp_path, setting):
     kind = "llama" if "attention_dropout" in setting else "gpt2"
-    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "embd_pdrop": 0.0, "attn_pdrop": 0.0} if kind == "gpt2" else {}
-    source = save_model(tmp_path / "m", random_model(kind, **sizes, **setting))
-    with pytest.raises(ConfigError, match="dropout"):
-        load(source)
+    sizes = {"n_embd": 64, "n_layer": 1, "n_head": 2, "attn_pdrop": 0.0} if kind == "gpt2" else {}
+    policy = load(save_model(tmp_path / "m", random_model(kind, **sizes, **setting)))
+    assert policy.model.training
+    assert torch.equal(logits(policy.model), logits(policy.model))
+    (note,) = policy.notes
+    assert "set to 0" in note and all(f"{name} {value}" in note for name, value in setting.items())
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_the_model_is_said_and_refused_when_they_are_used(tmp_path):
+    policy = load(save_model(tmp_path / "m", random_model(vocab_size=259)))
+    assert "knows 261 tokens" in policy.notes[0] and "embeddings of 259" in policy.notes[0]
+    check_vocabulary(policy, [5, 258])
+    with pytest.raises(ConfigError, match=r"token 260 .* is used; model\.resize=true"):
+        check_vocabulary(policy, [5, 260])
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_grown_model_has_the_mean_in_its_new_rows_and_is_trained_and_saved(tmp_path, tied):
+    small = random_model(vocab_size=259, tie_word_embeddings=tied)
+    source = str(save_model(tmp_path / "m", small))
+    grown = resized(source, cache_dir=tmp_path / "cache")
+    assert resized(source, cache_dir=tmp_path / "cache") == grown != source
+    assert resized(grown, cache_dir=tmp_path / "cache") == grown
+    policy = load(grown)
+    assert policy.notes == ()
+    for layer, old in (
+        (policy.model.get_input_embeddings(), small.get_input_embeddings()),
+        (policy.model.get_output_embeddings(), small.get_output_embeddings()),
+    ):
+        assert torch.equal(layer.weight[:259], old.weight)
+        for row in layer.weight[259:]:
+            torch.testing.assert_close(row, old.weight.mean(0))
+    assert (policy.model.get_input_embeddings().weight is policy.model.get_output_embeddings().weight) == tied
+    torch.testing.assert_close(logits(policy.model)[..., :259], logits(small))
+    tokens = torch.tensor([[5, 260, 9]])
+    policy.model(input_ids=tokens, labels=tokens).loss.backward()
+    assert float(policy.model.get_input_embeddings().weight.grad[260].abs().max()) > 0
+    policy.save(tmp_path / "saved")
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "saved").config.vocab_size == 261
 
 
 def test_a_tied_weight_is_trained_once(tmp_path):

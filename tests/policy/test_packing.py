@@ -42,9 +42,10 @@ def test_every_token_is_there_once_and_prompts_are_shared(seed):
     assert len(packing.row) == int(batch.mask.sum())
 
 
+@pytest.mark.parametrize(("window", "cap"), [(None, None), (3, None), (None, 1.5), (1, 1.5), (6, 0.7)])
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_block_attention_is_attention_with_the_tree_mask(seed, kv_heads):
+def test_block_attention_is_attention_with_the_tree_mask(seed, kv_heads, window, cap):
     packing = pack(random_batch(seed))
     draw = torch.Generator().manual_seed(seed)
     heads, width, length = 4, 6, packing.length
@@ -54,9 +55,12 @@ def test_block_attention_is_attention_with_the_tree_mask(seed, kv_heads):
 
     query, key, value = random(heads), random(kv_heads), random(kv_heads)
     repeated_key, repeated_value = (x.repeat_interleave(heads // kv_heads, dim=0) for x in (key, value))
-    scores = (query @ repeated_key.transpose(1, 2) * 0.37).masked_fill(~visible(packing), float("-inf"))
-    expected = scores.softmax(-1) @ repeated_value
-    got = block_attention(query, key, value, packing, scale=0.37)
+    scores = query @ repeated_key.transpose(1, 2) * 0.37
+    scores = scores if cap is None else cap * torch.tanh(scores / cap)
+    distance = packing.positions[:, None] - packing.positions
+    seen = visible(packing) if window is None else visible(packing) & (distance < window)
+    expected = scores.masked_fill(~seen, float("-inf")).softmax(-1) @ repeated_value
+    got = block_attention(query, key, value, packing, scale=0.37, window=window, cap=cap)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     direction = torch.randn(got.shape, generator=draw, dtype=torch.float64)
     ours = torch.autograd.grad(got, (query, key, value), direction)
