@@ -123,6 +123,7 @@ class Batch:
     turn: Annotated[Tensor | None, ROW] = None  # [B] int64, order of an episode's rows
     terminated: Annotated[Tensor | None, ROW] = None  # [B] bool, nothing follows this row
     truncated: Annotated[Tensor | None, ROW] = None  # [B] bool, the episode was cut after this row
+    thought: Annotated[Tensor | None, TOKEN] = None  # [B, T] bool, True where the policy had not come to its action
     # [B, P] int64, padded with -1: what the policy would have seen after a truncated row
     final_tokens: Annotated[Tensor | None, TOKEN_IDS] = None
     final_values: Annotated[Tensor | None, ROW] = None  # [B] float32, the value of that state, 0 elsewhere

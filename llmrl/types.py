@@ -267,9 +267,9 @@ class Trajectory:
     become read-only arrays.
 
     An episode of several rows shares `episode` and the prompt's `id`; each row's `prompt` is what the policy saw before it
-    wrote, `turn` counts the rows, and `ending` says what follows. After a cut, `final` is what the policy would have seen
-    next. `info` is what the environment tells the reward. `logprobs` is None for completions that no engine sampled (gold
-    rows).
+    wrote, `turn` counts the rows, `thought` the sampled tokens before the action, and `ending` says what follows. After a
+    cut, `final` is what the policy would have seen next. `info` is what the environment tells the reward. `logprobs` is
+    None for completions that no engine sampled (gold rows).
 
     `text` is what the policy wrote in its last turn, `version` the oldest and newest policy version that sampled a token
     of it, `sample` its number within the group, `scores` one per environment step (empty before rewards ran).
@@ -293,6 +293,7 @@ class Trajectory:
     scores: tuple[Score, ...] = ()
     episode: str = ""
     turn: int = 0
+    thought: int = 0
     ending: Ending = Ending.TERMINATED
     final: Prompt | None = None
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -16,6 +16,7 @@ ALGORITHMS = {
     "sft": "llmrl.algos.sft:SFT",
     "critique_rl": "llmrl.algos.critique_rl:CritiqueRL",
     "vl_dac": "llmrl.algos.vl_dac:VLDAC",
+    "rl4vlm": "llmrl.algos.rl4vlm:RL4VLM",
 }
 
 # Name -> (the method it is, the fields in which it differs from that method's defaults). A recipe may override these.
@@ -34,4 +35,6 @@ PRESETS: dict[str, tuple[str, dict[str, object]]] = {
     ),
     # Hu et al. 2025, arXiv:2501.03262, section on REINFORCE++-baseline.
     "reinforce_pp_baseline": ("reinforce_pp", {"baseline": "group"}),
+    # Chen et al. 2025, arXiv:2502.01600: over episodes, each judged against the others of its task; PPO's token clip.
+    "loop": ("grpo", {"advantage": "leave_one_out", "clip_low": 0.2, "clip_high": 0.2, "importance_cap": None}),
 }

@@ -28,17 +28,18 @@ from llmrl.algos.terms import (
     ratio_metrics,
 )
 from llmrl.batch import Batch, Loss, Needs, Output
-from llmrl.credit import group_center, group_zscore
+from llmrl.credit import group_center, group_zscore, leave_one_out
 from llmrl.losses import clipped_surrogate
 
-CREDIT = {"zscore": group_zscore, "center": group_center}
+CREDIT = {"zscore": group_zscore, "center": group_center, "leave_one_out": leave_one_out}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GRPO:
     """GRPO's hyper-parameters.
 
-    advantage        zscore divides the centred score by the group's deviation, center does not (Dr.GRPO).
+    advantage        zscore divides the centred score by the group's deviation, center does not (Dr.GRPO), leave_one_out
+                     takes the mean of the others off (LOOP).
     clip_low         the ratio of a token with a negative advantage has no gradient below 1 - clip_low.
     clip_high        the ratio of a token with a positive advantage has no gradient above 1 + clip_high.
     dual_clip        the loss of a token with a negative advantage A is at most -dual_clip * A; off if null.
@@ -52,7 +53,7 @@ class GRPO:
     Raises ValueError for hyper-parameters that make no sense.
     """
 
-    advantage: Literal["zscore", "center"] = "zscore"
+    advantage: Literal["zscore", "center", "leave_one_out"] = "zscore"
     clip_low: float = 0.2
     clip_high: float = 0.28
     dual_clip: float | None = None

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llmrl.algos.steps import explained_variance
 from llmrl.algos.terms import (
     behaviour_logprobs,
     bootstrapped,
@@ -145,14 +146,7 @@ class PPO:
 
     def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""
-        found = {"kl_coef": self.kl_coef} if self.kl_coef else {}
-        if "return_square" not in metrics:  # no row trained
-            return found
-        spread = metrics["return_square"] - metrics["return"] ** 2
-        if spread > 1e-9 * max(1.0, metrics["return_square"]):
-            residual = metrics["value_error_square"] - metrics["value_error"] ** 2
-            found["explained_variance"] = 1.0 - residual / spread
-        return found
+        return ({"kl_coef": self.kl_coef} if self.kl_coef else {}) | explained_variance(metrics)
 
     def credit(self, batch: Batch) -> Batch:
         """Token GAE on rewards minus KL; advantages whitened, returns not."""

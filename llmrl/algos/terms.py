@@ -228,6 +228,7 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "clip_low": (lambda x: 0 <= x <= 1, "leaves no ratio in [1 - clip_low, 1]; set it between 0 and 1"),
     "clip_high": (lambda x: x >= 0, "clips the ratio 1 itself; set it to 0 or more"),
     "dual_clip": (lambda x: x > 1, "would stop the gradient of every bad token; set it above 1, or to null"),
+    "thought_weight": (lambda x: 0 <= x <= 1, "is no weight of thoughts; set it between 0 and 1"),
     "ratio_cap": (lambda x: x > 0, "gives every token the weight 0; set it above 0"),
     "kl_coef": (lambda x: x >= 0, "rewards leaving the reference; set it to 0 or more"),
     "kl_target": (lambda x: x > 0, "can never be met; set it above 0, or to null"),

@@ -11,22 +11,21 @@ it with `critic: {stop_gradient: true, warmup_steps: 2}`, as the paper does, and
 
 Differs from the released code: advantages are normalised over the steps of all ranks with a floor on the deviation (theirs
 is per process, over 1e-8); a cut episode bootstraps from its true final observation (`truncation: drop` is theirs);
-log-probabilities stay float32; the value loss carries the paper's half; every response token trains, the first included.
+log-probabilities stay float32; the value loss carries the paper's half (the code's form is value_clip: 0.1 with value_coef
+doubled); every response token trains, the first included; `dual_clip` stands for the code's guard against large ratios.
 A row that only passes time (an action drawn by the environment) gives its reward to the step before it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-from torch import Tensor
-
-from llmrl.algos.terms import check_ranges, coefficient_needs, policy_gradient_loss, ratio_metrics, required
+from llmrl.algos.steps import explained_variance, step_credit, step_value_loss, thought_weights
+from llmrl.algos.terms import check_ranges, coefficient_needs, policy_gradient_loss, ratio_metrics
 from llmrl.batch import Batch, Loss, Needs, Output
-from llmrl.credit import episode_gae, whiten
-from llmrl.losses import clipped_surrogate, clipped_value, keep
+from llmrl.losses import clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +39,8 @@ class VLDAC:
     std_floor       smallest deviation that advantages are divided by.
     clip_low        the ratio of a token with a negative advantage has no gradient below 1 - clip_low.
     clip_high       the ratio of a token with a positive advantage has no gradient above 1 + clip_high.
+    dual_clip       the loss of a token with a negative advantage A is at most -dual_clip * A; off if null.
+    thought_weight  weight of the tokens before the action in their step's mean; 1 tells no difference, 0 trains the action.
     value_coef      weight of the value loss.
     value_clip      how far a value may move from its old one before the loss stops rewarding it; off if null.
     kl_coef         weight of the KL to the reference model, in the loss; 0 loads no reference.
@@ -56,6 +57,8 @@ class VLDAC:
     std_floor: float = 0.1
     clip_low: float = 0.1
     clip_high: float = 0.1
+    dual_clip: float | None = None
+    thought_weight: float = 1.0
     value_coef: float = 0.15
     value_clip: float | None = None
     kl_coef: float = 0.05
@@ -73,34 +76,30 @@ class VLDAC:
 
     def credit(self, batch: Batch) -> Batch:
         """One advantage and one return a step, on each of its tokens."""
-        order, steps = _steps(batch, self.gamma)
-        advantages, returns = torch.zeros_like(steps.rewards), torch.zeros_like(steps.rewards)
-        if len(order):
-            advantages, returns = episode_gae(
-                steps.rewards,
-                steps.values,
-                terminated=steps.terminated,
-                truncated=steps.truncated,
-                final_values=steps.final_values,
-                gamma=self.gamma,
-                lam=self.lam,
-                truncation=self.truncation,
-            )
-            if self.normalize:
-                there = torch.ones_like(advantages, dtype=torch.bool)
-                advantages = whiten(advantages[:, None], there[:, None], floor=self.std_floor)[:, 0]
-        by_row = torch.zeros(2, batch.rows, dtype=advantages.dtype, device=advantages.device)
-        by_row[:, order] = torch.stack([advantages, returns])
-        wide = by_row[:, :, None].expand(2, *batch.mask.shape)
-        return replace(batch, advantages=keep(wide[0], batch.mask), returns=keep(wide[1], batch.mask))
+        return step_credit(
+            batch,
+            gamma=self.gamma,
+            lam=self.lam,
+            truncation=self.truncation,
+            normalize=self.normalize,
+            std_floor=self.std_floor,
+        )
+
+    def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """The values' explained variance."""
+        return explained_variance(metrics)
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy, KL and value loss."""
         clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
+        weights = thought_weights(batch, self.thought_weight)
+        weights = weights * batch.mask.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp_min(1e-9)
         policy = policy_gradient_loss(
             out,
             batch,
-            surrogate=lambda t: clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, **clip),
+            surrogate=lambda t: (
+                weights * clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip)
+            ),
             ratios=lambda t: ratio_metrics(t, batch, **clip),
             normalize="sequence",
             kl_coef=self.kl_coef,
@@ -108,65 +107,5 @@ class VLDAC:
             importance_cap=self.importance_cap,
             entropy_coef=0.0,
         )
-        first = _first(batch.mask)
-        values, old, returns = (
-            keep(required(x, name, self.value_coef), first).sum(1)
-            for x, name in (
-                (out.values, "values (of the output)"),
-                (batch.values, "values"),
-                (batch.returns, "returns"),
-            )
-        )
-        unit = 1.0 if batch.value_unit is None else batch.value_unit
-        errors = clipped_value(values / unit, old / unit, returns / unit, clip=self.value_clip)
-        value = errors[batch.mask.any(1)].sum() / batch.sequences_total
-        return Loss(
-            value=policy.value + self.value_coef * value, metrics={**policy.metrics, "value_loss": value.detach()}
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Steps:
-    """The rows that count, in time order, episode after episode; all [N]."""
-
-    rewards: Tensor
-    values: Tensor
-    terminated: Tensor
-    truncated: Tensor
-    final_values: Tensor
-
-
-def _first(mask: Tensor) -> Tensor:
-    """[B, T] True at each row's first sampled token."""
-    return mask & (mask.long().cumsum(1) == 1)
-
-
-def _steps(batch: Batch, gamma: float) -> tuple[Tensor, _Steps]:
-    """(rows that count in time order [N], their steps). A row without a mask hands its reward to the one before it."""
-    values = keep(required(batch.values, "values", 1.0), _first(batch.mask)).sum(1)
-    rewards = keep(batch.rewards, batch.mask).sum(1)
-    rows = torch.arange(batch.rows, device=values.device)
-    episode = rows if batch.episode is None else batch.episode
-    turn = torch.zeros_like(rows) if batch.turn is None else batch.turn
-    ended = torch.ones_like(rows, dtype=torch.bool)
-    terminated = ended if batch.terminated is None else batch.terminated
-    truncated = ~ended if batch.truncated is None else batch.truncated
-    after = torch.zeros_like(values) if batch.final_values is None else batch.final_values.to(values)
-    order = sorted(range(batch.rows), key=lambda row: (int(episode[row]), int(turn[row])))
-    alive = batch.mask.any(1).tolist()
-    chosen: list[int] = []
-    given, over, cut = rewards.clone(), terminated.clone(), truncated.clone()
-    for row in order:
-        if alive[row]:
-            chosen.append(row)
-        elif chosen and int(episode[chosen[-1]]) == int(episode[row]):
-            given[chosen[-1]] += gamma * batch.rewards[row].nan_to_num(0.0).sum()
-            over[chosen[-1]], cut[chosen[-1]], after[chosen[-1]] = terminated[row], truncated[row], after[row]
-    index = torch.tensor(chosen, dtype=torch.int64, device=values.device)
-    return index, _Steps(
-        rewards=given[index],
-        values=values[index],
-        terminated=over[index],
-        truncated=cut[index],
-        final_values=after[index],
-    )
+        value, metrics = step_value_loss(out, batch, coef=self.value_coef, clip=self.value_clip)
+        return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **metrics})

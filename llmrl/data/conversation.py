@@ -51,6 +51,15 @@ class Renderer:
             return tokens[1:]  # the policy has ended its turn itself
         return tokens
 
+    def tokens_before(self, completion: Completion, place: int) -> int:
+        """How many of the completion's tokens end before the character `place` of its text."""
+        low, high = 0, len(completion.tokens)
+        while low < high:  # the longest run of tokens whose text does not reach beyond `place`
+            middle = (low + high + 1) // 2
+            text = self._tokenizer.decode(completion.tokens[:middle], skip_special_tokens=True)
+            low, high = (middle, high) if len(text) <= place else (low, middle - 1)
+        return low
+
     def _follows(self, key: tuple[tuple[str, Any], ...]) -> tuple[int, ...]:
         messages = [{"role": role, "content": _thawed(content)} for role, content in key]
         if not self._chat:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from importlib.util import find_spec
 
-from llmrl.envs import ENVIRONMENTS
+from llmrl.envs import ENVIRONMENTS, PACKAGES
 from llmrl.envs.host import Hosted, Inline, Maker
 from llmrl.errors import ConfigError
 from llmrl.importing import load
@@ -20,10 +21,13 @@ def open_host(config: EnvConfig) -> Inline | Hosted:
 
 
 def check_environment(config: EnvConfig) -> str:
-    """The environment's import path. Raises ConfigError."""
+    """The environment's import path. Raises ConfigError: no such name, arguments it has not, a package that is missing."""
     path = ENVIRONMENTS.get(config.name, config.name)
     if ":" not in path:
         raise ConfigError(f"env.name={config.name!r} is no environment; {nearest(config.name, list(ENVIRONMENTS))}")
+    if config.name in PACKAGES and find_spec(PACKAGES[config.name][0]) is None:
+        package, install = PACKAGES[config.name]
+        raise ConfigError(f"env.name={config.name} needs the package {package}, which is missing: {install}")
     make = load(path, key="env.name")
     try:
         inspect.signature(make).bind(prompt=None, seed=0, **config.args)

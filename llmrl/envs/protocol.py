@@ -24,14 +24,16 @@ class Turn:
 
     With `truncated` the environment cuts the episode itself (a step limit of its own): `next` is then what would have
     been seen, for a value model to judge, and nothing more is asked. `learns` False leaves the step out of the policy's
-    loss (an action that the environment drew in the policy's place). `info` reaches the reward, with `success` (a bool)
-    counted in the metrics.
+    loss (an action that the environment drew in the policy's place). `action_at` is the character of the completion where
+    its action begins, if the environment tells thoughts and action apart. `info` reaches the reward, with `success` (a
+    bool) counted in the metrics.
     """
 
     reward: float = 0.0
     next: Observation | None = None
     truncated: bool = False
     learns: bool = True
+    action_at: int | None = None
     parts: Mapping[str, float] = field(default_factory=dict)
     flags: tuple[str, ...] = ()
     info: Mapping[str, Any] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""The value model: a linear head on hidden states, of the policy itself or of a model of its own.
+"""The value model: a head on hidden states, linear or an MLP, of the policy itself or of a model of its own.
 
 A value is read where a token is chosen: `values[t]` speaks of the state before token t. The head works in float32 and
 starts at zero, so that an untrained critic says 0. With whitened targets its output is in units of the returns' running
@@ -9,8 +9,9 @@ arXiv:1710.06542): the policy's forward never opens those tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,23 @@ HEAD_FILE = "value_head.safetensors"
 
 
 class ValueHead(nn.Module):
-    """hidden [N, D] -> values [N]: mean + deviation * (weight . hidden + bias), float32 (float64 for float64)."""
+    """hidden [N, D] -> values [N]: mean + deviation * (weight . f(hidden) + bias), float32 (float64 for float64).
+
+    f is the identity, or an MLP with ReLU and layers of the widths `hidden`, drawn by `seed`.
+    """
 
     mean: Tensor  # [] of the targets
     deviation: Tensor  # [] of the targets
 
-    def __init__(self, width: int, *, stop_gradient: bool = False) -> None:
+    def __init__(self, width: int, *, hidden: Sequence[int] = (), stop_gradient: bool = False, seed: int = 0) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(width))
+        widths = [width, *hidden]
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        draw = torch.Generator().manual_seed(seed)
+        for layer in self.layers:
+            nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=draw)
+            nn.init.zeros_(layer.bias)
+        self.weight = nn.Parameter(torch.zeros(widths[-1]))
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))
         self.register_buffer("deviation", torch.ones(()))
@@ -43,6 +53,9 @@ class ValueHead(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         hidden = hidden.detach() if self._stop_gradient else hidden
         hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
+        for layer in self.layers:
+            weight, bias = layer.weight.to(hidden.dtype), layer.bias.to(hidden.dtype)
+            hidden = nn.functional.linear(hidden, weight, bias).relu()
         return self.mean + self.deviation * (hidden @ self.weight.to(hidden.dtype) + self.bias)
 
     @torch.no_grad()
@@ -128,7 +141,7 @@ def load_critic(
     differs from the policy's: it would read other text than the policy wrote.
     """
     if config.kind == "shared":
-        return Critic(head=_head(policy, "", config.stop_gradient, device))
+        return Critic(head=_head(policy, "", config, device, seed))
     settings = base.model_copy(update={"lora": config.lora})
     own = load_policy(settings, source=source, device=device, seed=seed)
     if own.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
@@ -137,14 +150,14 @@ def load_critic(
             "tokens, so take a model of the same family"
         )
     drop_output_layer(own.causal_lm)
-    return Critic(head=_head(own, source, False, device), model=own)
+    return Critic(head=_head(own, source, config, device, seed), model=own)
 
 
-def _head(owner: Policy, source: str, stop_gradient: bool, device: torch.device) -> ValueHead:
+def _head(owner: Policy, source: str, config: CriticConfig, device: torch.device, seed: int) -> ValueHead:
     from safetensors.torch import load_file
 
     width = owner.causal_lm.get_output_embeddings().weight.shape[1]  # type: ignore[operator]
-    head = ValueHead(width, stop_gradient=stop_gradient).to(device)
+    head = ValueHead(width, hidden=config.hidden, stop_gradient=config.stop_gradient, seed=seed).to(device)
     stored = Path(source) / HEAD_FILE
     if source and stored.is_file():
         head.load_state_dict(load_file(stored))

@@ -90,7 +90,8 @@ def play(
 ) -> list[Trajectory]:  # fmt: skip
     """`samples` episodes of each prompt; the rows of one episode together, in order, siblings after each other.
 
-    `sampling` holds for every turn; its seed is replaced. An environment that fails makes all rows of its episode ERROR.
+    Siblings get environments of the same seed: one task, tried several times. `sampling` holds for every turn; its seed is
+    replaced. An environment that fails makes all rows of its episode ERROR.
     """
     episodes = [
         _Episode(f"{prompt.id}#{sample}", prompt, sample, Talk(stage.renderer, prompt, stage.window))
@@ -98,7 +99,7 @@ def play(
         for sample in range(samples)
     ]
     calls = [
-        Call(episode=one.name, prompt=one.prompt, seed=key(seed, step, "environment", one.prompt.id, one.sample))
+        Call(episode=one.name, prompt=one.prompt, seed=key(seed, step, "environment", one.prompt.id))
         for one in episodes
     ]
     try:
@@ -155,6 +156,9 @@ def _round(
         one.rows.append(_row(one, context, completion, turn, version))
         if isinstance(answer, Turn):
             _apply(one, answer, last=turn + 1 == stage.turns)
+            if answer.action_at:
+                thought = stage.renderer.tokens_before(completion, answer.action_at)
+                one.rows[-1] = replace(one.rows[-1], thought=thought)
         else:
             one.fail(_wrong(answer, "a Turn"))
 

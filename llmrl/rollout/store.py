@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
         ("media", pa.list_(pa.string())),  # hashes; the files lie in media/ beside this one
         ("episode", pa.string()),
         ("turn", pa.int32()),
+        ("thought", pa.int32()),  # sampled tokens before the action
         ("ending", pa.string()),
         ("final", pa.string()),  # JSON: what the policy would have seen after a cut episode; null: nothing
         ("final_media", pa.list_(pa.string())),
@@ -117,6 +118,7 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
         "media": [item.hash for item in trajectory.prompt.media],
         "episode": trajectory.episode,
         "turn": trajectory.turn,
+        "thought": trajectory.thought,
         "ending": trajectory.ending.value,
         "final": None if final is None else json.dumps({"tokens": final.tokens, "text": final.text}),
         "final_media": [item.hash for item in final.media] if final is not None else [],
@@ -158,6 +160,7 @@ def _trajectory(row: dict[str, Any], media: Path) -> Trajectory:
         scores=tuple(scores),
         episode=row["episode"],
         turn=row["turn"],
+        thought=row.get("thought") or 0,
         ending=Ending(row["ending"]),
         final=_final(row, media),
         info=json.loads(row["info"]),

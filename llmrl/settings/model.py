@@ -69,6 +69,9 @@ class CriticConfig(Section):
     kind: Literal["shared", "separate"] = Field(
         "shared", description="a head on the policy's hidden states, or a model of its own with a head"
     )
+    hidden: list[PositiveInt] = Field(
+        default_factory=list, description="widths of an MLP under the value, such as [3072, 2048]; none: a linear head"
+    )
     stop_gradient: bool = Field(False, description="shared: the value loss moves the head alone, not the policy")
     path: str | None = Field(None, description="separate: name, folder or hub id of the model; default: model.path")
     lora: LoraConfig | None = Field(None, description="separate: train an adapter and the head only")

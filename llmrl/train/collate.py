@@ -51,6 +51,7 @@ def collate(
     logprobs = np.zeros((count, width), dtype=np.float32)
     step = np.full((count, width), -1, dtype=np.int64)
     rewards = np.zeros((count, width), dtype=np.float32)
+    thought = np.zeros((count, width), dtype=bool)
     sampled = np.array([t.logprobs is not None for t in trajectories])
     score = np.full(count, np.nan, dtype=np.float32)
     numbers: dict[str, int] = {}
@@ -69,6 +70,7 @@ def collate(
         if trajectory.logprobs is not None:
             logprobs[row, :length] = trajectory.logprobs
         step[row, :length] = trajectory.step
+        thought[row, :length] = trajectory.mask & (np.cumsum(trajectory.mask) <= trajectory.thought)
         score[row] = trajectory.reward
         for number, one in enumerate(trajectory.scores):
             rewards[row, _place(trajectory, number)] += one.value
@@ -86,6 +88,7 @@ def collate(
         sequences_total=torch.zeros(()),
         privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
         sampled=None if sampled.all() else torch.from_numpy(sampled),
+        thought=torch.from_numpy(thought) if any(t.episode for t in trajectories) else None,
         **_beside(trajectories),
         **_prefixes(trajectories),
         **_episodes(trajectories),

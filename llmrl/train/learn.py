@@ -110,7 +110,10 @@ def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
     """The algorithm's credit; one that looks across groups sees the rows of all ranks."""
     if world.size == 1 or not algo.needs.whole_batch:
         return algo.credit(batch)
-    parts = world.gather([replace(batch, privileged=None, pictures=None, final_pictures=None).to("cpu")])
+    own = replace(
+        batch, privileged=None, pictures=None, final_pictures=None, final_tokens=None
+    )  # what some ranks may lack
+    parts = world.gather([own.to("cpu")])
     whole = algo.credit(stacked(parts))
     before = sum(part.rows for part in parts[: world.rank])
     mine = whole.select(torch.arange(before, before + batch.rows)).to(batch.tokens.device)
