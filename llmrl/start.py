@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -42,7 +43,7 @@ from llmrl.train.checkpoint import TrainState, Writer, folder_of, read_pending, 
 from llmrl.train.evaluate import Benchmarks, Interval, held_out, held_out_loss
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
-from llmrl.train.job import Job
+from llmrl.train.job import Evaluate, Job
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
@@ -130,7 +131,10 @@ def _trained(
     with ExitStack() as stack:
         job, state = _build(recipe, parts, runner, stack, problems, stage=stage)
         state = _train_to_end(job, state)
-        finished, summary = state.step == recipe.train.steps, {}
+        finished, summary = bool(state.ended) or state.step == recipe.train.steps, {}
+        if state.ended:
+            job.log.say(f"ended after step {state.step}: {state.ended}")
+            more = {**(more or {}), "ended": state.ended}
         if runner.world.main:
             status = "finished" if finished else "interrupted"
             late = job.log.unaccounted_s
@@ -159,11 +163,14 @@ def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Run
             told = {"name": stage.title, "kind": stage.kind, "started_from": source}
             summary, finished = _trained(own, mine, runner, problems, stage=stage.title, more=told)
             if finished:
-                policy = folder_of(own.run_dir, own.train.steps) / "policy"
-                world.on_main(lambda: leave_model(own.run_dir, partial(shutil.copytree, policy), drop="checkpoints"))
+                world.on_main(lambda: _leave_policy(own.run_dir, summary["completed_steps"]))
         return world.on_main(lambda: summary["completed_steps"]), finished
 
     return train_from
+
+
+def _leave_policy(folder: Path, step: int) -> None:
+    leave_model(folder, partial(shutil.copytree, folder_of(folder, step) / "policy"), drop="checkpoints")
 
 
 def _same_on_all(settled: Settled, world: World) -> None:
@@ -280,12 +287,12 @@ def _build(
         stack.callback(writer.close)
     host = open_stage(recipe, models.policy, parts.sources, stack, rank=world.rank) if recipe.env is not None else None
     measures = []
-    if samples:
+    if samples and problems.held_out:
         held_out_problems = problems.held_out
         measures.append(
             held_out(engine, held_out_problems, parts.score, recipe, world, parts.interval, parts.benchmarks, host)
         )
-    if needs.gold:
+    if needs.gold and problems.held_out:
         measures.append(held_out_loss(models, list(problems.held_out_gold.values())))
     references = None
     if needs.references:
@@ -305,10 +312,14 @@ def _build(
     stack.callback(rollouts.close)
     job = Job(
         recipe=recipe, world=world, models=models, algo=parts.algo, controller=controller, rollouts=rollouts,
-        engine_faults=faults, evaluate=lambda version: {k: v for one in measures for k, v in one(version).items()},
-        writer=writer, log=log, interrupts=runner.interrupts,
+        engine_faults=faults, evaluate=_together(measures) if measures else None, writer=writer, log=log,
+        interrupts=runner.interrupts,
     )  # fmt: skip
     return job, state
+
+
+def _together(measures: Sequence[Evaluate]) -> Evaluate:
+    return lambda version: {name: value for measure in measures for name, value in measure(version).items()}
 
 
 def _tracker(recipe: Recipe, runner: Runner, stage: str) -> Any:

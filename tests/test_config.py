@@ -54,8 +54,14 @@ def test_overrides_are_yaml_values_at_dotted_places(tmp_path):
 
 
 WRONG = {
-    "prompt and completion do not fit": ({"rollout": {"max_tokens": 600}}, "512 .*600 = 1112 is more than .*1024"),
-    "held-out completions do not fit": ({"eval": {"max_tokens": 600}}, r"eval\.max_tokens=600 is more"),
+    "prompt and completion do not fit": (
+        {"rollout": {"max_tokens": 600}, "data": {"source": "addition", "max_prompt_tokens": 512}},
+        "512 .*600 = 1112 is more than .*1024",
+    ),
+    "held-out completions do not fit": (
+        {"eval": {"max_tokens": 600}, "data": {"source": "addition", "max_prompt_tokens": 512}},
+        r"eval\.max_tokens=600 is more",
+    ),
     "unequal mini-batches": ({"train": {"steps": 9, "minibatches": 3}}, "prompts_per_step=16 cannot be divided"),
     "endless warm-up": ({"train": {"steps": 9, "warmup_steps": 10}}, "warmup_steps=10 is more than train.steps=9"),
     "a shared head with a model": ({"critic": {"path": "x"}}, r"critic\.path needs a value model of its own"),

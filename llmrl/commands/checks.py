@@ -84,7 +84,7 @@ def check_rewards(
     parts = dict(rewards_of(loaded).rewards)
     if part is not None and part not in parts:
         raise ConfigError(f"--part {part}: the reward has no such part; {nearest(part, list(parts))}")
-    found, held_out = load_train_eval(loaded.data, loaded.eval.data, seed=key(loaded.seed, "data"))
+    found, held_out = load_train_eval(loaded.data, loaded.eval.held_out, seed=key(loaded.seed, "data"))
     rows = [{**row.columns, "answer": row.answer, "id": row.id} for row in [*held_out, *found][:limit]]
     console, bad = Console(soft_wrap=True), 0
     for name, reward in parts.items():

@@ -15,6 +15,7 @@ from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import RLStage
 from llmrl.stages.pairs import stage_data
+from llmrl.train.problems import few_problems
 
 
 def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
@@ -33,13 +34,14 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         else f"off-policy: {updates} updates per rollout ({train.epochs} epochs x {train.minibatches} minibatches)"
     )
     adapter = f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else ""
+    data, held_out = _data(recipe)
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{recipe.model.path}, {recipe.model.dtype}{adapter}"),
         *settled.chosen.items(),
         *(("warning", warning) for warning in settled.warnings),
         *stage_rows(recipe),
-        ("data", _data(recipe)),
+        ("data", data),
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(algo.needs.names) or "nothing beyond the rollouts"),
         *([("value model", _critic(recipe))] if algo.needs.values else []),
@@ -54,12 +56,14 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
             f"{train.steps * samples:,} samples, at most {train.steps * samples * rollout.max_tokens:,} tokens",
         ),
         ("optimizer updates", f"{train.steps * updates:,}, {policy}"),
-        ("evaluation", _evaluation(recipe)),
+        ("evaluation", _evaluation(recipe, held_out)),
         ("checkpoints", f"every {train.save_every} steps and at the end, {train.keep_last} kept"),
     ]
     if rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0:
         bias = "top_p, top_k and min_p bias the sampler against the trainer's full softmax; watch the mismatch"
         rows.append(("note", bias))
+    if few := few_problems(held_out or 0, gold=algo.needs.gold):
+        rows.append(("note", few))
     return [*rows, *(("note", warning) for warning in warnings(recipe, algo))]
 
 
@@ -107,14 +111,16 @@ def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
     return rows
 
 
-def _data(recipe: Recipe) -> str:
-    """Counts of what generators and files give; a data set on the hub is not fetched."""
+def _data(recipe: Recipe) -> tuple[str, int | None]:
+    """Counts of what generators and files give, and that of held-out problems; a data set on the hub is not fetched."""
     held_out = held_out_config(recipe.eval.data, recipe.data)
     remote = [c.source for c in (recipe.data, held_out) if not (is_generator(c.source) or is_file_source(c.source))]
     if any("/" in source for source in remote):
-        return f"{recipe.data.source}, looked at when training starts"
-    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))
-    return f"{recipe.data.source}: {len(train_rows):,} problems to train on, {len(eval_rows):,} held out"
+        return f"{recipe.data.source}, looked at when training starts", None
+    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
+    return f"{recipe.data.source}: {len(train_rows):,} problems to train on, {len(eval_rows):,} held out", len(
+        eval_rows
+    )
 
 
 def _settings(algo: Algorithm) -> str:
@@ -123,7 +129,9 @@ def _settings(algo: Algorithm) -> str:
     return ", ".join(f"{name}={value}" for name, value in values.items() if value not in (None, 0.0))
 
 
-def _evaluation(recipe: Recipe) -> str:
+def _evaluation(recipe: Recipe, held_out: int | None) -> str:
+    if not recipe.eval.enabled:
+        return "off: no held-out problems"
     often = f"every {recipe.eval.every} steps, " if recipe.eval.every else ""
-    count = recipe.eval.data.n if recipe.eval.data.n is not None else "all"
+    count = held_out if held_out is not None else f"at most {recipe.eval.data.n}" if recipe.eval.data.n else "all"
     return f"{often}before and after, on {count} held-out problems"

@@ -64,22 +64,27 @@ def held_out_config(held_out: EvalDataConfig, train: DataConfig) -> DataConfig:
 
 
 def load_train_eval(
-    train: DataConfig, held_out: EvalDataConfig, *, seed: int, shape: Shape | None = None
+    train: DataConfig, held_out: EvalDataConfig | None, *, seed: int, shape: Shape | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), disjoint by problem identity.
+    """(training rows, held-out rows), disjoint by problem identity; without `held_out` all rows train.
 
     If both come from one file or hub split, a tenth of its problems, chosen by a hash of the problem and of nothing
     else, is held out. Two different sources are loaded as they are. Either way disjointness is checked: DataError.
     """
+    if held_out is None:
+        return load_rows(train, seed=seed, shape=shape), []
     evaluation = held_out_config(held_out, train)
     stored = not is_generator(train.source)
     if stored and (evaluation.source, evaluation.subset, evaluation.split) == (train.source, train.subset, train.split):
         rows = load_rows(train.model_copy(update={"limit": None, "shuffle": False}), seed=seed, shape=shape)
         train_rows = _drawn([row for row in rows if not is_held_out(row.identity)], train, seed)
         eval_rows = _drawn([row for row in rows if is_held_out(row.identity)], evaluation, held_out.seed)
-        for part, name in ((train_rows, "training"), (eval_rows, "held-out")):
+        for part, name in ((train_rows, "to train on"), (eval_rows, "held out")):
             if not part:
-                raise DataError(f"splitting the {len(rows)} rows of {train.source} left no {name} rows")
+                raise DataError(
+                    f"a tenth of {train.source} is held out, and its {len(rows)} rows left none {name}; add rows, name "
+                    "other ones in eval.data.source, or train without held-out problems (eval: off)"
+                )
     else:
         train_rows = load_rows(train, seed=seed, shape=shape)
         eval_rows = load_rows(evaluation, seed=held_out.seed, shape=shape)

@@ -31,7 +31,11 @@ class DataConfig(Section):
     template: str | None = Field(None, description="text of the user's turn; {name} stands for a column of the row")
     system: str | None = Field(None, description="system message; needs a chat template")
     chat: bool | Literal["auto"] = Field("auto", description="apply the chat template (auto: if the tokenizer has one)")
-    max_prompt_tokens: int = Field(512, ge=1, description="longer prompts are dropped and counted")
+    max_prompt_tokens: int = Field(
+        512,
+        ge=1,
+        description="longer prompts are dropped and counted; default: what model.max_length leaves beside a completion",
+    )
     limit: int | None = Field(None, ge=1, description="use this many rows; for a generator: make this many")
     shuffle: bool = Field(True, description="shuffle rows before the limit, and anew in every epoch")
 

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from llmrl.errors import ConfigError
 from llmrl.nearest import closest, nearest
+from llmrl.settings.base import with_base
 from llmrl.settings.explain import explain
 from llmrl.settings.recipe import Recipe
 
@@ -29,15 +30,22 @@ def load_recipe(path: str | Path, overrides: list[str] | None = None) -> Recipe:
     of the wrong type, or a rule between sections.
     """
     file = find_recipe(path)
+    data = with_base(read_recipe(file), file, read_recipe)
+    for text in overrides or []:
+        _override(data, text)
+    return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
+
+
+def read_recipe(path: str | Path) -> dict[str, Any]:
+    """What a recipe's file says, as plain data. Raises ConfigError: no such file, bad YAML, no mapping."""
+    file = find_recipe(path)
     try:
         data = yaml.safe_load(file.read_text())
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file} is not valid YAML: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{file} holds no recipe: expected `key: value` lines, got {type(data).__name__}")
-    for text in overrides or []:
-        _override(data, text)
-    return parse_recipe(data, where=f"{file}, with its overrides," if overrides else str(file))
+    return data
 
 
 def find_recipe(path: str | Path) -> Path:
@@ -65,7 +73,8 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
 MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "eval.tasks", "eval.data_dir",
-              "train.steps", "train.save_every", "train.keep_", "train.backend", "train.threads",
+              "train.steps", "train.max_hours",
+              "train.patience", "train.save_every", "train.keep_", "train.backend", "train.threads",
               "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
               "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",
               "rollout.ray.", "rollout.max_staleness", "rollout.threads")  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import model_validator as rule
 
+from llmrl.settings.base import with_lengths
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig, ReferenceConfig
@@ -53,6 +54,12 @@ class TrainConfig(Section):
     stop_kl: PositiveFloat | None = Field(
         None, description="end a rollout's updates when the policy is this far from its start, nats per token"
     )
+    max_hours: PositiveFloat | None = Field(
+        None, description="end after this long, evaluated and saved; counted anew after a resume"
+    )
+    patience: PositiveInt | None = Field(
+        None, description="end after so many evaluations (eval.every) in a row without a better one than before"
+    )
     backend: Literal["auto", "ddp", "fsdp2", "zero2", "zero3"] = Field(
         "auto", description="how processes share the policy; auto: as accelerate launch was configured, else ddp"
     )
@@ -89,6 +96,7 @@ class EvalConfig(Section):
     Benchmarks named by `tasks` run at the same steps, with their own prompts and verifiers.
     """
 
+    enabled: bool = Field(True, description="false, or `eval: off`: no held-out problems at all")
     every: NonNegativeInt = Field(0, description="steps between evaluations; 0: only before and after")
     data: EvalDataConfig = Field(default_factory=EvalDataConfig)
     temperature: float = Field(0.0, ge=0)
@@ -100,12 +108,21 @@ class EvalConfig(Section):
     @rule(mode="before")
     @classmethod
     def _names_are_tasks(cls, data: Any) -> Any:
+        if data is False or data == "off":  # YAML reads `off` as false
+            return {"enabled": False}
         if isinstance(data, dict) and isinstance(data.get("tasks"), list):
             return {**data, "tasks": [{"name": task} if isinstance(task, str) else task for task in data["tasks"]]}
         return data
 
+    @property
+    def held_out(self) -> EvalDataConfig | None:
+        """Where held-out problems come from; None: there are none."""
+        return self.data if self.enabled else None
+
     @rule(mode="after")
     def _tasks_run_at_evaluations(self) -> EvalConfig:
+        if not self.enabled and (self.tasks or self.every):
+            raise ValueError("eval: off and eval.every or eval.tasks exclude each other; remove one of them")
         for task in self.tasks:
             if task.every and (not self.every or task.every % self.every):
                 raise ValueError(f"task {task.name}: every={task.every} is no multiple of eval.every={self.every}")
@@ -230,7 +247,10 @@ class Recipe(Section):
             "rollout": {
                 "prompts_per_step": stage.train.batch_size, "group_size": 1, "max_tokens": self.model.max_length - longest
             },
-            "eval": {"every": stage.eval.every, "data": held_out.model_dump()},
+            "eval": {
+                "enabled": self.eval.enabled, "every": stage.eval.every if self.eval.enabled else 0,
+                "data": held_out.model_dump(),
+            },
             "reward": {}, "env": None, "engines": {}, "critic": None, "reference": {},
         }  # fmt: skip
 
@@ -265,6 +285,11 @@ class Recipe(Section):
                 "privacy.controller=quantile follows noised counts; set privacy.counts_share, such as 0.01"
             )
         return self
+
+    @rule(mode="before")
+    @classmethod
+    def _lengths_fit(cls, data: Any) -> Any:
+        return with_lengths(data)
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
@@ -323,6 +348,8 @@ class Recipe(Section):
                 f"critic.warmup_steps={self.critic.warmup_steps} of train.steps={self.train.steps}: the policy would never "
                 "learn; lower it"
             )
+        if self.train.patience and not self.eval.every:
+            raise ValueError(f"train.patience={self.train.patience} counts evaluations during training; set eval.every")
         if self.train.warmup_steps > self.train.steps:
             raise ValueError(
                 f"train.warmup_steps={self.train.warmup_steps} is more than train.steps={self.train.steps}: the learning "

@@ -66,7 +66,9 @@ class RolloutConfig(Section):
     )
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
-    max_tokens: PositiveInt = Field(256, description="completion length limit, in tokens")
+    max_tokens: PositiveInt = Field(
+        256, description="completion length limit, in tokens; less where max_length is short"
+    )
     temperature: PositiveFloat = 1.0
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(-1, ge=-1)

@@ -19,7 +19,7 @@ from llmrl.data.rows import Row, check_disjoint
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.errors import DataError
 from llmrl.seeding import generator, key
-from llmrl.settings.data import DataConfig
+from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import RLStage, Stage
 
@@ -40,19 +40,20 @@ def load_stage_rows(stage: Stage, recipe: Recipe) -> tuple[list[Row], list[Row],
     """
     if isinstance(stage, RLStage):
         own = recipe.of_stage(stage)
-        data, held_out, shape = own.data, own.eval.data, None
+        data, held_out, shape = own.data, own.eval.held_out, None
     else:
         data, held_out = stage.data or recipe.data, stage.eval.data
         if stage.data is None:
             held_out = recipe.eval.data.model_copy(update=held_out.model_dump(exclude_unset=True))
+        held_out = None if not recipe.eval.enabled and stage.kind == "sft" else held_out
         shape = prompt_from_chat(data.columns)
     seed = key(recipe.seed, "data")
     train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shape)
     if data != recipe.data:
-        check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.data, seed=seed)[1])
+        check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.held_out, seed=seed)[1])
     if stage.kind == "sft":
         train_rows, eval_rows = with_completions(train_rows), with_completions(eval_rows)
-    return train_rows, eval_rows, data, held_out_config(held_out, data)
+    return train_rows, eval_rows, data, held_out_config(held_out or EvalDataConfig(), data)
 
 
 def stage_data(stage: Stage, recipe: Recipe) -> str:

@@ -47,6 +47,7 @@ class TrainState:
     best: float | None = None  # the highest accuracy among saved steps
     best_step: int | None = None
     knobs: dict[str, float] = field(default_factory=dict)  # hyper-parameters that a controller has set
+    ended: str = ""  # why the run ended before its last step, if it did by its own rules
 
 
 def folder_of(run: Path, step: int) -> Path:

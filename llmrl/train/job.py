@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from llmrl.batch import Algorithm, Batch, Controller
 from llmrl.rollout.process import EngineFaults
@@ -11,6 +13,7 @@ from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
+from llmrl.train.folder import read_metrics
 from llmrl.train.interrupts import Interrupts
 from llmrl.train.log import Log
 from llmrl.train.models import Models
@@ -34,10 +37,11 @@ class Job:
     controller: Controller | None  # what sets its hyper-parameters, if anything does
     rollouts: RolloutQueue  # the engine, and the batches it makes
     engine_faults: Callable[[], EngineFaults]  # since the last call
-    evaluate: Evaluate
+    evaluate: Evaluate | None  # None: the recipe holds no problems out
     writer: Writer | None  # on rank 0
     log: Log
     interrupts: Interrupts
+    started: float = field(default_factory=time.monotonic)
 
 
 def steered(algo: Algorithm, knobs: Mapping[str, float]) -> Algorithm:
@@ -98,15 +102,47 @@ def engine_health(job: Job) -> dict[str, float]:
 
 
 def evaluated(job: Job, state: TrainState) -> TrainState:
-    """Measure the policy on the held-out problems and log it."""
+    """Measure the policy on the held-out problems, if there are any, and log it."""
+    if job.evaluate is None:
+        return state
     job.log.doing(f"evaluating the policy of step {state.step}")
     if state.step == 0:
         job.log.say("evaluating the untrained policy")
     clock = Clock()
+    evaluate = job.evaluate
     with clock("eval"):
-        metrics = job.rollouts.run(lambda: job.evaluate(state.step))
+        metrics = job.rollouts.run(lambda: evaluate(state.step))
     metrics |= engine_health(job) | {"time/eval": clock.seconds()["time/eval"]}
     return job.log.evaluation(state, metrics)
+
+
+def out_of_time(job: Job) -> str:
+    """Why the run ends now, by the clock of rank 0; empty if it goes on."""
+    hours = job.recipe.train.max_hours
+    over = hours is not None and job.world.on_main(lambda: time.monotonic() - job.started >= hours * 3600)
+    return f"train.max_hours={hours:g} is over" if over else ""
+
+
+def out_of_patience(job: Job) -> str:
+    """Why the run ends now, by its evaluations so far; empty if it goes on."""
+    patience = job.recipe.train.patience
+    if patience is None:
+        return ""
+    waited = job.world.on_main(lambda: since_best(read_metrics(job.recipe.run_dir)))
+    if waited < patience:
+        return ""
+    return f"no better evaluation in the last {waited} (train.patience={patience})"
+
+
+def since_best(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many evaluations among the `rows` of metrics.jsonl came after the best: by accuracy, or by loss without one.
+
+    >>> since_best([{"kind": "eval", "eval/accuracy": a} for a in (0.1, 0.3, 0.2, 0.3)])
+    2
+    """
+    evals = [row for row in rows if row["kind"] == "eval"]
+    scores = [row["eval/accuracy"] if "eval/accuracy" in row else -row["eval/loss"] for row in evals]
+    return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 
 def save(job: Job, state: TrainState) -> TrainState:

@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
-from llmrl.train.job import Job, engine_health, evaluated, observed, save, steered, store
+from llmrl.train.job import (
+    Job,
+    engine_health,
+    evaluated,
+    observed,
+    out_of_patience,
+    out_of_time,
+    save,
+    steered,
+    store,
+)
 from llmrl.train.learn import learn
 from llmrl.train.telemetry import check_limits, describe_rollouts
 
 
 def train(job: Job, state: TrainState) -> TrainState:
-    """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint."""
+    """Run the steps that `state` has not done yet; if interrupted, end early after a whole step and its checkpoint.
+
+    So too, but evaluated, when `train.max_hours` or `train.patience` says so; `ended` of the returned state tells why.
+    """
     recipe, models, world = job.recipe, job.models, job.world
+    state = replace(state, ended=out_of_patience(job))
     job.rollouts.load(models.policy.weights(), version=state.step)
     if state.step == 0:
         state = evaluated(job, state)
-    while state.step < recipe.train.steps:
+    while state.step < recipe.train.steps and not state.ended:
         step, clock = state.step, Clock()
         trajectories = job.rollouts.take(step, clock)
         batch = models.collate(trajectories)
@@ -27,11 +43,14 @@ def train(job: Job, state: TrainState) -> TrainState:
         metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock), step=step) | engine_health(job)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
-        last = state.step == recipe.train.steps
+        late = out_of_time(job)
+        last = bool(late) or state.step == recipe.train.steps
         if last or (recipe.eval.every and state.step % recipe.eval.every == 0):
             state = evaluated(job, state)
+        if state.step < recipe.train.steps:
+            state = replace(state, ended=late or out_of_patience(job))
         stopping = world.any(job.interrupts.requested)
-        if last or stopping or state.step % recipe.train.save_every == 0:
+        if last or state.ended or stopping or state.step % recipe.train.save_every == 0:
             state = save(job, state)
         if stopping:
             break

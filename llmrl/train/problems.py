@@ -16,6 +16,8 @@ from llmrl.settings.data import DataConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.types import Prompt, Trajectory
 
+FEW = 20  # held-out problems
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problems:
@@ -33,7 +35,7 @@ def load_problems(
 ) -> Problems:
     """The recipe's problems, with `gold` also their completions."""
     shape = prompt_from_chat(recipe.data.columns) if gold else None
-    rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"), shape=shape)
+    rows = load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"), shape=shape)
     train_rows, eval_rows = (with_completions(part) for part in rows) if gold else rows
     held_out = held_out_config(recipe.eval.data, recipe.data)
     return problems_of(
@@ -53,10 +55,14 @@ def problems_of(
     gold: bool, length: int, reader: PictureReader | None = None,
 ) -> Problems:  # fmt: skip
     """Rows as prompts; with `gold` also their completions, of at most `length` tokens together with the prompt."""
-    kept, notes, golds = [], [], []
+    kept: list[list[Prompt]] = []
+    golds: list[Mapping[str, Trajectory]] = []
+    notes: list[str] = []
     if data.chat == "auto" and not tokenizer.chat_template:
         notes.append("the tokenizer has no chat template: prompts are plain text (data.chat=false says so on purpose)")
     for rows, config, part in ((train_rows, data, "training"), (eval_rows, held_out, "held-out")):
+        if part == "held-out" and not rows:  # the recipe wants none
+            break
         prompts, report = to_prompts(rows, tokenizer, config, reader=reader)
         notes.append(_prompt_note(report, part))
         found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
@@ -65,7 +71,17 @@ def problems_of(
             prompts = [prompt for prompt in prompts if prompt.id in found]
         kept.append(prompts)
         golds.append(found)
+    kept, golds = [*kept, []][:2], [*golds, {}][:2]
+    if few := few_problems(len(kept[1]), gold=gold):
+        notes.append(few)
     return Problems(train=kept[0], held_out=kept[1], notes=tuple(notes), gold=golds[0], held_out_gold=golds[1])
+
+
+def few_problems(count: int, *, gold: bool = False) -> str:
+    """A warning for held-out problems that are too few to tell accuracies apart, or an empty text."""
+    if gold or not 0 < count < FEW:
+        return ""
+    return f"accuracy on {count} held-out problems means little: one problem more or less is {100 / count:.0f} points"
 
 
 def _prompt_note(report: PromptReport, part: str) -> str:

@@ -44,7 +44,7 @@ WRONG = {
     ),
     "an earlier rl that does not fit": (
         [{"kind": "rl", "rollout": {"max_tokens": 4000}}, {"kind": "rl"}],
-        "stages.0.rl: data.max_prompt_tokens=512 + rollout.max_tokens=4000",
+        "stages.0.rl: data.max_prompt_tokens=768 + rollout.max_tokens=4000",
     ),
     "a start that is no stage": (
         [{**SFT, "start": "stf"}],

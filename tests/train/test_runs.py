@@ -181,3 +181,35 @@ def test_truncated_and_uniform_rollouts_do_not_stop_a_run(tmp_path, tiny_model):
         rows = trained(recipe(tmp_path, tiny_model, steps=2, rollout=rollout))
     assert [row["tokens/trained"] for row in rows] == [0.0, 0.0]
     assert [row["update/skipped"] for row in rows] == [0.0, 0.0]
+
+
+def test_a_run_without_held_out_problems_trains_on_all_of_a_small_file(tmp_path, tiny_model):
+    rows = [{"prompt": f"What is {a} + 1?", "answer": str(a + 1)} for a in range(6)]
+    file = tmp_path / "six.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    made = recipe(tmp_path, tiny_model, steps=2, data={"source": str(file)}, eval=False)
+    assert len(trained(made)) == 2
+    assert not [row for row in read_metrics(made.run_dir) if row["kind"] == "eval"]
+    assert json.loads((made.run_dir / "summary.json").read_text())["accuracy_after"] is None
+
+
+def test_a_run_ends_evaluated_and_saved_when_its_hours_are_over(tmp_path, tiny_model):
+    made = recipe(tmp_path, tiny_model, steps=50, train={"max_hours": 1e-9, "save_every": 50})
+    said = io.StringIO()
+    outcome = run(made, resolve(made), console=Console(file=said, width=200))
+    assert outcome.exit_code == 0 and outcome.summary["status"] == "finished"
+    assert outcome.summary["completed_steps"] == 1 and "train.max_hours" in outcome.summary["ended"]
+    assert "ended after step 1: train.max_hours=1e-09 is over" in said.getvalue()
+    assert [row["step"] for row in read_metrics(made.run_dir) if row["kind"] == "eval"] == [0, 1]
+    assert [folder.name for folder in checkpoints(made.run_dir)] == ["step-000001"]
+
+
+def test_a_run_ends_when_evaluations_get_no_better_and_goes_on_with_more_patience(tmp_path, tiny_model):
+    settings = {"train": {"lr": 1e-9, "patience": 2}, "eval": {"every": 1, "data": {"n": 6}, "threshold": 2.0}}
+    made = recipe(tmp_path, tiny_model, steps=6, **settings)  # nothing reaches the threshold, so nothing gets better
+    outcome = run(made, resolve(made), console=Console(file=io.StringIO()))
+    assert outcome.summary["completed_steps"] == 2 and "train.patience=2" in outcome.summary["ended"]
+    more = made.model_copy(update={"train": made.train.model_copy(update={"patience": 4})})
+    for asked, steps in ((made, 2), (more, 4)):
+        again = run(asked, resolve(asked), console=Console(file=io.StringIO()), resume=True)
+        assert again.summary["completed_steps"] == steps
