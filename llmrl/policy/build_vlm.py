@@ -33,9 +33,9 @@ class Eyes:
     image: int = 64
     patch: int = 8
     scale: int = 2
-    width: int = 192
-    layers: int = 6
-    heads: int = 3
+    width: int = 128
+    layers: int = 4
+    heads: int = 2
 
     @property
     def tokens(self) -> int:

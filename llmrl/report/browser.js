@@ -94,13 +94,14 @@ function jump(row) {
 }
 
 function show(row) {
-  const [id, prompt, answer] = prompts[row.prompt];
+  const [id, prompt, answer, images] = prompts[row.prompt];
+  const pictures = images.map((place, n) => (data.samples.images[place] ? h('img', { src: data.samples.images[place], alt: `image ${n + 1}` }) : h('span', { class: 'muted' }, '(image not on this page)')));
   const fact = (name, value) => h('span', {}, h('span', { class: 'muted' }, `${name} `), h('b', {}, value));
   const shown = (title, text, cls) => (text ? [h('h3', {}, title), h('pre', { class: cls, dir: 'auto' }, marked(text))] : []);
   detail.replaceChildren(
     h('div', { class: 'facts' }, h('span', { class: `tag ${row.kind}` }, KIND_NAMES[row.kind]), fact('reward', row.score === undefined ? 'none' : fmt(row.score)),
       fact('advantage', row.advantage === undefined ? 'none' : fmt(row.advantage)), Object.entries(row.parts || {}).map(([name, value]) => fact(name, fmt(value)))),
-    ...shown('Prompt', prompt), ...shown('Expected answer', answer),
+    ...shown('Prompt', prompt), ...(images.length ? [h('div', { class: 'images' }, pictures)] : []), ...shown('Expected answer', answer),
     h('h3', {}, 'Completion'), h('pre', { class: 'completion', dir: 'auto', css: tint(row.advantage) }, row.text ? marked(row.text) : h('span', { class: 'muted' }, '(empty)')),
     ...shown('Why this reward', row.reason), ...shown('Reward failed', row.error, 'problem'), ...shown('Rollout ended', row.statusReason, 'problem'), ...siblings(row),
     h('h3', {}, 'Details'), h('div', { class: 'facts small' }, fact('step', String(row.step)), fact('prompt', id), fact('sample', String(row.sample || 0)), fact('sampled tokens', String(row.tokens || 0)),

@@ -6,6 +6,8 @@ truncated, failed) are added, so that every filter of the sample browser finds s
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ MAX_STEPS = 16
 ROWS_PER_STEP = 40
 EXTRA_PER_KIND = 3
 MAX_TEXT = 12_000
+MAX_IMAGES = 500
+THUMBNAIL = 160  # pixels of the longer edge
 RIGHT_FROM = 0.5
 KINDS = ("right", "wrong", "truncated", "error")
 
@@ -35,7 +39,8 @@ def kind_of(sample: Sample) -> str:
 def embedded_samples(run: Path, notes: list[str]) -> dict[str, Any]:
     """What the sample browser shows: `prompts` (each once), `rows` pointing at them, and how much was left out."""
     files = rollout_files(run)
-    prompts: dict[tuple[str, str, str], int] = {}
+    prompts: dict[tuple[str, str, str, tuple[int, ...]], int] = {}
+    album = Album()
     rows: list[dict[str, Any]] = []
     steps: list[dict[str, int]] = []
     for step in spread(list(files), MAX_STEPS):
@@ -48,15 +53,48 @@ def embedded_samples(run: Path, notes: list[str]) -> dict[str, Any]:
         chosen = choose(samples, limit=ROWS_PER_STEP)
         steps.append({"step": step, "shown": len(chosen), "of": len(samples)})
         for sample in chosen:
-            key = (sample.prompt_id, clipped(sample.prompt_text, MAX_TEXT), clipped(sample.answer, MAX_TEXT))
+            texts = clipped(sample.prompt_text, MAX_TEXT), clipped(sample.answer, MAX_TEXT)
+            key = (sample.prompt_id, *texts, tuple(album.place(image) for image in sample.images))
             rows.append(row_of(sample, prompts.setdefault(key, len(prompts))))
     return {
         "steps": steps,
         "stored": len(files),
         "prompts": [list(key) for key in prompts],
         "rows": rows,
+        "images": album.images,
         "rightFrom": RIGHT_FROM,
     }
+
+
+class Album:
+    """The images of a page, each once, as PNG data URIs; large ones are made smaller, and beyond MAX_IMAGES they are "".
+
+    Rollouts are untrusted: a file enters only as what Pillow read from it and wrote again.
+    """
+
+    def __init__(self) -> None:
+        self.images: list[str] = []
+        self._places: dict[Path, int] = {}
+
+    def place(self, file: Path) -> int:
+        """Where in `images` the file is."""
+        if file not in self._places:
+            self._places[file] = len(self.images)
+            self.images.append(_data_uri(file) if len(self.images) < MAX_IMAGES else "")
+        return self._places[file]
+
+
+def _data_uri(file: Path) -> str:
+    from PIL import Image
+
+    try:
+        with Image.open(file, formats=["PNG"]) as stored, io.BytesIO() as written:
+            image = stored.convert("RGB")
+            image.thumbnail((THUMBNAIL, THUMBNAIL))
+            image.save(written, format="PNG", optimize=True)
+            return f"data:image/png;base64,{base64.b64encode(written.getvalue()).decode('ascii')}"
+    except (OSError, ValueError, Image.DecompressionBombError):  # gone, damaged, or enormous
+        return ""
 
 
 def choose(samples: Sequence[Sample], *, limit: int) -> list[Sample]:

@@ -1,4 +1,4 @@
-"""Shows stored rollouts in a terminal: prompt, completion, reward parts, coloured by advantage.
+"""Shows stored rollouts in a terminal: prompt, completion, reward parts, images by size and hash, coloured by advantage.
 
 Model text is untrusted: it is never parsed as rich markup, and control characters (terminal escapes, bidirectional
 overrides) are shown as visible symbols instead of being sent to the terminal.
@@ -17,7 +17,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from llmrl.report.stored import Sample, read_samples, rollout_files
+from llmrl.report.stored import Sample, image_size, read_samples, rollout_files
 
 STRONG_ADVANTAGE = 1.0
 
@@ -64,6 +64,10 @@ def sample_panel(sample: Sample) -> Panel:
     for label, text in (("reason", sample.score_reason), ("status", sample.status_reason)):
         if text:
             body.append(Text.assemble((f"{label}: ", "dim"), visible(text)))
+    for image in sample.images:
+        size = image_size(image)
+        shown = f"{size[0]}×{size[1]}" if size else "missing"
+        body.append(Text(f"image {shown} {image.stem[:12]}", style="dim"))
     if sample.score_error:
         body.append(Text.assemble(("reward failed: ", "bold red"), visible(sample.score_error)))
     return Panel(Group(*body), title=_title(sample), title_align="left", border_style=style or "dim", padding=(0, 1))

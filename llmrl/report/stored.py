@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from typing import Any
 
 from llmrl.report.read import finite
 
+MEDIA = "media"  # the folder of images beside the files
+HASH = re.compile(r"^[0-9a-f]{64}$")
 ROLLOUT_FILE = re.compile(r"^step-(\d+)\.parquet$")
 
 
@@ -38,6 +41,17 @@ class Sample:
     advantage: float | None
     sampled: int
     mean_logprob: float | None
+    images: tuple[Path, ...] = ()  # PNG files named by their hash, in the order in which the prompt shows them
+
+
+def image_size(file: Path) -> tuple[int, int] | None:
+    """Width and height of a stored image; None if the file is gone or no PNG."""
+    try:
+        with file.open("rb") as stored:
+            head = stored.read(24)
+    except OSError:
+        return None
+    return struct.unpack(">II", head[16:24]) if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 24 else None
 
 
 def rollout_files(path: Path) -> dict[int, Path]:
@@ -73,6 +87,7 @@ def read_samples(file: Path, *, step: int) -> list[Sample]:
             advantage=finite(row.get("advantage")),
             sampled=sampled[i],
             mean_logprob=mean_logprobs[i],
+            images=tuple(file.parent / MEDIA / f"{name}.png" for name in row.get("media") or () if HASH.match(name)),
         )
         for i, row in enumerate(rows)
     ]
