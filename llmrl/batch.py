@@ -18,11 +18,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import Annotated, Any, Literal, Protocol, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_type_hints, runtime_checkable
 
-import torch
-from torch import Tensor, device
-from torch.nn.functional import pad
+from llmrl.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor, device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,9 @@ class Layout:
         if self.axis == "row":
             return torch.cat(list(tensors))
         width = max(tensor.shape[1] for tensor in tensors)
-        return torch.cat([pad(tensor, (0, width - tensor.shape[1]), value=self.fill) for tensor in tensors])
+        return torch.cat(
+            [torch.nn.functional.pad(tensor, (0, width - tensor.shape[1]), value=self.fill) for tensor in tensors]
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -153,8 +156,8 @@ class Batch:
 
     def to(self, place: device | str) -> Batch:
         """The same batch on another device; to a GPU through pinned memory, so that nothing waits for the copy."""
-        target = device(place)
-        return self._changed(lambda layout, x: moved(x, target) if isinstance(x, Tensor) else x)
+        target = torch.device(place)
+        return self._changed(lambda layout, x: moved(x, target) if isinstance(x, torch.Tensor) else x)
 
     def select(self, index: Tensor) -> Batch:
         """The rows `index` ([N] int64), cut to their longest; the totals keep counting the whole update.
@@ -174,7 +177,7 @@ class Batch:
 @cache
 def layouts() -> dict[str, Layout | Shown]:
     """The layout of each field of a `Batch`."""
-    hints = get_type_hints(Batch, include_extras=True)
+    hints = get_type_hints(Batch, localns={"Tensor": torch.Tensor}, include_extras=True)
     return {item.name: hints[item.name].__metadata__[0] for item in fields(Batch)}
 
 

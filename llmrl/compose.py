@@ -17,16 +17,18 @@ if TYPE_CHECKING:
 def resolve(recipe: Recipe) -> Parts:
     """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
     from llmrl.algos.build import build_algorithm
-    from llmrl.eval.metrics import wilson_interval
     from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
     from llmrl.settings.stages import RLStage, SFTStage
-    from llmrl.start import Parts
 
-    of_stages = {s.title: resolve(recipe.of_stage(s)) for s in recipe.before if isinstance(s, SFTStage | RLStage)}
+    # Mistakes in these are told before torch is imported.
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     check_benchmarks(recipe)
+    from llmrl.eval.metrics import wilson_interval
+    from llmrl.start import Parts
+
+    of_stages = {s.title: resolve(recipe.of_stage(s)) for s in recipe.before if isinstance(s, SFTStage | RLStage)}
     sources = sources_of(recipe)
     return Parts(
         algo=algo,

@@ -6,10 +6,12 @@ rows in any order and groups of any size, and look at no slot outside `mask`, wh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from llmrl.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Truncation = Literal["bootstrap", "drop", "terminal"]
 

@@ -10,13 +10,10 @@ e^20 is five hundred million, far beyond any clip range.
 
 from __future__ import annotations
 
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from typing import TYPE_CHECKING, Literal
 
 from llmrl.credit import group_center, group_deviation, leave_one_out
+from llmrl.later import torch
 from llmrl.losses_outcome import Alignment as Alignment
 from llmrl.losses_outcome import NllNormalize as NllNormalize
 from llmrl.losses_outcome import Pool as Pool
@@ -24,6 +21,9 @@ from llmrl.losses_outcome import ScoreScale as ScoreScale
 from llmrl.losses_outcome import pooled_logits as pooled_logits
 from llmrl.losses_outcome import token_scores as token_scores
 from llmrl.losses_outcome import weighted_nll as weighted_nll
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOG_RATIO_LIMIT = 20.0
 
@@ -298,7 +298,7 @@ def pacs_loss(scores: Tensor, labels: Tensor, weights: Tensor, *, total: int | T
     >>> pacs_loss(torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.0]), torch.ones(2))
     tensor(0.6931)
     """
-    entropy = binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
+    entropy = torch.nn.functional.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
     return (weights.to(scores.dtype) * entropy).sum() / (len(scores) if total is None else total)
 
 

@@ -7,10 +7,12 @@ log-probability. Le et al. 2022, arXiv:2207.01780. Import these functions from `
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+from llmrl.later import torch
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Pool = Literal["max", "mean", "last"]
 Alignment = Literal["inclusive", "shifted"]

@@ -1,10 +1,13 @@
-"""Keep freed memory in the process: on a CPU, getting it back from the system costs more than the computation."""
+"""Keep freed memory in the process: on a CPU, getting it back from the system costs more than the computation. And how
+much memory an output layer may take at once.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import platform
 
+CHUNK_ELEMENTS = 32 * 1024 * 1024  # logits of one matrix product: 64 MiB in bfloat16
 # glibc's mallopt parameters, from malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX, M_ARENA_MAX = -1, -2, -4, -8
 

@@ -18,8 +18,8 @@ from typing import Any
 from llmrl.batch import Needs
 from llmrl.cache import cache_root
 from llmrl.launcher.topology import Topology
+from llmrl.memory import CHUNK_ELEMENTS
 from llmrl.policy.catalog import MODELS
-from llmrl.policy.head import CHUNK_ELEMENTS
 from llmrl.settings.model import LoraConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 

@@ -18,10 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from llmrl.algos.terms import (
     Terms,
@@ -35,7 +32,11 @@ from llmrl.algos.terms import (
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_center, leave_one_out
+from llmrl.later import torch
 from llmrl.losses import Normalize, clipped_surrogate, keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 BASELINE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "group_mean": group_center,

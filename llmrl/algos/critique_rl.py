@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
-
 from llmrl.algos.terms import (
     check_ranges,
     coefficient_needs,
@@ -34,6 +32,7 @@ from llmrl.algos.terms import (
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import discounted_returns, leave_one_out, whiten
+from llmrl.later import torch
 from llmrl.losses import clipped_surrogate
 
 

@@ -20,15 +20,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
-from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+from typing import TYPE_CHECKING, Literal
 
 from llmrl.algos.terms import check_ranges, partial_mean, required
 from llmrl.batch import Batch, Loss, Needs, Output
+from llmrl.later import torch
 from llmrl.losses import keep, kl_estimate, pacs_center, pacs_loss, pacs_proxy, pacs_weights, probability_ratio
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SATURATED = 6.0  # |psi| beyond which the sigmoid's residual is below 0.0025
 
@@ -92,7 +92,7 @@ class PACS:
             **_movement(logprobs.detach(), old, batch),
         }
         if self.score_function:
-            entropy = binary_cross_entropy_with_logits(scores.detach(), labels, reduction="none")
+            entropy = torch.nn.functional.binary_cross_entropy_with_logits(scores.detach(), labels, reduction="none")
             summed = logprobs.sum(dim=1)[alive]
             # Only its gradient is wanted; the logged loss stays the cross-entropy.
             value = value + (weights * entropy * (summed - summed.detach())).sum() / batch.sequences_total

@@ -18,10 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Literal
 
 from llmrl.algos.steps import explained_variance
 from llmrl.algos.terms import (
@@ -37,7 +34,11 @@ from llmrl.algos.terms import (
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
+from llmrl.later import torch
 from llmrl.losses import clipped_surrogate, clipped_value, keep, kl_estimate
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 KL_ERROR_LIMIT = 0.2  # of the relative error that steers kl_coef
 

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from llmrl.algos.terms import required
 from llmrl.batch import Batch, Output
 from llmrl.credit import Truncation, episode_gae, whiten
+from llmrl.later import torch
 from llmrl.losses import clipped_value, keep
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def step_credit(

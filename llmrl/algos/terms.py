@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from llmrl.batch import Batch, Loss, Needs, Output
+from llmrl.later import torch
 from llmrl.losses import (
     KLEstimator,
     Normalize,
@@ -25,6 +23,9 @@ from llmrl.losses import (
     probability_ratio,
     truncated_importance,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def group_credit(batch: Batch, credit: Callable[[Tensor, Tensor], Tensor]) -> Batch:

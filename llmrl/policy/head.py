@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-CHUNK_ELEMENTS = 32 * 1024 * 1024  # logits of one matrix product: 64 MiB in bfloat16
+from llmrl.memory import CHUNK_ELEMENTS
+
 SLICE_ELEMENTS = 1024 * 1024  # float32 logits handled at once on a CPU: they stay in its cache
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
 MULTIPLIED_BY_IT = ("hyperclovax",)  # where logits_scaling is a factor and no divisor
