@@ -13,8 +13,8 @@ COMMANDS = {"cli.py", "compose.py", "api.py"}  # with commands/: whatever may na
 OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
 # From the ground up: a module or folder imports those before it, and nothing after it. A new one takes its place here.
 FLOORS = [
-    "types", "errors", "importing", "later", "nearest", "atomic", "cache", "hardware", "seeding", "memory", "batch", "settings",
-    "rewards", "data", "policy", "automatic", "credit", "losses_outcome", "losses", "algos", "envs", "rollout",
+    "types", "errors", "importing", "later", "nearest", "atomic", "cache", "hardware", "seeding", "memory", "batch",
+    "settings", "rewards", "data", "policy", "automatic", "credit", "losses_outcome", "losses", "algos", "envs", "rollout",
     "train", "stages", "control", "privacy", "report", "eval", "start",
     "launcher", "sizing", "step_time", "conformance", "compose", "api", "commands", "cli", "__main__",
 ]  # fmt: skip
