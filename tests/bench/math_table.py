@@ -1,29 +1,25 @@
 """Agreement with the hand-judged tables of maths cases: `python -m tests.bench.math_table FILE`.
 
---checker library is math-verify alone. --half dev prints every disagreement of one half of the cases, chosen by a
-hash of the line; held prints only the counts of the other half; all prints the counts of everything.
+--checker library is math-verify alone. --show prints every disagreement; --categories the counts of each category. An
+unseen table is measured without --show first: what has been looked at is no longer unseen.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
+import logging
 import time
 from collections import Counter
 from pathlib import Path
 
-from tests.rewards.test_math_answer import read_cases
+from tests.rewards.test_math_answer import marked, read_cases
 
 
 def ours(question, gold, response):
-    from tests.rewards.test_math_answer import marked
-
     return marked(question, gold, response)[0]
 
 
 def library(question, gold, response):
-    import logging
-
     from math_verify import parse, verify
 
     logging.disable(logging.CRITICAL)
@@ -33,35 +29,36 @@ def library(question, gold, response):
         return False
 
 
+def report(name: str, count: Counter) -> None:
+    total = sum(count.values())
+    print(
+        f"{name}: {count['right']} of {total} ({count['right'] / total:.1%}), "
+        f"{count['wrong acceptance']} wrong acceptances, {count['wrong refusal']} wrong refusals"
+    )
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser()
     arguments.add_argument("file", type=Path)
     arguments.add_argument("--checker", choices=["ours", "library"], default="ours")
-    arguments.add_argument("--half", choices=["dev", "held", "all"], default="dev")
+    arguments.add_argument("--show", action="store_true")
+    arguments.add_argument("--categories", action="store_true")
     given = arguments.parse_args()
-    file, checker, half = given.file, given.checker, given.half
-    check = {"ours": ours, "library": library}[checker]
-    counts: dict[str, Counter] = {"with a box": Counter(), "without a box": Counter()}
+    check = {"ours": ours, "library": library}[given.checker]
+    counts: dict[str, Counter] = {}
     slowest = 0.0
-    for line, category, question, gold, response, wanted in read_cases(file):
-        held = bool(hashlib.sha256(line.encode()).digest()[0] & 1)
-        if half != "all" and held != (half == "held"):
-            continue
+    for _, category, question, gold, response, wanted in read_cases(given.file):
         start = time.monotonic()
         said = check(question, gold, response)
         slowest = max(slowest, time.monotonic() - start)
-        count = counts["with a box" if "boxed" in response else "without a box"]
         kind = "right" if said is wanted else "wrong acceptance" if said else "wrong refusal"
-        count[kind] += 1
-        if kind != "right" and half == "dev":
+        for name in (category, "with a box" if "boxed" in response else "without a box"):
+            counts.setdefault(name, Counter())[kind] += 1
+        if kind != "right" and given.show:
             print(f"{kind:16} {category:32} {gold!r} :: {response!r}")
-    for name, count in counts.items():
-        total = sum(count.values())
-        if total:
-            print(
-                f"{name}: {count['right']} of {total} ({count['right'] / total:.1%}), "
-                f"{count['wrong acceptance']} wrong acceptances, {count['wrong refusal']} wrong refusals"
-            )
+    totals = {name: counts.pop(name) for name in ("with a box", "without a box") if name in counts}
+    for name, count in {**(counts if given.categories else {}), **totals}.items():
+        report(name, count)
     print(f"slowest {slowest:.2f} s")
 
 
