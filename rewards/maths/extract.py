@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.maths.sentences import DOUBT, NUMBER, TAIL, spans_of, stated, without_denials
-from llmrl.rewards.maths.units import ONE_WORD, canonical_unit
+from llmrl.rewards.maths.units import ONE_WORD, canonical_unit, numerals, spoken_value
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
 LONGEST_ANSWER = 1_500
@@ -56,18 +56,18 @@ _NEGATED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _NEGATED_AFTER = re.compile(
-    r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b|n't|wrong|incorrect|false)", re.IGNORECASE
+    r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)", re.IGNORECASE
 )
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|is)(?: not|n't|not) (?:know|tell|determine|be determined|sure|say|solve|find)\b"
-    r"|\bno idea\b|\bgive up\b|\bunknown\b"
-    r"|\bunsure\b",
+    r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\bnot enough information\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<![0-9])\.(?=\s|$)|\.(?=\s+[A-Z])|\.\s*$|\n\s*\n|[!?](?=\s+[A-Z]|\s*$)")
 _SENTENCES = re.compile(
     r"(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<=[.!?])\s+|\n|;|\bbut\b(?<!not)", re.IGNORECASE
 )
+_CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 # What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
 _REFUSED_BEFORE = re.compile(
     r"(?:(?:\\neq?|\\not\s*=|≠|!=)\s*(?:\\,|\\;|\s)*|\beither\b[^.\n]{0,40}\bor\s*[$({\\[]*"
@@ -81,7 +81,7 @@ _GOES_ON = re.compile(
 )
 _WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
 _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent|pct)\b", re.IGNORECASE)
-_GLUED_ON = re.compile(r"\^\{?\w+\}?|\\?%|[\^!/]\d*|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
+_GLUED_ON = re.compile(r"\s*\\(?:cdot|times)\s*\S+|\^\{?\w+\}?|\\?%|[\^!/]\d*|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _SCALED = re.compile(
     r"^(?:\$|\\\)|\*|\s)*\s*(\\?%|percent\b|per cent\b|pct\b|thousand\b|million\b|billion\b|dozen\b)", re.IGNORECASE
 )
@@ -101,6 +101,10 @@ _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | 
 _ONE_LINE_BLOCK = re.compile(r"```(?:latex|tex|text|math|plaintext|md)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```")
 _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _IN_WORDS = re.compile(rf"(?:negative |minus )?(?:{ONE_WORD}\b|\d)", re.IGNORECASE)
+# 27 apples were sold: the number and what it counts.
+_PREDICATE = re.compile(
+    rf"^({NUMBER.pattern}(?: [a-z]+){{0,3}}?) (?:is|are|was|were|will|would|have|has|had|can|remain\w*|left)\b(?! (?:not|wrong|in))[^\d$\\]*$"
+)
 _MORE = re.compile(r"^([$€£]?[\d.,/]+) more (?=[a-z])(?!than\b)(?!\w+ than\b)")
 
 
@@ -119,7 +123,7 @@ def _joint(pieces: list[tuple[int, int, str]], text: str) -> list[int]:
     run = [len(pieces) - 1]
     while run[0] > 0:
         between = text[pieces[run[0] - 1][1] : pieces[run[0]][0]]
-        words = re.sub(r"\\(?:text|mathrm|quad|qquad|\(|\)|\[|\]|,|;)|[${}*]", " ", between)
+        words = re.sub(r"\\(?:text|mathrm|quad|qquad|\(|\)|\[|\]|,|;)|[${}*]|\b[a-zA-Z]\s*=\s*$", " ", between)
         if len(words) > 60 or "\n\n" in words.strip(" ") or _CORRECTION.search(words) or re.search(r"[0-9.]", words):
             break
         if not re.fullmatch(
@@ -206,6 +210,9 @@ def _from_phrase(text: str) -> Extracted | None:
         return Extracted(line.strip() or None, "####")
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
+        clause = _CLAUSES.split(_SENTENCES.split(text[: match.start()])[-1] or "")[-1]
+        if DOUBT.search(clause):
+            return Extracted(None, "the answer is only supposed")
         if rest and not _ELSEWHERE.match(rest) and not (rest[0] == "\\" and boxes_of(rest[:200])[:1]):
             return _after_marker(rest[:LONGEST_ANSWER])
     return None
@@ -230,7 +237,7 @@ def _after_marker(rest: str) -> Extracted:
     if prose and not _IN_WORDS.match(sentence):
         whole = rest[: end.start()] if end else rest
         return Extracted(stated(whole.split("\n", 1)[0]), "answer sentence")
-    line = TAIL.sub("", sentence).strip(' *_`.,;"')
+    line = _PREDICATE.sub(r"\1", TAIL.sub("", sentence)).strip(' *_`.,;"')
     if line.count("}") > line.count("{"):  # of a JSON object around the answer
         line = line.rstrip('} "')
     if re.search(r"\bnot\b|n't", line):
@@ -265,7 +272,8 @@ def _from_last_sentence(text: str) -> Extracted:
     if pieces and (last is None or pieces[-1][1] > last.start()):
         return _from_spans(text, pieces)
     if last is None:
-        return Extracted(None, "no answer found")
+        in_digits = re.sub(rf"\b{ONE_WORD}\b(?=[ .!]|$)", lambda m: str(spoken_value(m.group())), numerals(text), flags=re.IGNORECASE)
+        return _from_last_sentence(in_digits) if in_digits != text else Extracted(None, "no answer found")
     if re.match(r"[^.!\n]*\?", text[last.end() :]) or _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
         return Extracted(None, "the last number is negated or asked")
     if chosen := _CHOICE_IN_BOLD.search(text, max(0, last.start() - 200)):
@@ -303,7 +311,7 @@ def _stands_alone(whole: str) -> bool:
     if len(re.findall(r"\$\d", whole)) > 1:
         return False
     prose = re.sub(r"\\[a-zA-Z]+", "", whole)
-    if re.search(r"\d", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
+    if re.search(rf"\d|\b{ONE_WORD}\b", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
         return False
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}\s+\d", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6

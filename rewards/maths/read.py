@@ -131,6 +131,11 @@ _REMARK = re.compile(
 )
 
 
+# \\frac{\\text{km}}{\\text{h}} and \\mathrm{m} \\cdot \\mathrm{s}^{-2} as \\text{km/h}, \\text{m/s^2}
+_UNIT_FRACTION = re.compile(
+    r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}(?:\^\{?(\d)\}?)?\s*\}"
+    r"|\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}(?:\s|~|\\cdot|\\[,;: ])*\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}\s*\^\s*\{\s*-(\d)\s*\}"
+)
 _CHOSEN = re.compile(r"(?:\{\}\s*|(?<![\w)}\]]))[\^_]\{?(\d+)\}?\s*([CP])\s*_\{?(\d+)\}?")
 
 
@@ -138,6 +143,11 @@ def _chosen(match: re.Match[str]) -> str:
     """^5C_2 and _5C_2 as a binomial, ^5P_2 as the number of arrangements."""
     n, kind, k = match.groups()
     return f"\\binom{{{n}}}{{{k}}}" + (f"({k})!" if kind == "P" else "")
+
+
+def _per(match: re.Match[str]) -> str:
+    top, bottom, power = match.group(1, 2, 3) if match[1] else match.group(4, 5, 6)
+    return f"\\text{{{top}/{bottom}{f'^{power}' if power and power != '1' else ''}}}"
 
 
 _SPACING = re.compile(
@@ -265,7 +275,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<=\d)\s*\{,\}\s*(?=\d{1,2}(?!\d)|\d{4})", ".", text)
     text = re.sub(r"(?<=[\d.}])\s*[xX]\s*(?=10\s*\^)", r" \\times ", text)
     text = _BESIDE.sub(" , ", text)
-    text = _GONE.sub(" ", text)
+    text = _UNIT_FRACTION.sub(_per, _GONE.sub(" ", text))
     text = _SPACED_THOUSANDS.sub(lambda m: m.group(1) + re.sub(r"\D", "", m.group(2)), text)
     text = _ORDINAL.sub("", text)
     text = _SPACING.sub(" ", text)
@@ -304,6 +314,7 @@ _TEXT_COMMANDS = {
     "text", "mathrm", "textrm", "textbf", "textit", "mbox", "hbox", "operatorname", "mathsf", "texttt", "mathtt",
     "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "mathop", "ensuremath",
 }  # fmt: skip
+_BOLD = {"mathbf", "boldsymbol", "bm", "mathit"}
 # \sinx, \pir, \leqg: a command that lost the space behind it.
 _GLUED = re.compile(
     r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})"
@@ -337,6 +348,12 @@ def tokenize(text: str) -> list[Token]:
         if kind == "num" and len(value) > MOST_DIGITS:
             raise Unreadable(f"a number of {len(value)} digits")
         if kind == "cmd" and value[1:] in _TEXT_COMMANDS:
+            bold = re.compile(r"\s*\{\s*([A-Za-z])\s*\}").match(text, at) if value[1:] in _BOLD else None
+            if bold:
+                at = bold.end()
+                tokens.append(Token("name", bold.group(1), spaced))
+                spaced = False
+                continue
             at, found = _text_command(text, at, spaced)
             tokens.extend(found)
         elif kind == "cmd" and value == "\\" + "unit":

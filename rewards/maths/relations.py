@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Ratio, Relation
 from llmrl.rewards.maths.scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
-from llmrl.rewards.maths.values import CONSTANTS, TooLarge, Undefined, names, rational, substitute
+from llmrl.rewards.maths.values import CONSTANTS, TooLarge, Undefined, holds, names, rational, substitute
 
 Tell = Callable[[Node, Node], bool]
 _FUNCTIONS = frozenset(
@@ -251,7 +251,20 @@ def same_relation(gold: Relation, answer: Relation, *, equal_to: Tell, heavy: bo
     return ratio is not None and (ratio > 0 or g_op == "!=")
 
 
+def _argument(node: Relation) -> tuple[str, str]:
+    """("f", "x") of an equation f(x) = ..., ("", "") of any other."""
+    left = node.sides[0]
+    if isinstance(left, Call) and left.op == "*" and _is_name(left.args[0]) and _is_name(left.args[1]):
+        return left.args[0].text, left.args[1].text  # type: ignore[union-attr]
+    return "", ""
+
+
 def _same_equation(gold: Relation, answer: Relation, equal_to: Tell, heavy: bool) -> bool:
+    (f, x), (g, y) = _argument(gold), _argument(answer)
+    if f and f == g and x != y and not any(holds(side, x) for side in answer.sides):  # f(t) = 2t + 1
+        renamed = substitute(answer, y, Name(x))
+        assert isinstance(renamed, Relation)
+        answer = renamed
     g_name, a_name = name_of(gold), name_of(answer)
     golds, answers = chain_values(gold, equal_to), chain_values(answer, equal_to)
     named_alike = g_name is not None and a_name is not None and _alike_names(g_name, a_name)

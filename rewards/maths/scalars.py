@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 from llmrl.rewards.maths.nodes import Call, Name, Node, Num, Quantity
@@ -72,21 +73,17 @@ def _terminates(value: Fraction) -> bool:
 
 
 def _within_precision(value: Fraction, answer: Node, gold: tuple[Fraction, int, int]) -> bool:
-    """Tolerance of a decimal gold: three digits are a rounding; with two, only a value that does not terminate."""
-    if not rounds_to(value, gold):
+    """Tolerance of a decimal gold. Three digits are a rounding: 3.14 for pi. Two are one only of a value that does not
+    terminate: 0.67 for 2/3 and for 0.667, but 1.5 for nothing else."""
+    if not rounds_to(value, gold) or gold[2] < 2:
         return False
-    if gold[2] >= 3:
-        shown = decimal_of(answer)
-        return shown is None or shown[1] > gold[1]
-    if gold[2] < 2:
-        return False
-    if not _terminates(value):
-        return True
     shown = decimal_of(answer)
-    if shown is None or shown[1] <= gold[1]:
+    if shown is not None and shown[1] <= gold[1]:
         return False
-    near = shown[0].limit_denominator(12)
-    return not _terminates(near) and rounds_to(near, shown) and rounds_to(near, gold)
+    if gold[2] >= 3 or not _terminates(value):
+        return True
+    near = value.limit_denominator(9)
+    return gold[1] >= 2 and shown is not None and not _terminates(near) and rounds_to(near, shown)
 
 
 def _as_a_float(gold: Fraction, shown: tuple[Fraction, int, int] | None) -> bool:
@@ -168,13 +165,30 @@ def _point(symbols: list[str], number: int) -> dict[str, Fraction]:
     return out
 
 
+def _holds_op(node: Node, op: str) -> bool:
+    return (isinstance(node, Call) and node.op == op) or any(_holds_op(child, op) for child in children(node))
+
+
+def _apart(node: Node, joined: frozenset[str]) -> Node:
+    """GM as G M, where the other side does not know GM as one name."""
+    if isinstance(node, Call):
+        return Call(node.op, tuple(_apart(arg, joined) for arg in node.args))
+    if not isinstance(node, Name) or node.text not in joined:
+        return node
+    letters: list[Node] = [Name(letter) for letter in node.text]
+    return reduce(lambda left, right: Call("*", (left, right)), letters)
+
+
 def _equal_functions(gold: Node, answer: Node) -> bool:
+    joined = frozenset(n for n in names(gold) ^ names(answer) if len(n) > 1 and n.isalpha() and n.isupper())
+    gold, answer = _apart(gold, joined), _apart(answer, joined)
     symbols = sorted(names(gold) | names(answer))
     if len(symbols) > 12:
         raise TooLarge("more than 12 variables")
     complex_written = holds(gold, "i") or holds(answer, "i")
     real = elsewhere = 0
-    for number in range(POINTS + 6):
+    whole = any(_holds_op(side, "fact2") for side in (gold, answer))  # n!! means something else between the integers
+    for number in range(POINTS if whole else 0, POINTS + 6):
         if number >= POINTS and (real >= 3 or elsewhere >= 6):
             break
         numeric = Numeric(DIGITS, _point(symbols, number))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 
-from llmrl.rewards.maths.units import UNITS
+from llmrl.rewards.maths.units import SCALES, UNITS, numerals
 
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
@@ -25,13 +25,15 @@ NUMBER = re.compile(
 # Words by which a sentence does not commit to what it names, wherever they stand in it.
 DOUBT = re.compile(
     r"not\b|n't|\b(?:none|neither|nor|never|cannot|except|wrong|incorrect|maybe|perhaps|possibly|might|could|either"
-    r"|if [^,]*\bwere|suppos\w+|assum\w+|contradict\w+|guess\w*|estimat\w+|unless|unsure|doubt\w*|instead of)\b",
+    r"|if [^,]*\bwere|suppos\w+|assum\w+|contradict\w+|guess\w*|estimat\w+|unless|unsure|doubt\w*|instead of"
+    r"|hints?|hinted|claims?|claimed|rumou?r\w*)\b",
     re.IGNORECASE,
 )
 _CITED = (
     r"theorem|lemma|proposition|corollary|definition|axiom|equation|eq|problem|exercise|example|question|figure|fig"
     r"|table|section|chapter|page|row|column|line|step|case|part|item|no|number|option|choice|formula|rule|property"
-    r"|method|claim|remark|note|round|stage|phase|contest|exam|test|task|volume|appendix|version|level|exponent|base"
+    r"|method|remark|note|round|stage|phase|contest|exam|test|task|volume|appendix|version|level|exponent|base|year|grade"
+    r"|room|day|age|rank|chapter|verse|footnote|paragraph|assumption|hypothesis|condition|inequality|identity|algorithm"
 )
 _PART_OF = (
     r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiples?|factors?|divisors?|powers?|roots?"
@@ -39,24 +41,23 @@ _PART_OF = (
 )
 # What directly before a number makes it something else than the answer.
 _BEFORE = re.compile(
-    rf"(?:\b(?:than|between|and|or|the|first|last|next|previous|these|those|least|most|over|under|above|below|beyond|past|near|nearly|almost|about"
-    rf"|around|roughly"
-    rf"|approximately|approx\.?|twice|thrice|double|triple|half|times|minus|plus|modulo|mod|within|until"
-    rf"|through|versus|vs"
-    rf"|per|with|from|on|at|in|to|by|exceed(?:s|ing|ed)?|add(?:ing|ed)?|subtract(?:ing|ed)?|counting|divid\w+"
-    rf"|multipl\w+"
-    rf"|check|consider|try|when|where|let|if|(?:{_CITED})s?\.?)|(?:{_PART_OF}) of(?: the)?|[a-z]'s|\bx"
+    rf"(?:\b(?:than|between|and|or|the|first|last|next|previous|these|those|least|most|over|under|above|below|beyond|past"
+    rf"|near|nearly|almost|about|around|roughly|approximately|approx\.?|twice|thrice|double|triple|half|times|minus|plus"
+    rf"|modulo|mod|within|until|till|through|versus|vs|per|with|without|from|on|at|in|into|to|toward|towards|by|for|during"
+    rf"|since|before|after|among|against|across|like|unlike|exceed(?:s|ing|ed)?|add(?:ing|ed)?|subtract(?:ing|ed)?"
+    rf"|counting|divid\w+|divides|multipl\w+|check|consider|try|when|where|let|if|(?:{_CITED})s?\.?)"
+    rf"|(?:{_PART_OF}) of(?: the)?|(?<!\bthat)(?<!\bit)(?<!\bhere)(?<!\bthere)(?<!\bwhich)'s|\bx"
     rf"|[\w)}}]\s*[-+*/×÷^]|\d\s*[,;:]"
     r"|[(<>≤≥]|\d)\s*\**$",
     re.IGNORECASE,
 )
 # Words that state what follows them, whatever stood before.
 _STATES = re.compile(
-    r"(?:[=≈]|\b(?:is|are|was|were|be|equals?|equal to|gives?|makes?|get|gets|leaves?(?: \w+ with)?|left with"
-    r"|ends? up with"
-    r"|up to a total of|(?:comes?|amounts?|adds? up|evaluates?|simplifies|reduces|sums?|totals?) to|total of"
-    r"|have|has|had"
-    r"|obtain|yields?))(?: (?:now|then|only|just|exactly|simply|therefore|thus|a total of|equal to|precisely|still))*"
+    r"(?:[=≈]|\b(?:(?:that|it|here|there|which)'s|is|are|was|were|be|equals?|equal to|gives?|gave|makes?|made|get|gets|got"
+    r"|leaves?(?: \w+ with)?|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
+    r"|up to a total of|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total"
+    r"|rises?|rose|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out)(?: up| down| out)? to"
+    r"|total(?:s|ed)?|total of|have|has|had|obtain|yields?))(?: (?:now|then|only|just|exactly|simply|therefore|thus|a total of|equal to|precisely|still))*"
     r"\s*[*$(]*$",
     re.IGNORECASE,
 )
@@ -72,13 +73,14 @@ _CONDITION = re.compile(
 _OPERAND = re.compile(
     r"^\W{0,2}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷]\s*\d|[x×]\s*\d|times (?:\d|as|more|less|the"
     r"|that|what|bigger"
-    r"|larger|older|her|his|\$)|(?:percent of|% of|thousand|million|billion|dozen|or|and|to|by|plus|minus"
-    r"|divided|multiplied)\b)"
+    r"|larger|older|her|his|\$)|(?:or|and|to|by|plus|minus|divided|multiplied|modulo|mod)\b)"
     r"|\bis wrong\b",
     re.IGNORECASE,
 )
 _COMPARED = re.compile(r"\b(?:than|less|fewer)\b", re.IGNORECASE)
-_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|percent|per cent|pct)(?:\^\d|²|³)?)(?![\w^])")
+_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct)(?:\^\d|²|³)?)(?![\w^])")
+_TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
+_DURING = re.compile(r"\b(?:in|after|over|for|during|at the end of)(?: the)?\s*$")
 _NAMED = re.compile(r"\b([a-zA-Z]) is (?=[-\d$])")
 _SUBORDINATE = re.compile(
     r"^\W*(?:since|because|as|if|when|after|given|with|of|out of|in|at|for|so|then|by|from|from the|among)\b",
@@ -137,15 +139,13 @@ def without_denials(sentence: str) -> str:
     return _AFTERTHOUGHT.sub("", _DENIED.sub(" ", sentence))
 
 
-def stated(sentence: str, *, last: tuple[int, int] | None = None) -> str | None:
+def stated(sentence: str) -> str | None:
     """The quantity that `sentence` states, with its unit; None if it states none, or none clearly.
-
-    last: where the number or maths span stands that is looked at; by default the last one.
 
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    sentence = without_denials(sentence)
+    sentence = numerals(without_denials(sentence))
     said_last = sentence.rpartition("=")[0].rpartition(",")[2] + sentence.rpartition("=")[2]
     if DOUBT.search(said_last if re.search(r"=\s*\$?\d[^=]*$", sentence) else sentence):
         return None
@@ -167,9 +167,10 @@ def stated(sentence: str, *, last: tuple[int, int] | None = None) -> str | None:
         before, after = sentence[:start], re.split(r"[,;]", sentence[end:])[0] if computed else sentence[end:]
         if place < len(items) - 1:  # what stood behind it was an aside
             after = sentence[end : items[place + 1][0]]
-            if not (_COMPUTED if sentence[start] not in "$\\" else _STATES).search(before):
+            timed = _TIME.match(sentence[items[-1][1] :]) and _DURING.search(sentence[: items[-1][0]])
+            if not (_STATES if timed or sentence[start] in "$\\" else _COMPUTED).search(before):
                 return None
-        if _says(before, said, after, others=len(items) > 1):
+        if _says(before, said, after, others=len({item[2] for item in items}) > 1):
             unit = _UNIT_BEHIND.match(after)
             return said + (f" {unit.group(1)}" if unit and not said.endswith("%") else "")
         if not (_ASIDE.search(before.rstrip(" $*")) or not re.search(r"\d", said) or _BOUND.search(said)):
@@ -197,8 +198,7 @@ def _measured(before: str, said: str, after: str, *, others: bool) -> bool:
     """Up by 100%, for $12, in 3 hours: what a preposition may introduce and still be the answer."""
     if re.search(r"\b(?:up|down|increased?|decreased?|rose|fell|grew|shrank|\w+ed|\w+s) by\s*$", before):
         return said.endswith("%")
-    return (
-        not others
-        and re.search(r"\b(?:in|after)\s*$", before) is not None
-        and re.match(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b", after) is not None
-    )
+    if others or not (found := re.search(r"\b(in|after|for)\s*$", before)):
+        return False
+    price = found[1] == "for" and (said[0] in "$€£" or re.match(r"\s*(?:dollars|cents|euros)\b", after))
+    return bool(price or _TIME.match(after))

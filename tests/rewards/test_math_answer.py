@@ -11,7 +11,7 @@ from llmrl.rewards.math_answer import MathAnswer, verify_answer
 from llmrl.rewards.validation import trajectory_of
 from llmrl.types import Status
 
-TABLES = [Path(__file__).parent / name for name in ("math_cases.txt", "math_unseen.txt", "math_third.txt")]
+TABLES = sorted(Path(__file__).parent.glob("math_*.txt"))
 WANTED = {"=": True, "!": False, "?": None}
 
 
