@@ -6,6 +6,7 @@ asked for the whole function in a code block.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,20 @@ from llmrl.eval.task import Question, Source, Task, identity, text
 CODE_TEMPERATURE = 0.8  # the paper's for pass@100; 0.2 for pass@1
 
 
+def _given(prompt: str, entry_point: str) -> str:
+    """The imports and finished functions of a prompt: what its test may use beside the function that is asked for."""
+    body = ast.parse(prompt).body
+    kept = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom)) or getattr(n, "name", "") != entry_point]
+    return ast.unparse(ast.Module(kept, [])) if any(isinstance(n, ast.FunctionDef) for n in kept) else ""
+
+
 def read(row: Mapping[str, Any], number: int) -> Question:
     """The test defines `check(candidate)`; it is called on the entry point."""
     entry_point = text(row, "entry_point")
     columns = {
         "prompt": text(row, "prompt"),
         "entry_point": entry_point,
+        "setup": _given(text(row, "prompt"), entry_point),
         "tests": [f"{text(row, 'test')}\ncheck({entry_point})"],
     }
     answer = text(row, "prompt") + text(row, "canonical_solution")

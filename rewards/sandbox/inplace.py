@@ -54,6 +54,31 @@ def changed_openly(tree: ast.Module, stubs: Set[str]) -> set[str]:
     return allowed
 
 
+def compared_with_itself(tree: ast.Module, stubs: Set[str]) -> set[str]:
+    """Variables that the program is given and the test then compares with nothing but themselves: x == sorted(x)."""
+    given: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in stubs:
+            given |= {arg.id for arg in node.args if isinstance(arg, ast.Name)}
+    items: dict[str, set[str]] = {}  # names of a loop -> what it runs over
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.For, ast.comprehension)):
+            for name in _names(node.target, stored=True):
+                items.setdefault(name, set()).update(_names(node.iter))
+
+    def meant(node: ast.AST) -> set[str]:
+        return {other for name in _names(node) for other in items.get(name, {name})} & (given | stubs)
+
+    alone: set[str] = set()
+    beside: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Compare):
+            sides = [meant(side) for side in (node.left, *node.comparators)]
+            both, either = set.intersection(*sides), set.union(*sides)
+            (beside if either != both else alone).update(either)
+    return alone & given - beside
+
+
 def _shows_nothing(node: ast.AST, name: str) -> bool:
     """`f(name)`, `y = f(name)`, or `assert y is name`, and nothing else."""
     if isinstance(node, ast.Assert) and isinstance(node.test, ast.Compare):

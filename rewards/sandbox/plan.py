@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmrl.rewards.sandbox.box import SandboxError
-from llmrl.rewards.sandbox.inplace import changed_openly
+from llmrl.rewards.sandbox.inplace import changed_openly, compared_with_itself
 
 # What tests use without importing it, because the reference solution does: name -> module, or module and member.
 _LIBRARY = {
@@ -74,6 +74,9 @@ def plan_tests(tests: Sequence[Any], entry_point: str | None, setup: str) -> lis
         if len(called) > 1:
             raise SandboxError(f"which of {', '.join(called)} is the program's? Say so with entry_point")
         entry_point = called[0] if called else None
+    others = {name for free in names for name in free.program - {entry_point} if name[:1].islower()}
+    if entry_point and others and any(entry_point in free.program for free in names):
+        raise SandboxError(f"the tests call {min(others)}, which neither they nor setup define; entry_point is {entry_point}")
     return [_plan(test, entry_point, setup) for test in tests]
 
 
@@ -93,7 +96,10 @@ def _plan(test: Any, entry_point: str | None, setup: str) -> Call | Script:
         source = f"{setup}\n{test}" if setup else test
         free = _free_names(source, entry_point)
         library = {name: _LIBRARY.get(name, (name, "")) for name in free.library if not hasattr(builtins, name)}
-        shown = changed_openly(ast.parse(source), free.program)
+        tree = ast.parse(source)
+        if alone := compared_with_itself(tree, free.program):
+            raise SandboxError(f"the test compares {min(alone)}, which the program may change, with nothing but itself")
+        shown = changed_openly(tree, free.program)
         return Script(source, tuple(sorted(free.program)), library, tuple(sorted(shown)))
     if not isinstance(test, (list, tuple)) or len(test) != 2:
         raise SandboxError(f"a function test must be a string or [arguments, expected], got {str(test)[:80]!r}")

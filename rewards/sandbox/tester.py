@@ -211,7 +211,8 @@ class _Tests:
         except BaseException as error:  # noqa: BLE001 - reported
             verdict = "runtime_error", f"{type(error).__name__}: {error}"[:300]
         else:
-            return "passed", ""
+            doubt = self.witness.undecided()
+            return ("harness_error", doubt) if doubt else ("passed", "")
         return ("harness_error", self.unfit[:300]) if self.unfit else verdict
 
 
