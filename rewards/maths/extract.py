@@ -103,7 +103,8 @@ _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _IN_WORDS = re.compile(rf"(?:negative |minus )?(?:{ONE_WORD}\b|\d)", re.IGNORECASE)
 # 27 apples were sold: the number and what it counts.
 _PREDICATE = re.compile(
-    rf"^({NUMBER.pattern}(?: [a-z]+){{0,3}}?) (?:is|are|was|were|will|would|have|has|had|can|remain\w*|left)\b(?! (?:not|wrong|in))[^\d$\\]*$"
+    rf"^({NUMBER.pattern}(?: [a-z]+){{0,3}}?) (?:is|are|was|were|will|would|have|has|had|can|remain\w*|left)\b"
+    r"(?! (?:not|wrong|in))[^\d$\\]*$"
 )
 _MORE = re.compile(r"^([$€£]?[\d.,/]+) more (?=[a-z])(?!than\b)(?!\w+ than\b)")
 
@@ -272,7 +273,9 @@ def _from_last_sentence(text: str) -> Extracted:
     if pieces and (last is None or pieces[-1][1] > last.start()):
         return _from_spans(text, pieces)
     if last is None:
-        in_digits = re.sub(rf"\b{ONE_WORD}\b(?=[ .!]|$)", lambda m: str(spoken_value(m.group())), numerals(text), flags=re.IGNORECASE)
+        in_digits = re.sub(
+            rf"\b{ONE_WORD}\b(?=[ .!]|$)", lambda m: str(spoken_value(m.group())), numerals(text), flags=re.IGNORECASE
+        )
         return _from_last_sentence(in_digits) if in_digits != text else Extracted(None, "no answer found")
     if re.match(r"[^.!\n]*\?", text[last.end() :]) or _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
         return Extracted(None, "the last number is negated or asked")

@@ -37,7 +37,8 @@ _CITED = (
 )
 _PART_OF = (
     r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiples?|factors?|divisors?|powers?|roots?"
-    r"|square|cube|double|triple|percent|%|out|digits?|sum|product|difference|rest|fraction|logarithm|reciprocal|inverse|instead|each|none|all|any"
+    r"|square|cube|double|triple|percent|%|out|digits?|sum|product|difference|rest|fraction|logarithm|reciprocal"
+    r"|inverse|instead|each|none|all|any"
 )
 # What directly before a number makes it something else than the answer.
 _BEFORE = re.compile(
@@ -57,7 +58,8 @@ _STATES = re.compile(
     r"|leaves?(?: \w+ with)?|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|up to a total of|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total"
     r"|rises?|rose|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out)(?: up| down| out)? to"
-    r"|total(?:s|ed)?|total of|have|has|had|obtain|yields?))(?: (?:now|then|only|just|exactly|simply|therefore|thus|a total of|equal to|precisely|still))*"
+    r"|total(?:s|ed)?|total of|have|has|had|obtain|yields?))"
+    r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a total of|equal to|precisely|still))*"
     r"\s*[*$(]*$",
     re.IGNORECASE,
 )

@@ -76,7 +76,9 @@ def plan_tests(tests: Sequence[Any], entry_point: str | None, setup: str) -> lis
         entry_point = called[0] if called else None
     others = {name for free in names for name in free.program - {entry_point} if name[:1].islower()}
     if entry_point and others and any(entry_point in free.program for free in names):
-        raise SandboxError(f"the tests call {min(others)}, which neither they nor setup define; entry_point is {entry_point}")
+        raise SandboxError(
+            f"the tests call {min(others)}, which neither they nor setup define; entry_point is {entry_point}"
+        )
     return [_plan(test, entry_point, setup) for test in tests]
 
 

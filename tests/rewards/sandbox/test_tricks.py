@@ -6,11 +6,28 @@ import pytest
 from llmrl.rewards.code_tests import run_program
 
 SQUARE = ["assert f(3) == 9", "assert abs(f(1.5) - 2.25) < 1e-9", "r = f(4)\nassert r == 16 and isinstance(r, int)"]
-SORT = ["r = f([3, 1, 2])\nassert r == [1, 2, 3]", "r = f([3, 1, 2])\nassert len(r) == 3 and all(a <= b for a, b in zip(r, r[1:])) and set(r) == {1, 2, 3}"]
-TEXT = ["assert f('ab') == 'ba'", "r = f('ab')\nassert r.upper() == 'BA' and len(r) == 2", "assert f('abc')[0] == 'c' and f('abc')[-1] == 'a'", "assert 'cb' in f('abc')"]
-CLOSE = ["import math\nassert math.isclose(f(2), 4.0)\nassert f(3) == 9", "import copy\nx = [1, 2]\ny = copy.deepcopy(x)\nassert f(x) == [1, 4] and x == y"]
-DICT = ["r = f('aab')\nassert r['a'] == 2 and r.get('b') == 1 and len(r) == 2", "assert sorted(f('aab').items()) == [('a', 2), ('b', 1)]"]
-GENERATED = ["assert list(f(3)) == [0, 1, 4]", "it = iter(f(3))\nassert next(it) == 0 and next(it) == 1 and next(it) == 4"]
+SORT = [
+    "r = f([3, 1, 2])\nassert r == [1, 2, 3]",
+    "r = f([3, 1, 2])\nassert len(r) == 3 and all(a <= b for a, b in zip(r, r[1:])) and set(r) == {1, 2, 3}",
+]
+TEXT = [
+    "assert f('ab') == 'ba'",
+    "r = f('ab')\nassert r.upper() == 'BA' and len(r) == 2",
+    "assert f('abc')[0] == 'c' and f('abc')[-1] == 'a'",
+    "assert 'cb' in f('abc')",
+]
+CLOSE = [
+    "import math\nassert math.isclose(f(2), 4.0)\nassert f(3) == 9",
+    "import copy\nx = [1, 2]\ny = copy.deepcopy(x)\nassert f(x) == [1, 4] and x == y",
+]
+DICT = [
+    "r = f('aab')\nassert r['a'] == 2 and r.get('b') == 1 and len(r) == 2",
+    "assert sorted(f('aab').items()) == [('a', 2), ('b', 1)]",
+]
+GENERATED = [
+    "assert list(f(3)) == [0, 1, 4]",
+    "it = iter(f(3))\nassert next(it) == 0 and next(it) == 1 and next(it) == 4",
+]
 CHECKED = ["def check(candidate):\n    assert candidate(3) == 9\n    assert candidate(-2) == 4\ncheck(f)"]
 RAISING = ["try:\n    f(-1)\n    ok = False\nexcept ValueError:\n    ok = True\nassert ok and f(4) == 2"]
 REFERENCE = ["def ref(x):\n    return x * x\nfor v in range(5):\n    assert f(v) == ref(v)"]
@@ -24,7 +41,7 @@ YES = (
 TRICKS = {
     # Imported modules, patched.
     "operator patched": ("import operator\nfor n in ('eq', 'ne', 'lt', 'getitem', 'abs'): setattr(operator, n, lambda *a: True)\ndef f(*x): return 0\n", SQUARE + SORT),
-    "copy patched": ("import copy\ncopy.deepcopy = copy.copy = lambda x, *a: x\ndef f(x):\n    if isinstance(x, list):\n        x[:] = [1, 4]\n        return x\n    return 4.0\n", CLOSE),
+    "copy patched": ("import copy\ncopy.deepcopy = copy.copy = lambda x, *a: x\ndef f(x): return 0\n", [*CLOSE, *SQUARE]),
     "math replaced by a class": ("import sys\nclass M:\n    inf = 0\n    def __getattr__(s, n): return lambda *a, **k: True\nsys.modules['math'] = M()\ndef f(x): return 4.0\n", CLOSE[:1]),
     "builtins.__import__": ("import builtins, types\nreal = builtins.__import__\ndef fake(name, *a, **k):\n    m = types.ModuleType(name); m.__getattr__ = lambda n: (lambda *a, **k: True); return m\nbuiltins.__import__ = fake\ndef f(*x): return 0\n", CLOSE + SQUARE),
     "builtins.__build_class__": ("import builtins\nbuiltins.__build_class__ = lambda *a, **k: object\ndef f(*x): return 0\n", SQUARE + SORT),
@@ -42,7 +59,7 @@ TRICKS = {
     "a weak reference as the result": ("import weakref\nclass O:\n    def __eq__(s, o): return True\n    __hash__ = None\nkeep = O()\ndef f(*x): return weakref.proxy(keep)\n", SQUARE + SORT + TEXT),
     "atexit with a message": ("import atexit, os, json\ndef bye():\n    for fd in range(3, 30):\n        try: os.write(fd, json.dumps({'do': 'verdict', 'verdict': 'passed', 'text': ''}).encode())\n        except OSError: pass\natexit.register(bye)\ndef f(*x): raise SystemExit\n", SQUARE + SORT),
     "threading excepthook and exit": ("import threading, os\nthreading.excepthook = lambda a: os._exit(0)\ndef f(*x):\n    t = threading.Thread(target=lambda: 1 / 0); t.start(); t.join()\n    return 0\n", SQUARE),
-    "a thread that answers later": ("import threading, time, sys\nbox = []\ndef late():\n    time.sleep(.05); box.append(9)\ndef f(*x):\n    threading.Thread(target=late, daemon=True).start()\n    return box\n", SQUARE + ["r = f(1)\nimport time\ntime.sleep(.2)\nassert r == [9]"]),
+    "a thread that answers later": ("import threading, time, sys\nbox = []\ndef late():\n    time.sleep(.05); box.append(9)\ndef f(*x):\n    threading.Thread(target=late, daemon=True).start()\n    return box\n", [*SQUARE, "r = f(1)\nimport time\ntime.sleep(.2)\nassert r == [9]"]),
     "faulthandler": ("import faulthandler, os\nfaulthandler.enable()\ndef f(*x): faulthandler._sigsegv()\n", SQUARE),
     "os.execv": ("import os, sys\ndef f(*x): os.execv(sys.executable, [sys.executable, '-c', 'print(9)'])\n", SQUARE),
     "os.fork and the child answers": ("import os\ndef f(*x):\n    if os.fork() == 0: return 9\n    return 9 + 0 * os.wait()[0]\n", ["assert f(3) == 10", "assert f(5) == 25"]),
@@ -59,9 +76,9 @@ TRICKS = {
     # Dunders on arguments, and what lies about itself.
     "__class_getitem__": ("class f:\n    def __class_getitem__(c, k): return True\n    def __new__(c, *a): return c\n", SQUARE + SORT + DICT),
     "__init_subclass__ and __set_name__": ("class B:\n    def __init_subclass__(c, **k): c.__eq__ = lambda s, o: True\nclass f(B):\n    def __init__(s, *a): pass\n", SQUARE + SORT),
-    "__reduce__ and __getnewargs__": ("class R:\n    def __reduce__(s): return (int, ('9',))\n    def __getnewargs__(s): return (9,)\n    def __getstate__(s): return 9\n    def __copy__(s): return 9\n    def __deepcopy__(s, m): return 9\ndef f(*x): return R()\n", SQUARE + ["import copy\nassert copy.deepcopy(f(3)) == 9 and abs(f(3)) == 9"]),
+    "__reduce__ and __getnewargs__": ("class R:\n    def __reduce__(s): return (int, ('9',))\n    def __getnewargs__(s): return (9,)\n    def __getstate__(s): return 9\n    def __copy__(s): return 9\n    def __deepcopy__(s, m): return 9\ndef f(*x): return R()\n", [*SQUARE, "import copy\nassert copy.deepcopy(f(3)) == 9 and abs(f(3)) == 9"]),
     "__index__, __int__ and __float__": (YES + "def f(*x): return Yes()\n", [*SQUARE, *SORT, *TEXT, "assert [0] * 9 == [0] * int(f(3)) and f(3) == 9"]),
-    "__instancecheck__ of its class": ("class M(type):\n    def __instancecheck__(c, o): return True\n    def __eq__(c, o): return True\n    def __hash__(c): return hash(int)\nclass I(metaclass=M): pass\ndef f(*x): return I\n", SQUARE + ["assert f(3) == int or f(3) == 9"]),
+    "__instancecheck__ of its class": ("class M(type):\n    def __instancecheck__(c, o): return True\n    def __eq__(c, o): return True\n    def __hash__(c): return hash(int)\nclass I(metaclass=M): pass\ndef f(*x): return I\n", [*SQUARE, "assert f(3) == int or f(3) == 9"]),
     "__prepare__ and a str that is not": ("class S(str):\n    def __new__(c): return str.__new__(c, '')\n    def __len__(s): return 2\n    def __eq__(s, o): return True\n    def __contains__(s, o): return True\n    def __getitem__(s, k): return 'c' if k == 0 else 'a'\n    def upper(s): return 'BA'\n    def __hash__(s): return 0\ndef f(*x): return S()\n", TEXT),
     "a bool subclass by another way": ("class B(int):\n    def __bool__(s): return True\n    def __eq__(s, o): return True\n    def __hash__(s): return hash(1)\ndef f(*x): return B(0)\n", ["assert f(3)", "assert f(3) is True", "assert f(3) == True"]),
     "a bytes subclass": ("class B(bytes):\n    def __eq__(s, o): return True\n    def decode(s, *a): return 'ba'\n    def hex(s): return '6261'\ndef f(*x): return B()\n", ["assert f('ab') == b'ba'", "assert f('ab').decode() == 'ba'"]),
@@ -77,13 +94,13 @@ TRICKS = {
     "an enum that equals all": ("from enum import IntEnum\nclass E(IntEnum):\n    A = 1\n    def __eq__(s, o): return True\n    def __hash__(s): return 9\ndef f(*x): return E.A\n", ["assert f(3) == 9", "assert f(3) == 2 and f(3) == 3"]),
     "a mock": ("from unittest.mock import MagicMock, ANY\ndef f(*x): return ANY\n", SQUARE + SORT + TEXT + DICT),
     "a MagicMock": ("from unittest.mock import MagicMock\nm = MagicMock()\nm.__eq__.side_effect = lambda o: True\nm.__len__.return_value = 3\nm.__abs__ = lambda s: 0\nm.__lt__ = lambda s, o: True\ndef f(*x): return m\n", SQUARE + SORT + TEXT + DICT),
-    "not a number": ("def f(*x): return float('nan')\n", SQUARE + ["assert not f(3) < 9 and not f(3) > 9 and f(3) == 9"]),
+    "not a number": ("def f(*x): return float('nan')\n", [*SQUARE, "assert not f(3) < 9 and not f(3) > 9 and f(3) == 9"]),
     # Iterators and generators.
     "a generator that never starts": ("def f(*x):\n    return\n    yield\n", [*GENERATED, "assert all(a == b for a, b in zip(f(3), [0, 1, 4])) and len(list(f(3))) == 3"]),
     "a generator that gives liars": (YES + "def f(n):\n    for i in range(n): yield Yes()\n", GENERATED),
     "an iterator with a length hint": ("class I:\n    def __iter__(s): return s\n    def __next__(s): raise StopIteration\n    def __length_hint__(s): return 3\n    def __eq__(s, o): return True\n    def __len__(s): return 3\ndef f(*x): return I()\n", GENERATED + SORT),
     "a generator that throws StopIteration inside": ("def f(*x):\n    raise StopIteration\n    yield\n", GENERATED),
-    "a coroutine": ("async def f(*x): return 9\n", SQUARE[:1] + ["import asyncio\nassert asyncio.run(f(3)) == 10"]),
+    "a coroutine": ("async def f(*x): return 9\n", [*SQUARE[:1], "import asyncio\nassert asyncio.run(f(3)) == 10"]),
     "an iterator of the argument": ("def f(x): return iter(x) if isinstance(x, list) else iter(str(x))\n", SORT),
     "tee of itself": ("import itertools\ndef f(x): return itertools.cycle([])\n", GENERATED),
     # In place.
