@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from dataclasses import dataclass, field
 
 from llmrl.rewards.exact_number import parse_number
@@ -36,8 +37,6 @@ _ASKING = re.compile(
     r"[^.!?]*\?|[^.!?]*\b(?:find|determine|calculate|compute|express|give|what|how|answer)\b[^.?!]*", re.IGNORECASE
 )
 _PERCENT = re.compile(r"(?<![\d}$])(?<![\d}$] )(?<!-)\bper\s?cent(?:age)?s?\b|[a-z]\$?\s*\\?%", re.IGNORECASE)
-# Longest wait for a worker's start and imports, apart from the deadline of its work; under 1 s on an idle core.
-START_S = 30.0
 _POOL = WorkerPool(
     "llmrl.rewards.maths.worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -60,10 +59,9 @@ class Verdict:
 def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
-    timeout_s: deadline of one comparison in a worker, half of it where sympy works (integrals, sums, limits). A call that
-    has to start one (the first, one after a time-out, the first with an integral or sum) takes as long as the start does
-    more, at most `START_S`. strict: refuse arithmetic left undone (3 + 4 for 7), for tasks where echoing the question would
-    otherwise score. Raises nothing for any text.
+    timeout_s: limit of the whole call, the start of a worker included (0.4 s of an idle core, 1.5 s for the first integral
+    or sum); only waiting for a worker while other threads use all of them comes on top. strict: refuse arithmetic left
+    undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -82,11 +80,15 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
             if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
+    return _verify_response(response, gold, time.monotonic() + timeout_s, strict)
+
+
+def _verify_response(response: str, gold: str, deadline: float, strict: bool) -> Verdict:
     found = extract(response)
-    verdict = _verify(found, gold, timeout_s, strict)
+    verdict = _verify(found, gold, deadline, strict)
     if found.where == "box" and verdict.reason.startswith("the answer cannot be read") and not found.stuffed:
         again = after_the_box(response)  # an unreadable box does not hide "The answer is 7." after it
-        return verdict if again is None else _verify(again, gold, timeout_s, strict)
+        return verdict if again is None else _verify(again, gold, deadline, strict)
     return verdict
 
 
@@ -107,7 +109,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     return _DENIES.search(f"{before} {after}") is not None or _ADDS.search(after) is not None
 
 
-def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verdict:
+def _verify(found: Extracted, gold: str, deadline: float, strict: bool) -> Verdict:
     flags = []
     if found.boxes > 1:
         flags.append("many_boxes")
@@ -119,13 +121,13 @@ def _verify(found: Extracted, gold: str, timeout_s: float, strict: bool) -> Verd
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         right = int(answer) == int(gold)
         return Verdict(right, answer, "equal integers" if right else "different integers", tuple(flags))
-    correct, reason, more = _judge_anywhere(gold, answer, timeout_s, strict)
+    correct, reason, more = _judge_anywhere(gold, answer, deadline, strict)
     if correct is not None and found.answer is None:
         correct, reason = False, found.where
     return Verdict(correct, found.answer, reason, (*flags, *more))
 
 
-def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> tuple[bool | None, str, tuple[str, ...]]:
+def _judge_anywhere(gold: str, answer: str, deadline: float, strict: bool) -> tuple[bool | None, str, tuple[str, ...]]:
     try:
         correct, reason = judge(gold, answer, heavy=False, strict=strict)
         return correct, reason, ()
@@ -133,9 +135,8 @@ def _judge_anywhere(gold: str, answer: str, timeout_s: float, strict: bool) -> t
         pass
     request = json.dumps({"gold": gold, "answer": answer, "strict": strict}).encode()
     try:
-        calculus = CALCULUS.search(gold + answer) is not None
-        imports, deadline = (b'{"imports": true}', timeout_s / 2) if calculus else (b"", timeout_s)
-        correct, reason = json.loads(_POOL.request(request, deadline, prepare=imports, start_s=START_S))
+        imports = b'{"imports": true}' if CALCULUS.search(gold + answer) else b""
+        correct, reason = json.loads(_POOL.request(request, deadline - time.monotonic(), prepare=imports))
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:
@@ -178,9 +179,10 @@ class MathAnswer:
     def __call__(self, trajectory: Trajectory) -> Score:
         gold, text = trajectory.prompt.answer, trajectory.text
         truncated = trajectory.status.kind is StatusKind.TRUNCATED
+        deadline = time.monotonic() + self.timeout_s
         verdict = verify_answer(text, gold, timeout_s=self.timeout_s, strict=self.strict)
         if verdict.correct is not None and verdict.extracted and _asks_for_percent(trajectory.prompt.text):
-            verdict = self._as_percent(verdict, gold)
+            verdict = self._as_percent(verdict, gold, deadline)
         correct, reason = verdict.correct, verdict.reason
         allowed = trajectory.prompt.columns.get(self.tolerance)
         if correct is False and verdict.extracted and allowed and _within(verdict.extracted, gold, float(allowed)):
@@ -193,13 +195,13 @@ class MathAnswer:
         said = f" ({verdict.extracted[:60]})" if verdict.extracted else ""
         return Score(value=float(correct), reason=reason + said, flags=flags)
 
-    def _as_percent(self, verdict: Verdict, gold: str) -> Verdict:
+    def _as_percent(self, verdict: Verdict, gold: str, deadline: float) -> Verdict:
         """20% and 20 are the same here; 2000% is not 20."""
         said, wanted = (_PERCENT_SIGN.sub("", text or "").strip() for text in (verdict.extracted, gold))
         marked = said != (verdict.extracted or "").strip()
         if marked == (wanted != gold.strip()):
             return verdict
-        again = verify_answer(f"\\boxed{{{said}}}", wanted, timeout_s=self.timeout_s, strict=self.strict)
+        again = _verify_response(f"\\boxed{{{said}}}", wanted, deadline, self.strict)
         value = parse_number(wanted)
         if again.correct or (marked and value is not None and abs(value) > 1):
             return Verdict(again.correct, verdict.extracted, again.reason, verdict.flags)

@@ -302,23 +302,37 @@ class WorkerPool:
                     with self._lock:
                         self._idle.append(worker)
 
-    def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"", start_s: float = START_S) -> bytes:
-        """One request, killed after `timeout_s`. The start of a worker, where one is needed, takes at most `start_s` more.
+    def request(self, payload: bytes, timeout_s: float, *, prepare: bytes = b"") -> bytes:
+        """One request, answered within `timeout_s`, the start of a worker included where one is needed.
 
         Waiting for a free worker does not count. prepare: a request that belongs to the start, asked once a worker. A
-        start that takes too long raises WorkerTimeout and goes on for the next request. Retries once on WorkerDied.
+        start that takes too long raises WorkerTimeout and goes on for the next request; work that does is killed, and
+        a new worker starts at once. Retries once on WorkerDied.
         """
-        started_by = 0.0
+        deadline = 0.0
         for attempt in (1, 2):
             with self.worker(wait=False) as worker:
-                started_by = started_by or time.monotonic() + start_s
+                deadline = deadline or time.monotonic() + timeout_s
                 try:
-                    worker.ready(started_by, prepare)
-                    return worker.request(payload, time.monotonic() + timeout_s)
+                    worker.ready(deadline, prepare)
+                    return worker.request(payload, deadline)
+                except WorkerTimeout:
+                    if not worker.alive:
+                        self._start_another(prepare)
+                    raise
                 except WorkerDied:
                     if attempt == 2:
                         raise
         raise AssertionError
+
+    def _start_another(self, prepare: bytes) -> None:
+        """A worker in place of one that was killed, so that the next request does not wait for its whole start."""
+        with contextlib.suppress(WorkerDied):
+            worker = Worker(self.handler, memory_bytes=self.memory_bytes, quiet=self.quiet, wait=False)
+            if prepare:
+                worker._prepare(prepare)
+            with self._lock:
+                self._idle.append(worker)
 
     def close(self) -> None:
         """Kill all workers; one that is busy raises WorkerDied where it is waited for."""

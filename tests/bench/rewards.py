@@ -41,6 +41,23 @@ def programs(isolation: str, *, count: int = 60, threads: int = 2) -> float:
     return round(count / (time.perf_counter() - start), 1)
 
 
+HOSTILE = (
+    "\\sum_{k=1}^{10^{12}} \\frac{1}{k^k}", "\\int_0^{\\infty} e^{-x^{99}}\\sin(x^{77})dx", "9^{9^{9^{9}}}",
+    "\\int_0^1 \\frac{1}{1+x^{17}}dx", "\\prod_{k=1}^{10^9} \\sqrt{k}", "\\lim_{x\\to0} x^{x^{x^{x}}}",
+    "\\sqrt{" * 100 + "2" + "}" * 100, "(x+y+z)^{999}", "\\binom{10^9}{10^8}", "\\sin(10^{10^{10}})",
+)  # fmt: skip
+
+
+def slowest() -> float:
+    """Seconds of the slowest of several answers made to be slow, beside the limit of 5 s; starts of workers included."""
+    worst = 0.0
+    for answer in HOSTILE * 2:
+        start = time.perf_counter()
+        verify_answer(f"\\boxed{{{answer}}}", "\\sqrt{2}+x")
+        worst = max(worst, time.perf_counter() - start)
+    return round(worst, 2)
+
+
 def case_table() -> None:
     """Category, cases, agreement and false acceptances of the tables in tests/rewards."""
     from tests.rewards.test_math_answer import TABLE, marked
@@ -72,6 +89,7 @@ def main() -> None:
                 "math_symbolic_per_s": rate(lambda i: verify_answer("\\boxed{(x-1)(x+1)}", "x^2-1")),
                 **{f"programs_{r}_per_s": programs(r) for r, why in isolation_report().items() if not why},
                 "programs_none_per_s": programs("none"),
+                "math_hostile_slowest_s": slowest(),
                 "math_surd_per_s": rate(lambda i: verify_answer("\\boxed{\\sqrt8}", "2\\sqrt2")),
             }
         )

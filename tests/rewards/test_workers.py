@@ -91,14 +91,14 @@ def test_workers_die_with_a_killed_parent_even_while_busy():
     assert not any(alive(pid) for pid in pids)
 
 
-def test_a_slow_start_has_its_own_bound_and_goes_on_for_the_next_request():
+def test_a_slow_start_counts_as_time_and_goes_on_for_the_next_request():
     pool = WorkerPool("tests_handlers:slow_start", size=1)
     pool.request(b"x", 30)  # the worker itself is there
     start = time.monotonic()
     with pytest.raises(WorkerTimeout):
-        pool.request(b"x", 30, prepare=b"prepare", start_s=0.5)
+        pool.request(b"x", 0.5, prepare=b"prepare")
     assert time.monotonic() - start < 1.5
-    assert pool.request(b"x", 5, prepare=b"prepare", start_s=60) == b"prepared once"
+    assert pool.request(b"x", 60, prepare=b"prepare") == b"prepared once"
     assert pool.request(b"x", 5, prepare=b"prepare") == b"prepared once"
     pool.close()
 
