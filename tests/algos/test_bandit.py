@@ -42,6 +42,8 @@ def rollout(logits, values, draw):
         sequences_total=torch.tensor(float(rows)),
         values=forward.values.detach(),
         old_logprobs=logprobs,
+        baseline=torch.zeros(rows),
+        token_scores=mask.float(),
     )
 
 
