@@ -288,10 +288,11 @@ def _build(
     host = open_stage(recipe, models.policy, parts.sources, stack, rank=world.rank) if recipe.env is not None else None
     measures = []
     if samples and problems.held_out:
-        held_out_problems = problems.held_out
         measures.append(
-            held_out(engine, held_out_problems, parts.score, recipe, world, parts.interval, parts.benchmarks, host)
-        )
+            held_out(
+                engine, problems.held_out, parts.score, recipe, world, parts.interval, parts.benchmarks, host, log.counted
+            )
+        )  # fmt: skip
     if needs.gold and problems.held_out:
         measures.append(held_out_loss(models, list(problems.held_out_gold.values())))
     references = None

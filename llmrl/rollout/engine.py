@@ -8,9 +8,9 @@ can be killed and replaced.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from llmrl.errors import EngineError
 from llmrl.types import Completion, Request, Status
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmrl.data.pictures import PictureReader
 
 SAMPLED_COLUMNS = 2
+Told = Callable[[int, int], None]  # (completions finished, of how many)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +141,25 @@ def seen_through(completion: Completion, reader: PictureReader | None) -> Comple
     return replace(completion, status=Status.error(f"the policy wrote {reader.placeholder}, which stands for an image"))
 
 
-def collect(engine: StreamingEngine, requests: Sequence[Request]) -> list[Completion]:
-    """All of `engine.stream(requests)`, in the order of the requests. Raises EngineError if any is missing."""
-    found = dict(item for item in engine.stream(requests) if item is not None)
-    missing = [index for index in range(len(requests)) if index not in found]
+def collect(engine: StreamingEngine, requests: Sequence[Request], told: Told | None = None) -> list[Completion]:
+    """All of `engine.stream(requests)`, in the order of the requests; `told` hears how many there are after each one.
+
+    Raises EngineError if any is missing.
+    """
+    found: dict[int, Completion] = {}
+    for item in engine.stream(requests):
+        if item is None:
+            continue
+        found[item[0]] = item[1]
+        if told is not None:
+            told(len(found), len(requests))
+    missing = len(requests) - len(found)
     if missing:
-        raise EngineError(f"the engine returned no completion for {len(missing)} of {len(requests)} requests")
+        raise EngineError(f"the engine returned no completion for {missing} of {len(requests)} requests")
     return [found[index] for index in range(len(requests))]
+
+
+def generated(engine: RolloutEngine, requests: Sequence[Request], told: Told | None) -> list[Completion]:
+    """`engine.generate(requests)`; where the engine streams, `told` hears how many are finished."""
+    own = cast(StreamingEngine, engine)
+    return collect(own, requests, told) if hasattr(engine, "stream") else engine.generate(requests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.engine import RolloutEngine, Told, generated
 from llmrl.seeding import key
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.types import Completion, Prompt, Request, Role, Sampling, Trajectory
@@ -38,9 +38,10 @@ def roll(
 
 
 def greedy(
-    engine: RolloutEngine, prompts: Sequence[Prompt], *, temperature: float, max_tokens: int, seed: int, version: int
-) -> list[Trajectory]:
-    """One trajectory a prompt for evaluation, at `temperature` (0 is greedy)."""
+    engine: RolloutEngine, prompts: Sequence[Prompt], *, temperature: float, max_tokens: int, seed: int, version: int,
+    told: Told | None = None,
+) -> list[Trajectory]:  # fmt: skip
+    """One trajectory a prompt for evaluation, at `temperature` (0 is greedy); `told` hears how many are finished."""
     requests = [
         Request(
             tokens=prompt.tokens,
@@ -49,7 +50,7 @@ def greedy(
         )
         for prompt in prompts
     ]
-    completions = engine.generate(requests)
+    completions = generated(engine, requests, told)
     return [single_turn(p, c, sample=0, version=version) for p, c in zip(prompts, completions, strict=True)]
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Literal, cast
 
 from llmrl.errors import EngineError
-from llmrl.rollout.engine import ChecksumRequest, SleepingEngine, TrainedEngine
+from llmrl.rollout.engine import ChecksumRequest, SleepingEngine, StreamingEngine, TrainedEngine
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -79,6 +79,9 @@ class VerifiedEngine:
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return self._engine.generate(requests)
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
+        return cast(StreamingEngine, self._engine).stream(requests)
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         sync(self._engine, weights, version=version, verify=self._verify)

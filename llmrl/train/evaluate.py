@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.engine import RolloutEngine, Told
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
 from llmrl.settings.recipe import Recipe
@@ -30,11 +30,13 @@ def held_out(
     interval: Interval,
     benchmarks: Benchmarks | None = None,
     stage: Stage | None = None,
+    told: Told | None = None,
 ) -> Callable[[int], dict[str, float]]:
     """A function from the policy version to the metrics of `prompts`, which are shared out over ranks.
 
     A problem counts as solved from `eval.threshold` on; one whose reward failed counts as unsolved and in eval/errored.
     `interval` gives the confidence interval of (solved, problems). The metrics of `benchmarks` come along.
+    `told` hears how many completions are finished.
     """
 
     def evaluate(version: int) -> dict[str, float]:
@@ -42,7 +44,8 @@ def held_out(
         length = recipe.eval.max_tokens or recipe.rollout.max_tokens
         settings = {"seed": recipe.seed, "version": version}
         if stage is None:
-            trajectories = greedy(engine, mine, temperature=recipe.eval.temperature, max_tokens=length, **settings)
+            temperature = recipe.eval.temperature
+            trajectories = greedy(engine, mine, temperature=temperature, max_tokens=length, told=told, **settings)
         else:
             how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
             trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)

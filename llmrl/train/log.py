@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState
@@ -56,7 +56,8 @@ class Log:
         )
         self._steps = recipe.train.steps
         self._first = state.step
-        self._doing, self._since = "starting", time.monotonic()
+        self._doing, self._since, self._count = "starting", time.monotonic(), ""
+        self._evaluation: TaskID | None = None
         self._ended = threading.Event()
         self._heart = threading.Thread(target=self._beat, daemon=True)
         self._progress.start()
@@ -120,13 +121,28 @@ class Log:
 
     def doing(self, what: str) -> None:
         """What takes time from now on; while it does, a line now and then says so."""
-        self._doing, self._since = what, time.monotonic()
+        self._doing, self._since, self._count = what, time.monotonic(), ""
+        if self._evaluation is not None:
+            self._progress.remove_task(self._evaluation)
+            self._evaluation = None
+
+    def counted(self, done: int, total: int) -> None:
+        """So many completions of an evaluation are finished: a bar of its own in a terminal, else part of the line that
+        says what takes time.
+        """
+        rate = f"{done / max(time.monotonic() - self._since, 1e-3):.1f} a second"
+        self._count = f", {done} of {total} completions, {rate}"
+        if self._evaluation is None:
+            self._evaluation = self._progress.add_task("evaluation", total=total, numbers=rate)
+        self._progress.update(self._evaluation, completed=done, total=total, numbers=rate)
 
     def _beat(self) -> None:
         while not self._ended.wait(SILENCE_S):
             seconds = time.monotonic() - self._since
             if seconds >= SILENCE_S:
-                self._console.print(f"{self._doing}: {seconds:.0f} s so far", markup=False, highlight=False)
+                self._console.print(
+                    f"{self._doing}: {seconds:.0f} s so far{self._count}", markup=False, highlight=False
+                )
 
     def say(self, text: str) -> None:
         if self._main:
