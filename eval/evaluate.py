@@ -97,7 +97,7 @@ def evaluate(
             )
             tools = Tools(
                 engines=engines, judge=judges[plan.task.name], renderer=Renderer(tokenizer, chat=plan.mode == "chat"),
-                sampling=plan.sampling, seed=options.seed, task=plan.task.name,
+                tokenizer=tokenizer, sampling=plan.sampling, seed=options.seed, task=plan.task.name,
             )  # fmt: skip
             again = [
                 rewrite_task(

@@ -35,13 +35,15 @@ class CodeOutcome:
     """The return of the program's outcome on the row's hidden tests.
 
     tests, examples: the columns of the hidden and of the example tests; rows may lack the latter. kind, comparison,
-    timeout_s, limits: as in `run_program`. partial: a program that failed a test is paid for the share it passed.
-    compile_error, runtime_error, failed_test, passed_test: the returns; -1, -0.6, -0.3 and 1 in the paper.
+    timeout_s, limits: as in `run_program`; a row's own column `kind` comes first. partial: a program that failed a test
+    is paid for the share it passed. compile_error, runtime_error, failed_test, passed_test: the returns; -1, -0.6, -0.3
+    and 1 in the paper.
 
     parts: `outcome` (0 compile error, 1 runtime error or time-out, 2 failed a test, 3 passed), `tests_passed` (a share),
     and with example tests `example_outcome` and `examples_passed`. flags: the outcome's name in lower case, `timeout`,
-    `no_program` (counted as a compile error), `truncated`, `test_tampering`. Without a verdict (no tests, a harness
-    error) the value is None.
+    `no_program` (counted as a compile error), `truncated`, `test_tampering`, and `examples_disagree` for a program that
+    passes the hidden tests and not the examples: one of them is wrong. Without a verdict (no tests, a harness error) the
+    value is None.
     """
 
     kind: Literal["function", "stdio"] = "function"
@@ -88,6 +90,8 @@ class CodeOutcome:
         parts = {"outcome": float(outcome), "tests_passed": share}
         if shown:
             parts |= self._on_examples(self._run(program, shown, columns))
+        if outcome is Outcome.PASSED_TEST and parts.get("examples_passed", 1.0) < 1.0:
+            flags.append("examples_disagree")
         flags += ["timeout"] if result.status == "timeout" else []
         return Score(
             value=self._return(outcome, share),
@@ -100,7 +104,7 @@ class CodeOutcome:
         return run_program(
             program,
             list(tests),
-            kind=self.kind,
+            kind=columns.get("kind") or self.kind,
             entry_point=columns.get("entry_point") or None,
             timeout_s=self.timeout_s,
             limits=self.limits,

@@ -89,7 +89,8 @@ def tampering(text: str) -> list[str]:
 class CodeTests:
     """1.0 if the completion's program passes all tests of its row, else 0.0 (or the share passed, or CodeRL's levels).
 
-    The tests are `prompt.columns["tests"]` (for kind "function" also entry_point and setup, where the row has them).
+    The tests are `prompt.columns["tests"]` (for kind "function" also entry_point and setup, where the row has them); a
+    row's own column `kind` comes before `kind`.
     grade: "all" | "share" | "coderl" (-1 compile error, -0.6 runtime error or time-out, -0.3 failed, 1 passed). prefix:
     column whose text is put before the program, as HumanEval's prompt. harness errors are errors, never a 0.
     Flags: the outcome's status, "no_program", "truncated", "test_tampering" (it names what tests are tampered with).
@@ -123,7 +124,7 @@ class CodeTests:
         outcome = run_program(
             str(columns.get(self.prefix, "")) + program if self.prefix else program,
             list(tests),
-            kind=self.kind,
+            kind=columns.get("kind") or self.kind,
             entry_point=columns.get("entry_point") or None,
             timeout_s=self.timeout_s,
             limits=self.limits,

@@ -48,7 +48,10 @@ STRATEGIES: Mapping[str, Strategy] = {
     ),
 }
 # name -> import path of a dataclass that is a `Rewrite`; its fields are `--strategy-args`
-REWRITES: Mapping[str, str] = {"critique": "llmrl.eval.strategies.critique:Critique"}
+REWRITES: Mapping[str, str] = {
+    "critic_sampling": "llmrl.eval.strategies.critic_sampling:CriticSampled",
+    "critique": "llmrl.eval.strategies.critique:Critique",
+}
 
 
 def find_strategies(names: Sequence[str], *, scorers: bool) -> tuple[Strategy, ...]:

@@ -40,6 +40,7 @@ class Tools:
     engines: Engines
     judge: Judge
     renderer: Renderer
+    tokenizer: Any
     sampling: Sampling
     seed: int
     task: str

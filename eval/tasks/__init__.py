@@ -27,7 +27,9 @@ TASKS = {
     "math": "competition_math:MATH",
     "math500": "competition_math:MATH500",
     "mbpp": "mbpp:TASK",
+    "mbpp_hidden": "mbpp:HIDDEN",
     "mbppplus": "mbppplus:TASK",
+    "programs": "generated:PROGRAMS",
     "olympiadbench": "olympiadbench:TASK",
     "svamp": "svamp:TASK",
 }

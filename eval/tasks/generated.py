@@ -28,6 +28,18 @@ ADDITION = Task(
     max_tokens=64,
 )
 ARITHMETIC = replace(ADDITION, name="arithmetic", source=Generated(generator="arithmetic", count=200), max_tokens=256)
+PROGRAMS = replace(
+    ADDITION,
+    name="programs",
+    source=Generated(generator="programs", count=200, args={"operations": 3}),
+    verifier="llmrl.rewards.code_tests:CodeTests",
+    vote=None,
+    plain_template="{problem}\n\nAnswer:\n",
+    plain_stop=(),
+    max_tokens=128,
+    temperature=1.0,
+    top_p=1.0,
+)
 COUNTDOWN = replace(
     ADDITION,
     name="countdown_generated",

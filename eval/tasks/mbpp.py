@@ -1,33 +1,17 @@
 """MBPP: 500 test problems, a sentence and three asserts each. Austin et al. 2021 (2108.07732).
 
 Plain mode is the paper's few-shot prompt with problems 2, 3 and 4 of the prompt split worked out between [BEGIN] and
-[DONE].
+[DONE]. `mbpp_hidden` shows one assert and judges by the others, so that samples may be filtered by what is shown.
 """
 
 from __future__ import annotations
 
-import ast
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
+from llmrl.data.programming import tested_name
 from llmrl.eval.task import Question, Source, Task, items, text
-
-
-def tested_name(code: str, tests: Sequence[str]) -> str:
-    """The function or class of the reference solution that the tests use, the last one it defines; "" if none.
-
-    ValueError if the reference or a test is no Python.
-
-    >>> tested_name("def half(a): ...\ndef sum(a, b): ...", ["assert sum(10, 15) == 6"])
-    'sum'
-    """
-    try:
-        used = {node.id for test in tests for node in ast.walk(ast.parse(test)) if isinstance(node, ast.Name)}
-        body = ast.parse(code).body
-    except SyntaxError as error:
-        raise ValueError(f"the reference solution or a test is no Python: {error}") from error
-    defined = [node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    return next((name for name in reversed(defined) if name in used), "")
 
 
 def read(row: Mapping[str, Any], number: int) -> Question:
@@ -44,6 +28,15 @@ def read(row: Mapping[str, Any], number: int) -> Question:
         "entry_point": tested_name(code, tests),
     }
     return Question(id=f"mbpp/{text(row, 'task_id')}", answer=code, columns=columns)
+
+
+def read_hidden(row: Mapping[str, Any], number: int) -> Question:
+    """The first assert is shown, the others are hidden."""
+    whole = read(row, number)
+    shown, hidden = whole.columns["tests"][:1], whole.columns["tests"][1:]
+    if not hidden:
+        raise ValueError("column 'test_list' holds one test; one is shown, and at least one must be hidden")
+    return replace(whole, columns={**whole.columns, "asserts": shown[0], "example_tests": shown, "tests": hidden})
 
 
 HUB = "google-research-datasets/mbpp"
@@ -69,3 +62,4 @@ TASK = Task(
     max_tokens=1024,
     temperature=0.8,
 )
+HIDDEN = replace(TASK, name="mbpp_hidden", read=read_hidden)

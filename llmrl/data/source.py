@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from llmrl.data.files import is_file_source, read_files, top_folder
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
+from llmrl.data.programming import is_programming, programming_rows
 from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.errors import DataError
 from llmrl.nearest import closest, nearest
@@ -35,7 +36,7 @@ def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> l
     """
     if is_generator(config.source):
         return _generated(config, seed)
-    if config.args and (is_file_source(config.source) or "/" in config.source):
+    if config.args and not is_programming(config.source) and (is_file_source(config.source) or "/" in config.source):
         raise DataError(
             f"data.args={config.args} are knobs of a generator, and {config.source!r} is none; set data.args={{}}"
         )
@@ -166,7 +167,9 @@ def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -
 
 def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
     folder = None
-    if is_file_source(config.source):
+    if is_programming(config.source):
+        records = _programming(config)
+    elif is_file_source(config.source):
         records, folder = read_files(config.source), top_folder(config.source)
     elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
         records = _hub(config)
@@ -184,6 +187,11 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
         yield make_row(
             record, columns=config.columns, origin=place, default_id=default_id, template=config.template, folder=folder
         )
+
+
+def _programming(config: DataConfig) -> Iterator[tuple[str, str, Any]]:
+    _check_knobs(config.source, programming_rows, config.args)
+    return programming_rows(config.source, config.split, **config.args)
 
 
 def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:

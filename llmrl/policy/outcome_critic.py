@@ -21,6 +21,7 @@ from torch.nn.functional import pad
 
 from llmrl.batch import Batch
 from llmrl.errors import ConfigError
+from llmrl.losses import pooled_logits
 from llmrl.policy.critic import drop_output_layer
 from llmrl.policy.forward import ForwardMode, forward_values
 from llmrl.policy.model import Policy, load_policy
@@ -163,6 +164,45 @@ def open_outcome_critic(source: str, *, dtype: str, device: torch.device) -> Out
     head = OutcomeHead(_width(model), len(stored.classes)).to(device).requires_grad_(False)
     head.load_state_dict(stored.head)
     return OutcomeCritic(head=head, pool=stored.pool, model=model, mode="plain")
+
+
+@torch.no_grad()
+def pass_probabilities(
+    critic: OutcomeCritic, programs: Sequence[tuple[Sequence[int], Sequence[int]]], *, tokens_at_once: int = 4096
+) -> list[tuple[list[float], float]]:
+    """Of each (prompt tokens, program tokens): (that it passes, after each of its T tokens [T]; that it does on the whole).
+
+    Programs of similar length are asked together. One without tokens gives ([], NaN).
+    """
+    found: list[tuple[list[float], float]] = [([], float("nan"))] * len(programs)
+    order = sorted((n for n, (_, own) in enumerate(programs) if len(own)), key=lambda n: sum(map(len, programs[n])))
+    while order:
+        width = sum(map(len, programs[order[-1]]))
+        chosen = [order.pop() for _ in range(min(len(order), max(1, tokens_at_once // width)))]
+        batch = _batch([programs[n] for n in chosen], width)
+        logits = critic.logits(batch)
+        mask = batch.mask.to(logits.device)
+        whole = pooled_logits(logits, mask, pool=critic.pool).softmax(-1)[:, -1].tolist()
+        prefixes = logits.softmax(-1)[:, :, -1]
+        for row, n in enumerate(chosen):
+            found[n] = (prefixes[row][mask[row]].tolist(), whole[row])
+    return found
+
+
+def _batch(programs: Sequence[tuple[Sequence[int], Sequence[int]]], width: int) -> Batch:
+    """Rows of prompt and program, of at most `width` tokens, for a forward pass alone."""
+    rows = len(programs)
+    tokens, mask = torch.zeros(rows, width, dtype=torch.int64), torch.zeros(rows, width, dtype=torch.bool)
+    for row, (prompt, own) in enumerate(programs):
+        tokens[row, : len(prompt) + len(own)] = torch.tensor([*prompt, *own])
+        mask[row, len(prompt) : len(prompt) + len(own)] = True
+    blank = torch.zeros(rows, width)
+    length = torch.tensor([len(prompt) + len(own) for prompt, own in programs])
+    return Batch(
+        tokens=tokens, length=length, mask=mask, logprobs=blank, step=mask.long() - 1, rewards=blank,
+        group=torch.arange(rows), score=torch.zeros(rows), prompt_length=torch.tensor([len(p) for p, _ in programs]),
+        tokens_total=torch.ones(()), sequences_total=torch.ones(()),
+    )  # fmt: skip
 
 
 def check_tokenizer(critic: Policy, policy: Policy) -> None:

@@ -12,13 +12,15 @@ from llmrl.rewards.scoring import load_reward, score_one
 from llmrl.rewards.validation import trajectory_of
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-TASKS = ["cruxeval", "humaneval", "mbpp", "mbppplus"]
+TASKS = ["cruxeval", "humaneval", "mbpp", "mbpp_hidden", "mbppplus", "programs"]
 SOLUTION = "```python\n{answer}\n```"
 CHAT = {
     "cruxeval": "It returns\n<answer> {answer} </answer>",
     "humaneval": SOLUTION,
     "mbpp": SOLUTION,
+    "mbpp_hidden": SOLUTION,
     "mbppplus": SOLUTION,
+    "programs": SOLUTION,
 }
 
 
@@ -29,7 +31,7 @@ def plain_completion(task, question):
         text = text.removeprefix(question.columns["prompt"])
     if task.name == "cruxeval":
         text = f" {text}\nassert f(1) == 2"
-    if task.name == "mbpp":
+    if task.name.startswith("mbpp") and task.name != "mbppplus":
         text = f"{text}\n[DONE]\n\nYou are an expert"
     return text
 
@@ -52,7 +54,10 @@ def marks(name, mode, limit):
 
 
 @pytest.mark.parametrize("mode", ["chat", "plain"])
-@pytest.mark.parametrize(("name", "limit"), [("cruxeval", 800), ("humaneval", 6), ("mbpp", 6), ("mbppplus", 3)])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [("cruxeval", 800), ("humaneval", 6), ("mbpp", 6), ("mbpp_hidden", 3), ("mbppplus", 3), ("programs", 6)],
+)
 def test_references_of_a_sample_get_full_marks(name, limit, mode):
     assert marks(name, mode, limit) == {}
 

@@ -14,7 +14,7 @@ from llmrl.rewards.scoring import load_reward, score_one
 from llmrl.rewards.validation import trajectory_of
 
 DATA = Path(os.environ.get("LLMRL_DATA", Path(__file__).parents[3] / "shared" / "data"))
-NAMES = sorted(set(TASKS) - {"cruxeval", "humaneval", "mbpp", "mbppplus"})
+NAMES = sorted(set(TASKS) - {"cruxeval", "humaneval", "mbpp", "mbpp_hidden", "mbppplus", "programs"})
 
 
 def said(task, question, mode):

@@ -37,6 +37,7 @@ COUNTS = {
     "math": 5000,
     "math500": 500,
     "mbpp": 500,
+    "mbpp_hidden": 500,
     "mbppplus": 378,
     "olympiadbench": 675,
     "svamp": 1000,
@@ -101,6 +102,11 @@ HUB_ROWS: dict[str, tuple[dict[str, Any], str, str]] = {
     "mbpp": (
         {"task_id": 11, "text": "Do {x}.", "code": "a\r\nb", "test_list": ["assert f() == {}"], "test_setup_code": ""},
         "a\nb",
+        "assert f() == {}",
+    ),
+    "mbpp_hidden": (
+        {"task_id": 11, "text": "Do {x}.", "code": "a", "test_list": ["assert f() == {}", "assert f(1)"]},
+        "a",
         "assert f() == {}",
     ),
     "mbppplus": (
