@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llmrl.hardware import best_precision, gpus, warning_for
+from llmrl.hardware import best_precision, cores, cores_left, gpus, warning_for
 from llmrl.policy.catalog import MODELS
 from llmrl.settings.load import load_recipe
 from llmrl.settings.recipe import Recipe
@@ -49,7 +49,17 @@ def settle(recipe: Recipe, *, resume: bool = False, on_gpu: bool | None = None) 
     if recipe.rollout.engine == "auto":
         engine, chosen["rollout.engine"] = _engine(recipe, before, on_gpu)
         recipe = recipe.model_copy(update={"rollout": recipe.rollout.model_copy(update={"engine": engine})})
+    if recipe.train.threads == 0 and (threads := _threads(before)):
+        chosen["train.threads"] = f"{threads}, by nice: other work comes first, and a resumed run keeps the number"
+        recipe = recipe.model_copy(update={"train": recipe.train.model_copy(update={"threads": threads})})
     return Settled(recipe=recipe, chosen=chosen, warnings=warnings)
+
+
+def _threads(before: Recipe | None) -> int:
+    """Threads of a run that `nice` puts behind others, which bits depend on; 0 leaves the number to each start."""
+    if before is not None:
+        return min(before.train.threads, cores())
+    return cores_left() if cores_left() < cores() else 0
 
 
 def _dtype(before: Recipe | None, on_gpu: bool | None) -> tuple[str, str]:

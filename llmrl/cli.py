@@ -15,11 +15,17 @@ from rich.markup import escape
 
 from llmrl.commands import checks, runs
 from llmrl.commands import recipes as recipe_commands
+from llmrl.commands.chat import chat
+from llmrl.commands.compare import compare
+from llmrl.commands.export import export
 from llmrl.commands.launch import launch
 from llmrl.commands.models import models_app
 from llmrl.commands.plan import plan
 from llmrl.commands.privacy import privacy_app
+from llmrl.commands.serve import serve
+from llmrl.commands.sweep import sweep
 from llmrl.commands.train import train
+from llmrl.commands.watch import watch
 from llmrl.errors import LlmrlError
 from llmrl.eval.cli import app as eval_app
 
@@ -36,6 +42,12 @@ app.command()(launch)
 app.add_typer(eval_app, name="eval")
 app.command()(runs.report)
 app.command()(runs.samples)
+app.command()(watch)
+app.command()(compare)
+app.command()(sweep)
+app.command()(chat)
+app.command()(serve)
+app.command()(export)
 app.command("hash")(runs.hash_)
 app.command()(runs.replay)
 app.command()(recipe_commands.recipes)

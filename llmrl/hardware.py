@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
+import os
 import platform
 import time
 from contextlib import suppress
@@ -122,6 +124,45 @@ def _gpu_has_bf16() -> bool:
     import torch
 
     return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+
+
+def cores() -> int:
+    """CPU cores that this process may use: those of its affinity (taskset), or fewer by its cgroup's quota."""
+    quota = cpu_quota()
+    found = len(os.sched_getaffinity(0))
+    return max(1, found if quota is None else min(found, math.ceil(quota)))
+
+
+def cores_left() -> int:
+    """Under `nice`, the cores that the work of others leaves: they come first. Else all of `cores`."""
+    return max(1, cores() - round(os.getloadavg()[0])) if os.nice(0) > 0 else cores()
+
+
+def cpu_quota(root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")) -> float | None:
+    """The smallest CPU quota of this process's cgroup and those around it, in cores; None without one. Version 2 and 1."""
+    groups = [line.split(":", 2) for line in membership.read_text().splitlines()] if membership.is_file() else []
+    quotas = []
+    for _, controllers, path in groups:
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        base = root / "cpu" if controllers else root
+        inner = base / path.lstrip("/")
+        for folder in (inner, *inner.parents):
+            if folder == root.parent:
+                break
+            quotas.append(_quota(folder))
+    return min((quota for quota in quotas if quota is not None), default=None)
+
+
+def _quota(folder: Path) -> float | None:
+    both, each = folder / "cpu.max", [folder / f"cpu.cfs_{name}_us" for name in ("quota", "period")]
+    if both.is_file():
+        quota, period = both.read_text().split()
+    elif all(file.is_file() for file in each):
+        quota, period = (file.read_text().strip() for file in each)
+    else:
+        return None
+    return None if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def cpu_flags() -> frozenset[str]:

@@ -28,6 +28,7 @@ from llmrl.data.pictures import load_pictures
 from llmrl.data.stream import PromptStream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
+from llmrl.hardware import cores
 from llmrl.policy.model import Policy, check_vocabulary, load_tokenizer, model_length
 from llmrl.rollout.engine import NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
@@ -221,7 +222,7 @@ def _start_processes(recipe: Recipe) -> tuple[Any, World]:
 
 
 def _make_repeatable(recipe: Recipe, world: World) -> None:
-    threads = recipe.train.threads or max(1, len(os.sched_getaffinity(0)) // _local_ranks(world))
+    threads = recipe.train.threads or max(1, cores() // _local_ranks(world))
     torch.set_num_threads(threads)
     torch.manual_seed(key(recipe.seed, "torch"))
     if recipe.train.deterministic:

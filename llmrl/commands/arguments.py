@@ -13,7 +13,8 @@ RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arit
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
 
 
-def _existing_run(run: Path) -> Path:
+def existing_run(run: Path) -> Path:
+    """`run` if it is a run folder. Raises FileNotFoundError that names the nearest one."""
     if any((run / name).is_file() for name in ("recipe.yaml", "metrics.jsonl", "summary.json")):
         return run
     if run.is_dir():
@@ -22,4 +23,4 @@ def _existing_run(run: Path) -> Path:
     raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / close}?" if close else ""))
 
 
-RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=_existing_run)]
+RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=existing_run)]

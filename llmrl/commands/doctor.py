@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llmrl.hardware import BF16_FLAGS, best_precision, bf16_speed, cpu_flags, gpus
+from llmrl.hardware import BF16_FLAGS, best_precision, bf16_speed, cores, cpu_flags, gpus
 
 TOLD_FLAGS = BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "amx_tile", "sve"}
 # The versions that were tested together, see launch/constraints.txt.
@@ -33,13 +33,12 @@ def examine() -> list[Finding]:
 
 
 def _machine() -> list[Finding]:
-    cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     gpu = _gpu()
     return [
         Finding("python", "ok" if sys.version_info >= (3, 11) else "missing", sys.version.split()[0]),
-        Finding("cpu", "ok", f"{cores} cores, {memory:.0f} GiB memory"),
+        Finding("cpu", "ok", f"{cores()} cores, {memory:.0f} GiB memory"),
         Finding("cpu flags", "ok", ", ".join(sorted(cpu_flags() & TOLD_FLAGS)) or "none that matter here"),
         Finding("model.dtype=auto", "ok", _precision()),
         Finding("gpu", "ok", gpu or "none; training runs on the CPU"),

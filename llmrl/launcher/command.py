@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from llmrl.errors import ConfigError
+from llmrl.hardware import cores
 from llmrl.launcher.topology import Topology
 
 STOP_S = 600  # how long torchrun lets its processes finish their step and save; by itself it gives them 30 s
@@ -56,7 +56,7 @@ def _rendezvous(head: str | None, name: str) -> tuple[str, ...]:
 
 def cores_per_rank(chosen: Topology) -> int:
     """Cores of this machine for each process of a node."""
-    return max(1, len(os.sched_getaffinity(0)) // chosen.ranks_per_node)
+    return max(1, cores() // chosen.ranks_per_node)
 
 
 def network_environment(chosen: Topology) -> dict[str, str]:

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from llmrl.errors import EngineError
+from llmrl.hardware import cores
 from llmrl.memory import keep_freed_memory
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, LocalEngine, SleepingEngine, collect
@@ -240,7 +241,7 @@ class _ChildLost(Exception):
 def child_environment(threads: int = 0) -> dict[str, str]:
     """The environment of an engine's process: its threads (0: all cores), and faster allocator and OpenMP if present."""
     env = dict(os.environ)
-    env["OMP_NUM_THREADS"] = str(threads or len(os.sched_getaffinity(0)))
+    env["OMP_NUM_THREADS"] = str(threads or cores())
     env["PYTHONUNBUFFERED"] = "1"
     for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
         env.pop(name, None)  # the engine is no rank of the trainer's process group

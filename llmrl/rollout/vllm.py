@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
+from llmrl.hardware import cores
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
@@ -34,7 +35,7 @@ class VLLMEngine:
         os.environ["DO_NOT_TRACK"] = "1"
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings.kv_cache_gib))))
-        os.environ.setdefault("OMP_NUM_THREADS", str(len(os.sched_getaffinity(0))))  # vllm goes down to 1 otherwise
+        os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # vllm goes down to 1 otherwise
         try:
             from vllm import LLM
         except ImportError as error:

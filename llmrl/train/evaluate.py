@@ -4,10 +4,13 @@ completions.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 
+from llmrl.atomic import write_text
 from llmrl.rollout.engine import RolloutEngine, Told
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
@@ -49,7 +52,11 @@ def held_out(
         else:
             how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
             trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)
-        rows = world.gather([measured(one, recipe.eval.threshold) for one in by_episode(judged(trajectories, score))])
+        episodes = by_episode(judged(trajectories, score))
+        rows = world.gather([measured(one, recipe.eval.threshold) for one in episodes])
+        names = world.gather([one[0].prompt.id for one in episodes])
+        if world.main:
+            store_outcomes(recipe.run_dir, version, dict(zip(names, (row[0] for row in rows), strict=True)))
         solved, count = sum(row[0] for row in rows), len(rows)
         low, high = interval(solved, count)
         found = benchmarks(engine, world, version) if benchmarks else {}
@@ -64,6 +71,13 @@ def held_out(
         }
 
     return evaluate
+
+
+def store_outcomes(run: Path, step: int, solved: Mapping[str, bool]) -> None:
+    """Which problems were solved, in evals/step-000010.jsonl: what runs are compared by, problem by problem."""
+    file = run / "evals" / f"step-{step:06d}.jsonl"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "".join(json.dumps({"id": name, "solved": done}) + "\n" for name, done in solved.items()))
 
 
 def held_out_loss(models: Models, rows: Sequence[Trajectory]) -> Callable[[int], dict[str, float]]:
