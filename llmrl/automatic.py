@@ -82,7 +82,7 @@ def engine_for(recipe: Recipe, *, on_gpu: bool) -> tuple[str, str]:
     """(the faster engine for this recipe, why). `tests.bench.generation` measures the two side by side.
 
     On a CPU `native` wins for the models that it runs in fused operations: it shares prompts among siblings and needs
-    neither a second process nor a transfer of weights (541 against 496 tokens/s in bfloat16, tests/bench/README.md; not
+    neither a second process nor a transfer of weights (541 against 496 tokens/s in bfloat16, tests/bench/RESULTS.md; not
     measured side by side in float32 yet). Everything else goes to vLLM.
     """
     if on_gpu:
