@@ -23,6 +23,7 @@ PUBLIC = {
     "Trained": "llmrl.api",
     "Trajectory": "llmrl.types",
     "Turn": "llmrl.envs.protocol",
+    "evaluate": "llmrl.api",
     "load_recipe": "llmrl.settings.load",
 }
 __all__ = sorted([*PUBLIC, "train"])
