@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmrl.hardware import best_precision, cores, cores_left, gpus, warning_for
-from llmrl.policy.catalog import MODELS
+from llmrl.policy.catalog import MADE, MODELS
 from llmrl.settings.load import load_recipe
 from llmrl.settings.recipe import Recipe
 
@@ -105,8 +105,11 @@ def engine_for(recipe: Recipe, *, on_gpu: bool) -> tuple[str, str]:
 
 
 def model_type(path: str) -> str:
-    """The architecture that a catalogue name or a local folder holds, as transformers names it; empty if unknown."""
+    """The architecture that a catalogue name or a local folder holds (of its text part, if it has several), as transformers
+    names it; empty if unknown.
+    """
     file = Path(path).expanduser() / "config.json"
-    if path in MODELS:
+    if path in MODELS or path in MADE:
         return "llama"
-    return str(json.loads(file.read_text()).get("model_type", "")) if file.is_file() else ""
+    config = json.loads(file.read_text()) if file.is_file() else {}
+    return str(config.get("text_config", config).get("model_type", ""))

@@ -19,7 +19,7 @@ from llmrl.batch import Needs
 from llmrl.cache import cache_root
 from llmrl.launcher.topology import Topology
 from llmrl.memory import CHUNK_ELEMENTS
-from llmrl.policy.catalog import MODELS
+from llmrl.policy.catalog import MADE, MODELS
 from llmrl.settings.model import LoraConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 
@@ -60,7 +60,7 @@ def model_size(source: str) -> ModelSize | None:
     """
     from huggingface_hub import try_to_load_from_cache
 
-    file = (cache_root() / "models" if source in MODELS else Path()) / source / "config.json"
+    file = (cache_root() / "models" if source in MODELS or source in MADE else Path()) / source / "config.json"
     if not file.is_file() and source.count("/") == 1 and not source.startswith((".", "/", "~")):
         cached = try_to_load_from_cache(source, "config.json")
         file = Path(cached) if isinstance(cached, str) else file

@@ -20,8 +20,27 @@ def models_list() -> None:
 
     table = Table("name", "download", "licence", "here", "what it is")
     for row in list_models():
-        table.add_row(row.name, f"{row.size_mb:.0f} MB", row.licence, "yes" if row.cached else "no", row.description)
+        table.add_row(
+            row.name,
+            f"{row.size_mb:.0f} MB" if row.size_mb else "made here",
+            row.licence,
+            "yes" if row.cached else "no",
+            row.description,
+        )
     console.print(table)
+
+
+@models_app.command("build")
+def models_build(
+    name: Annotated[str, typer.Argument(help="A name of `llmrl models list` that is made here.")],
+    seed: Annotated[int, typer.Option(help="Keys the new weights and both trainings.")] = 0,
+    lessons: Annotated[int, typer.Option(help="Steps of the first training, of 64 frames each.", min=1)] = 600,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="Override the recipe agents/frames/sft.")] = None,
+) -> None:
+    """Make a vision-language model on this machine: a text model with a new vision tower, trained on rendered frames."""
+    from llmrl.commands.build_model import build
+
+    print(build(name, seed=seed, lessons=lessons, console=console, overrides=set_ or []))
 
 
 @models_app.command("pull")

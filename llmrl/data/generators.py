@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from llmrl.data.critiques import chains
+from llmrl.data.frames import frames
 from llmrl.data.programs import programs
 from llmrl.errors import DataError
 from llmrl.seeding import generator
@@ -113,6 +114,7 @@ GENERATORS: dict[str, Callable[..., RawRow]] = {
     "chains": chains,
     "countdown": countdown,
     "programs": programs,
+    "frames": frames,
 }
 
 

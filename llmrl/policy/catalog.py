@@ -71,8 +71,24 @@ MODELS: dict[str, CatalogModel] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeModel:
+    """A model that `llmrl models build` makes around the catalog model `text`."""
+
+    text: str
+    description: str
+
+
+MADE: dict[str, MadeModel] = {
+    "vlm-135m": MadeModel(
+        text="smollm2-135m",
+        description="SmolLM2-135M behind a small vision tower, trained here on rendered frames: sees shapes and signs",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRow:
-    """One line of `llmrl models list`."""
+    """One line of `llmrl models list`. `size_mb` is 0 for a model that is not downloaded but made."""
 
     name: str
     size_mb: int
@@ -93,6 +109,15 @@ def list_models(cache_dir: Path | str | None = None) -> list[ModelRow]:
             description=model.description,
         )
         for name, model in MODELS.items()
+    ] + [
+        ModelRow(
+            name=name,
+            size_mb=0,
+            licence=MODELS[made.text].licence,
+            cached=(folder / name / "config.json").is_file(),
+            description=made.description,
+        )
+        for name, made in MADE.items()
     ]
 
 
@@ -105,6 +130,10 @@ def resolve(path: str, *, cache_dir: Path | str | None = None, report: Report | 
     if path in MODELS:
         return pull(path, cache_dir=cache_dir, report=report)
     folder = Path(path).expanduser()
+    if path in MADE:
+        folder = cache_root(cache_dir) / "models" / path
+        if not (folder / "config.json").is_file():
+            raise CatalogError(f"{path} is made on this machine, once: run `llmrl models build {path}` (minutes)")
     if path and folder.is_dir():
         if (folder / "config.json").is_file():
             return folder
@@ -158,7 +187,9 @@ def pull(name: str, *, cache_dir: Path | str | None = None, report: Report | Non
 
 
 def _unknown_name(name: str) -> str:
-    return f"unknown model {name!r}; {nearest(name, MODELS)} (A folder or a hub id such as org/name works too.)"
+    return (
+        f"unknown model {name!r}; {nearest(name, [*MODELS, *MADE])} (A folder or a hub id such as org/name works too.)"
+    )
 
 
 @contextmanager

@@ -397,7 +397,7 @@ def test_names_folders_and_hub_ids_resolve(tmp_path, monkeypatch):
 
 
 def test_the_list_knows_what_is_cached(shelf):
-    assert {row.name: row.cached for row in list_models()} == {"smollm2-135m": False, "tiny": False}
+    assert {row.name: row.cached for row in list_models()} == {"smollm2-135m": False, "tiny": False, "vlm-135m": False}
     pull("tiny")
     rows = {row.name: row for row in list_models()}
     assert rows["tiny"].cached

@@ -1,0 +1,90 @@
+"""`llmrl models build`: a vision-language model made on this machine, because no package with a small one is known.
+
+Three steps, all keyed by the seed: a vision tower and projector are put before the text model; they learn to say what is
+where in rendered frames, word by word (`llmrl.policy.eyes`); the whole learns to answer questions about frames, by the
+recipe agents/frames/sft.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from llmrl.cache import cache_root
+from llmrl.errors import CatalogError
+from llmrl.nearest import nearest
+from llmrl.policy.catalog import MADE, pull
+
+BATCH = 64  # frames of a first lesson
+
+
+def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Sequence[str] = ()) -> Path:
+    """The finished folder of the model `name`, in the cache; an older one is replaced. `lessons` are steps of the first
+    training, `overrides` change the recipe of the second.
+
+    Raises CatalogError for another name, or if the training was interrupted.
+    """
+    if name not in MADE:
+        raise CatalogError(f"{name!r} is not made here; {nearest(name, MADE)}")
+    text = pull(MADE[name].text, report=console.print)
+    models = cache_root() / "models"
+    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}@", dir=models) as temporary:
+        folder = Path(temporary)
+        console.print("new vision tower and projector")
+        _with_eyes(text, folder, seed=seed, lessons=lessons, console=console)
+        made = _answering(folder, seed=seed, overrides=overrides, console=console)
+        if (models / name).exists():
+            (models / name).replace(folder / "before")
+        made.replace(models / name)
+    return models / name
+
+
+def _with_eyes(text: Path, folder: Path, *, seed: int, lessons: int, console: Console) -> None:
+    """Write folder/eyes: the untrained model after its first lessons."""
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    from llmrl.data.frames import make_frame
+    from llmrl.policy.build_vlm import Eyes, build_vlm
+    from llmrl.policy.eyes import teach_words
+    from llmrl.seeding import generator
+
+    build_vlm(text, folder / "blank", seed=seed)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder / "blank", dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder / "blank")
+    side = round(Eyes().tokens ** 0.5)
+
+    def lesson(step: int) -> tuple[list[Any], list[list[str]]]:
+        frames = [make_frame(generator(seed, "lesson", step, number)) for number in range(BATCH)]
+        return [frame.image() for frame in frames], [frame.words(side) for frame in frames]
+
+    def report(step: int, loss: float, recognised: float) -> None:
+        if step % 50 == 49:
+            console.print(
+                f"words of frames: step {step + 1} of {lessons}, loss {loss:.2f}, recognised {recognised:.0%}"
+            )
+
+    teach_words(model, processor, lesson, steps=lessons, report=report)
+    model.to(torch.bfloat16).save_pretrained(folder / "eyes")
+    processor.save_pretrained(folder / "eyes")
+    shutil.rmtree(folder / "blank")
+
+
+def _answering(folder: Path, *, seed: int, overrides: Sequence[str], console: Console) -> Path:
+    """Train folder/eyes by the recipe; returns the folder of the policy."""
+    from llmrl.compose import resolve
+    from llmrl.settings.load import load_recipe, recipes_folder
+    from llmrl.start import run
+    from llmrl.train.checkpoint import checkpoints
+
+    own = [f"model.path={folder / 'eyes'}", f"runs_dir={folder}", f"seed={seed}"]
+    recipe = load_recipe(recipes_folder() / "agents" / "frames" / "sft.yaml", [*own, *overrides])
+    outcome = run(recipe, resolve(recipe), console=console)
+    if outcome.exit_code:
+        raise CatalogError(f"the training of {recipe.name} was interrupted; nothing was kept")
+    return checkpoints(recipe.run_dir)[-1] / "policy"
