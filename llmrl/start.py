@@ -25,11 +25,12 @@ from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
 from llmrl.data.gold import reference_rows
 from llmrl.data.pictures import load_pictures
-from llmrl.data.stream import PromptStream
+from llmrl.data.stream import PromptStream, Stream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import cores
 from llmrl.policy.model import Policy, check_vocabulary, load_tokenizer, model_length
+from llmrl.privacy.build import make_private, public_notes
 from llmrl.rollout.engine import NoEngine, RolloutEngine
 from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
@@ -44,7 +45,7 @@ from llmrl.train.checkpoint import TrainState, Writer, folder_of, read_pending, 
 from llmrl.train.evaluate import Benchmarks, Interval, held_out, held_out_loss
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
-from llmrl.train.job import Evaluate, Job
+from llmrl.train.job import Evaluate, Job, finished
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
@@ -101,8 +102,8 @@ def run(recipe: Recipe, parts: Parts, *, console: Console, resume: bool = False,
                 if stopped is not None:
                     return _stopped_early(recipe, world, interrupts, stopped)
             parts = replace(parts, sources=replace(parts.sources, policy=str(recipe.start_of(None) or base)))
-            summary, finished = _trained(recipe, parts, runner)
-            code = 0 if finished else max(world.gather([interrupts.exit_code]))
+            summary, done = _trained(recipe, parts, runner)
+            code = 0 if done else max(world.gather([interrupts.exit_code]))
     world.leave()
     return Outcome(summary=summary, exit_code=code, interrupted_by=SIGNALS.get(code, ""))
 
@@ -132,15 +133,16 @@ def _trained(
     with ExitStack() as stack:
         job, state = _build(recipe, parts, runner, stack, problems, stage=stage)
         state = _train_to_end(job, state)
-        finished, summary = bool(state.ended) or state.step == recipe.train.steps, {}
+        done, summary = finished(job, state), {}
         if state.ended:
             job.log.say(f"ended after step {state.step}: {state.ended}")
             more = {**(more or {}), "ended": state.ended}
         if runner.world.main:
-            status = "finished" if finished else "interrupted"
+            status = "finished" if done else "interrupted"
+            more = {**(more or {}), **job.claim()}
             late = job.log.unaccounted_s
             summary = write_summary(recipe.run_dir, recipe=recipe, status=status, checkpoint_s=late, more=more)
-    return summary, finished
+    return summary, done
 
 
 def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Runner, stage: LoopStage) -> Train:
@@ -162,10 +164,10 @@ def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Run
             world.on_main(lambda: _hold_folder(settled, stack, resume=begun, fresh=False))
             mine = replace(its, sources=replace(its.sources, policy=source))
             told = {"name": stage.title, "kind": stage.kind, "started_from": source}
-            summary, finished = _trained(own, mine, runner, problems, stage=stage.title, more=told)
-            if finished:
+            summary, done = _trained(own, mine, runner, problems, stage=stage.title, more=told)
+            if done:
                 world.on_main(lambda: _leave_policy(own.run_dir, summary["completed_steps"]))
-        return world.on_main(lambda: summary["completed_steps"]), finished
+        return world.on_main(lambda: summary["completed_steps"]), done
 
     return train_from
 
@@ -252,15 +254,6 @@ def _build(
         source = parts.sources.policy
         problems = load_problems(recipe, load_tokenizer(source), gold=needs.gold, reader=load_pictures(source))
     notes = [*problems.notes, *warnings(recipe, parts.algo)]
-    stream, spare = (
-        PromptStream(
-            problems.train,
-            seed=key(recipe.seed, name),
-            prompts_per_step=recipe.rollout.prompts_per_step,
-            shuffle=recipe.data.shuffle,
-        )
-        for name in ("prompts", "spare prompts")
-    )
     samples = not needs.gold or bool(recipe.reward) or recipe.env is not None
     started: tuple[RolloutEngine, Callable[[], EngineFaults]] | None = None
     if not samples:
@@ -276,6 +269,18 @@ def _build(
     check_vocabulary(models.policy, (token for row in problems.gold.values() for token in row.tokens))
     engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
     controller = cast(Steered, parts.algo).controller() if needs.feedback else None
+    private: dict[str, Any] = {}
+    if recipe.privacy is not None:
+        own = make_private(recipe, models, problems, recipe.run_dir)
+        models, controller, problems = own.models, own.controller, replace(problems, gold=own.gold)
+        streams: list[Stream] = [own.stream] * 2
+        notes, private = public_notes(notes), {"admits": own.admits, "claim": own.claim}
+    else:
+        size, shuffle = recipe.rollout.prompts_per_step, recipe.data.shuffle
+        streams = [
+            PromptStream(problems.train, seed=key(recipe.seed, name), prompts_per_step=size, shuffle=shuffle)
+            for name in ("prompts", "spare prompts")
+        ]
     state, pending, found = _restore(recipe, models, controller, world)
     tracker = _tracker(recipe, runner, stage)
     log = Log(recipe, world, runner.console, state=state, tracker=tracker, stage=stage)
@@ -303,7 +308,7 @@ def _build(
         for note in about:
             log.say(note)
     sampler = Sampler(
-        recipe=recipe, world=world, engine=engine, score=parts.score, stream=stream, spare=spare, stage=host,
+        recipe=recipe, world=world, engine=engine, score=parts.score, stream=streams[0], spare=streams[1], stage=host,
         gold=problems.gold if needs.gold else None,
         references=references, greedy=needs.greedy,
     )  # fmt: skip
@@ -315,7 +320,7 @@ def _build(
     job = Job(
         recipe=recipe, world=world, models=models, algo=parts.algo, controller=controller, rollouts=rollouts,
         engine_faults=faults, evaluate=_together(measures) if measures else None, writer=writer, log=log,
-        interrupts=runner.interrupts,
+        interrupts=runner.interrupts, **private,
     )  # fmt: skip
     return job, state
 

@@ -1,4 +1,4 @@
-"""`llmrl privacy`: plan, train and audit under differential privacy."""
+"""`llmrl privacy`: plan and audit runs under differential privacy; `llmrl train` makes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ console = Console(soft_wrap=True)
 
 @privacy_app.callback()
 def privacy() -> None:
-    """Supervised fine-tuning under differential privacy: plan, train, audit."""
+    """Supervised fine-tuning under differential privacy: plan and audit; `llmrl train` trains recipes with `privacy`."""
 
 
 @privacy_app.command("plan")
@@ -33,12 +33,14 @@ def plan_privacy(recipe: RecipeFile, overrides: Overrides = None) -> None:
 
 def show_plan(recipe: Recipe) -> None:
     """Print the privacy plan of a recipe. Records are counted before any is left out as too long."""
-    from llmrl.commands.private_run import data_of, plan_of, section_of
+    from llmrl.data.source import load_train_eval
+    from llmrl.privacy.build import held_records, plan_of, section_of
     from llmrl.privacy.planning import epsilons
+    from llmrl.seeding import key
 
     section = section_of(recipe)
-    rows = data_of(recipe)[0]
-    records = len(rows) if section.unit == "row" else len({str(row.columns.get(section.unit)) for row in rows})
+    rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))[0]
+    records = held_records([row.columns for row in rows], section)
     found, terms = plan_of(recipe, records=records)
     table = Table("privacy", "")
     sigmas = ", ".join(f"{sigma:.4g} x {steps}" for sigma, steps in terms.sigmas)
@@ -57,32 +59,16 @@ def show_plan(recipe: Recipe) -> None:
     console.print(table)
 
 
-@privacy_app.command("train")
-def train_private(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
-) -> None:
-    """Fine-tune under the recipe's privacy section; ends with what may be claimed."""
-    from llmrl.commands.private_run import section_of, train_privately
-    from llmrl.compose import policy_folder
-    from llmrl.settings.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides)
-    section_of(loaded)
-    _, summary = train_privately(
-        loaded, policy_folder(loaded), resume=resume,
-        say=lambda metrics: console.print(f"step {metrics['step']:.0f}  spent {metrics['privacy/spent']:.1%}"),
-    )  # fmt: skip
-    console.print_json(json.dumps(summary))
-
-
 @privacy_app.command("audit")
 def audit(
     run: RunFolder,
     candidates: Annotated[int, typer.Option(min=10, help="Rows and secrets to compare with.")] = 200,
 ) -> None:
     """Attack a private run: membership inference, canary exposure, a lower bound on epsilon. Its output is not private."""
-    from llmrl.commands.private_run import audit_run
+    from llmrl.compose import model_folder
+    from llmrl.privacy.attack import audit_run
+    from llmrl.train.replay import stored_recipe
 
-    console.print_json(json.dumps(audit_run(run, candidates=candidates)))
+    recipe = stored_recipe(run)
+    base = model_folder(recipe.model.path)
+    console.print_json(json.dumps(audit_run(run, recipe, base, candidates=candidates)))

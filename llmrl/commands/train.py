@@ -31,8 +31,6 @@ def train(
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
     loaded = load_recipe(recipe, overrides)
-    if loaded.privacy is not None:
-        raise ConfigError(f"the recipe has a privacy section; train it with `llmrl privacy train {recipe}`")
     if resume:
         check_same_run(loaded)
     keep_freed_memory()

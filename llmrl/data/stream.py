@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from llmrl.errors import DataError
 from llmrl.seeding import generator
 from llmrl.types import Prompt
+
+
+class Stream(Protocol):
+    """Which prompts each step of training gets."""
+
+    def at(self, step: int) -> list[Prompt]:
+        """The prompts of `step` (0, 1, ...)."""
+        ...
 
 
 class PromptStream:

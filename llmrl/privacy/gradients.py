@@ -6,7 +6,7 @@ sum_t b_it a_it^T. Its squared norm is sum_{t,t'} <a_it, a_it'> <b_it, b_it'> (t
 book-keeping of Bu et al. 2023, arXiv:2210.00038). Embeddings, tied ones too, have such forms; other layers (norms) are
 small, and their gradients are formed record by record with torch.func. All of it is exact.
 
-A record may be several rows, `rows_per_record` one after another, of which some are empty: the rows of one user.
+A record may be several rows of a batch, the rows of one user: those with one number in `group`.
 """
 
 from __future__ import annotations
@@ -69,18 +69,50 @@ class Dense:
 Part = Outer | Lookup | Dense
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Records:
+    """Which rows of a batch are one record."""
+
+    of_row: Tensor  # [rows] the record of each row
+    rows: Tensor | None  # [N, r] the rows of each record, -1 where it has fewer; None: row i is record i
+
+    @classmethod
+    def of(cls, group: Tensor) -> Records:
+        """Rows with one number are one record."""
+        _, record, counts = group.unique(return_inverse=True, return_counts=True)
+        if len(counts) == len(group):
+            return cls(torch.arange(len(group), device=group.device), None)
+        order = record.argsort(stable=True)
+        place = torch.arange(len(group), device=group.device) - (counts.cumsum(0) - counts)[record[order]]
+        rows = torch.full((len(counts), int(counts.max())), -1, device=group.device)
+        rows[record[order], place] = order
+        return cls(record, rows)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """[rows, T, ...] -> [N, r * T, ...], zeros for rows that a record does not have."""
+        if self.rows is None:
+            return x
+        return torch.cat([x, x.new_zeros(1, *x.shape[1:])])[self.rows].flatten(1, 2)
+
+    def summed(self, x: Tensor) -> Tensor:
+        """[rows, ...] -> [N, ...], the sum over each record's rows."""
+        if self.rows is None:
+            return x
+        return x.new_zeros(len(self.rows), *x.shape[1:]).index_add_(0, self.of_row, x)
+
+
 class RecordGradients:
     """Hooks on the modules of `named`, the trained parameters. `groups` holds the names of each group.
 
     Raises ConfigError for a parameter that no hooked module owns.
     """
 
-    def __init__(self, model: nn.Module, groups: Sequence[Sequence[str]], *, rows_per_record: int = 1) -> None:
+    def __init__(self, model: nn.Module, groups: Sequence[Sequence[str]]) -> None:
         self.groups = [tuple(group) for group in groups]
-        self.rows_per_record = rows_per_record
         self._parameters = dict(model.named_parameters())
         owners = _owners(model, {name for group in groups for name in group})
         self._calls: list[tuple[nn.Module, Tensor, Tensor]] = []  # module, its input, its output
+        self._records = Records.of(torch.arange(1))
         self._handles = [module.register_forward_hook(self._keep) for module in owners]
         self._owners = owners
 
@@ -94,42 +126,44 @@ class RecordGradients:
         self._calls.clear()
 
     def clipped(
-        self, losses: Tensor, thresholds: Sequence[float] | None, *, automatic: bool = False
+        self, loss: Tensor, thresholds: Sequence[float] | None, group: Tensor, *, automatic: bool = False
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Clipped gradient sums by parameter, and the norms [N, G], of the last forward passes' `losses`.
+        """Clipped gradient sums by parameter, and the norms [N, G] of N records, of the last forward pass's `loss`.
 
-        `losses` is [N * rows_per_record], one loss a row, each a function of its own row only. `thresholds` is one
-        number a group, or None to clip nothing. Raises ConfigError if a layer did not see one row for each loss.
+        `loss` is a sum of terms, one a row, each a function of its own row only; rows with one number in `group` [rows]
+        are one record. `thresholds` is one number a group of parameters, or None to clip nothing. Raises ConfigError if a
+        layer did not see these rows apart.
         """
-        parts = self._parts(losses)
-        norms = torch.stack([self._norms(group, parts) for group in self.groups], 1)
+        self._records = Records.of(group.to(loss.device))
+        parts = self._parts(loss, len(group))
+        norms = torch.stack([self._norms(names, parts) for names in self.groups], 1)
         sums: dict[str, Tensor] = {}
-        for number, group in enumerate(self.groups):
+        for number, names in enumerate(self.groups):
             column = norms[:, number]
             factors = (
                 torch.ones_like(column)
                 if thresholds is None
                 else clip_factors(column, thresholds[number], automatic=automatic)
             )
-            for name in group:
+            for name in names:
                 sums[name] = _summed(parts[name], factors, self._parameters[name])
         return sums, norms
 
-    def _parts(self, losses: Tensor) -> dict[str, list[Part]]:
+    def _parts(self, loss: Tensor, rows: int) -> dict[str, list[Part]]:
         calls = [call for call in self._calls if call[2].requires_grad]
         self._calls = []
         outputs = [output for _, _, output in calls]
         if not outputs:
             raise ConfigError("no trained layer took part in the forward pass: nothing to train privately")
-        grads = torch.autograd.grad(losses.sum(), outputs, allow_unused=True)
+        grads = torch.autograd.grad(loss.sum(), outputs, allow_unused=True)
         parts: dict[str, list[Part]] = {name: [] for group in self.groups for name in group}
         for (module, inputs, _), grad in zip(calls, grads, strict=True):
             if grad is None:
                 continue
-            if len(inputs) != len(losses) or len(grad) != len(losses):
+            if len(inputs) != rows or len(grad) != rows:  # how many were drawn stays inside
                 raise ConfigError(
-                    f"{type(module).__name__} saw {len(inputs)} rows for {len(losses)} losses: it does not keep records "
-                    "apart; freeze it, or use model.forward=plain"
+                    f"{type(module).__name__} does not keep records apart: it saw another number of rows than the batch "
+                    "has; freeze it, or use model.forward=plain"
                 )
             for name, part in self._of(module, inputs, grad):
                 parts[name].append(part)
@@ -147,13 +181,13 @@ class RecordGradients:
                 [(weight, Outer(right, left) if turned else Outer(left, right))] if weight else []
             )
             return [*found, (names["bias"], Dense(right.sum(1)))] if "bias" in names else found
-        k, rows = self.rows_per_record, _record_by_record(module, tuple(names), inputs, grad.float())
-        return [(names[own], Dense(x.view(-1, k, *x.shape[1:]).sum(1))) for own, x in rows.items()]
+        rows = _row_by_row(module, tuple(names), inputs, grad.float())
+        return [(names[own], Dense(self._records.summed(x))) for own, x in rows.items()]
 
     def _by_record(self, x: Tensor) -> Tensor:
-        """[rows, T, ...] -> [N, rows_per_record * T, ...]; a layer's other leading dimensions count as T."""
+        """[rows, T, ...] -> [N, r * T, ...] for r rows a record; a layer's other leading dimensions count as T."""
         flat = x.reshape(x.shape[0], -1, x.shape[-1]) if x.dim() > 2 or x.is_floating_point() else x
-        return flat.reshape(flat.shape[0] // self.rows_per_record, -1, *flat.shape[2:])
+        return self._records.joined(flat)
 
     def _norms(self, group: Sequence[str], parts: Mapping[str, list[Part]]) -> Tensor:
         squares = [_squared(parts[name]) for name in group if parts[name]]
@@ -191,7 +225,7 @@ def _is_conv1d(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv1D" and type(module).__module__ == "transformers.pytorch_utils"
 
 
-def _record_by_record(module: nn.Module, own: Sequence[str], inputs: Tensor, grad: Tensor) -> dict[str, Tensor]:
+def _row_by_row(module: nn.Module, own: Sequence[str], inputs: Tensor, grad: Tensor) -> dict[str, Tensor]:
     """[rows, *shape] of each parameter: the gradient of <module(input_i), grad_i>."""
     parameters = dict(module.named_parameters(recurse=False))
     trained = {name: parameters[name].detach() for name in own}

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from llmrl.seeding import key
+from llmrl.types import Prompt
 
 CHUNK = 1 << 20
 
@@ -85,6 +87,18 @@ class SeededSource:
 
     def _generator(self, kind: str, step: int, name: str) -> torch.Generator:
         return torch.Generator().manual_seed(key(self._seed, "privacy", kind, step, name))
+
+
+class PoissonStream:
+    """The prompts of each step, drawn anew at every call; a record is a tuple of prompts, all drawn or none."""
+
+    def __init__(self, records: Sequence[tuple[Prompt, ...]], *, source: Source, q: float) -> None:
+        self._records, self._source, self._q = tuple(records), source, q
+
+    def at(self, step: int) -> list[Prompt]:
+        """Each record's prompts with probability q; often none at all."""
+        drawn = poisson_sample(self._source, records=len(self._records), q=self._q, step=step)
+        return [prompt for index in drawn for prompt in self._records[index]]
 
 
 def poisson_sample(source: Source, *, records: int, q: float, step: int) -> list[int]:

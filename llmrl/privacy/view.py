@@ -83,18 +83,16 @@ class ControllerView:
         """A copy of everything, with where it comes from."""
         return dict(self._signals)
 
-    def features(self) -> list[float]:
-        """Every signal flattened, each on a scale near 1: sign(x) log(1 + |x|); 0 for what is not known."""
-        flat: list[float] = []
-        for name in SIGNALS:
-            if name in self._signals:
-                value = self._signals[name].value
-                flat += [_squashed(x) for x in (value if isinstance(value, tuple) else (value,))]
-        return flat
-
-
-def _squashed(x: float) -> float:
-    return math.copysign(math.log1p(abs(x)), x) if math.isfinite(x) else 0.0
+    def numbers(self) -> dict[str, float]:
+        """Every signal as plain numbers: one a group under `name/<group>`, and their mean under `name`."""
+        found: dict[str, float] = {}
+        for name, signal in self._signals.items():
+            if isinstance(signal.value, tuple):
+                found |= {f"{name}/{number}": float(x) for number, x in enumerate(signal.value)}
+                found[name] = math.fsum(signal.value) / len(signal.value)
+            else:
+                found[name] = float(signal.value)
+        return found
 
 
 def signal_ratio(release: Release) -> tuple[float, ...]:

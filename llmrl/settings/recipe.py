@@ -178,7 +178,7 @@ class Recipe(Section):
     eval: EvalConfig = Field(default_factory=EvalConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
-    privacy: PrivacyConfig | None = Field(None, description="train under differential privacy; `llmrl privacy train`")
+    privacy: PrivacyConfig | None = Field(None, description="train under differential privacy (algo: sft)")
     stages: list[Stage] = Field(
         default_factory=list,
         description="what is trained before, in order: sft, reward_model, dpo, rl; the last rl is this recipe",
@@ -280,10 +280,22 @@ class Recipe(Section):
             )
         if self.stages:
             raise ValueError("privacy with stages: only the last stage would be private; remove one of them")
-        if self.privacy.controller == "quantile" and not self.privacy.counts_share:
+        only: dict[str, tuple[object, object]] = {
+            "train.epochs": (self.train.epochs, 1), "train.minibatches": (self.train.minibatches, 1),
+            "rollout.max_staleness": (self.rollout.max_staleness, 0), "env": (self.env, None),
+            "train.max_hours": (self.train.max_hours, None),  # how long steps take tells how many records are drawn
+        }  # fmt: skip
+        for name, (value, wanted) in only.items():
+            if value != wanted:
+                raise ValueError(
+                    f"privacy with {name}={value}: a step's records are drawn once, used once and kept nowhere, and "
+                    f"nothing may depend on how many they are; set {name}={wanted}"
+                )
+        if self.model.forward not in ("auto", "plain"):
             raise ValueError(
-                "privacy.controller=quantile follows noised counts; set privacy.counts_share, such as 0.01"
+                f"privacy with model.forward={self.model.forward}: packed rows are not kept apart; set it to plain"
             )
+        self.privacy.check()
         return self
 
     @rule(mode="before")

@@ -19,6 +19,7 @@ from llmrl.train.log import Log
 from llmrl.train.models import Models
 from llmrl.train.rollout_queue import RolloutQueue
 from llmrl.train.sample import all_ranks
+from llmrl.train.telemetry import describe_rollouts
 from llmrl.train.world import World
 from llmrl.types import Trajectory
 
@@ -42,6 +43,13 @@ class Job:
     log: Log
     interrupts: Interrupts
     started: float = field(default_factory=time.monotonic)
+    admits: Callable[[], bool] = lambda: True  # whether one more step may be made
+    claim: Callable[[], dict[str, Any]] = dict  # what the summary says beside the metrics
+
+
+def finished(job: Job, state: TrainState) -> bool:
+    """Whether all steps are made, or all that a privacy budget pays for, or it was decided to end."""
+    return state.step == job.recipe.train.steps or bool(state.ended) or not job.admits()
 
 
 def steered(algo: Algorithm, knobs: Mapping[str, float]) -> Algorithm:
@@ -66,6 +74,13 @@ def observed(job: Job, state: TrainState, metrics: dict[str, float]) -> tuple[Tr
 def knobs_of(row: Mapping[str, float]) -> dict[str, float]:
     """What a controller had set when the step of a metrics `row` was trained."""
     return {name.removeprefix(KNOB): value for name, value in row.items() if name.startswith(KNOB)}
+
+
+def described(job: Job, step: int, trajectories: Sequence[Trajectory], batch: Batch, clock: Clock) -> dict[str, float]:
+    """Store the rollouts of `step` and say what they are like. Of private records nothing is stored, and nothing said."""
+    if job.recipe.privacy is not None:
+        return {}
+    return describe_rollouts(store(job, step, trajectories, batch, clock), step=step - 1) | engine_health(job)
 
 
 def store(job: Job, step: int, trajectories: Sequence[Trajectory], batch: Batch, clock: Clock) -> list[Trajectory]:

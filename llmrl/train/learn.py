@@ -40,6 +40,8 @@ def learn(models: Models, algo: Algorithm, batch: Batch, step: int) -> tuple[Bat
     alone = outcomes is not None and outcomes.warming(step)
     metrics = dict(STILL) if alone else update(models, algo, batch, step)
     models.follow(step + 1)
+    if models.released is not None:
+        metrics = only_released(metrics, models.released())
     return batch, metrics | judged
 
 
@@ -150,7 +152,9 @@ def update(models: Models, algo: Algorithm, batch: Batch, step: int) -> dict[str
         if stopped:
             _discard(optimizers)
             break
-        found.append({"grad_norm": 0.0} | metrics | _step(optimizers, finite=math.isfinite(metrics["loss"])))
+        # A private step is made whatever its loss is: leaving it out would tell of one record.
+        finite = models.released is not None or math.isfinite(metrics["loss"])
+        found.append({"grad_norm": 0.0} | metrics | _step(optimizers, finite=finite))
     names = {name for metrics in found for name in metrics}
     totals = {name: sum(metrics.get(name, 0.0) for metrics in found) for name in names}
     means = {name: value if name in COUNTS else value / len(found) for name, value in totals.items()}
@@ -160,6 +164,11 @@ def update(models: Models, algo: Algorithm, batch: Batch, step: int) -> dict[str
         means |= algo.derived_metrics(means)
     # Later optimizer steps compare with a policy that has moved, which is not a mismatch.
     return means | rates | {MISMATCH: found[0][MISMATCH]}
+
+
+def only_released(metrics: Mapping[str, float], released: Mapping[str, float]) -> dict[str, float]:
+    """What a private step may tell: what its optimizer did, which is noised, and what it has `released`."""
+    return {name: metrics[name] for name in ("lr", "grad_norm", "update/skipped")} | dict(released)
 
 
 def _parts(batch: Batch, config: TrainConfig, *, order: tuple[str | int, ...]) -> Iterator[Batch]:
@@ -204,7 +213,8 @@ def _accumulate(models: Models, algo: Algorithm, part: Batch) -> dict[str, float
     sums: dict[str, Tensor] = {}
     counts = Counter({"rows/skipped": part.rows - len(running)})
     chosen = part.select(running) if len(running) else None
-    budget, whole = models.config.tokens_per_microbatch, algo.needs.whole_groups
+    budget = models.config.tokens_per_microbatch
+    whole = algo.needs.whole_groups or models.released is not None
     portions = microbatches(chosen, budget=budget, whole_groups=whole) if chosen is not None else []
     missing = models.logprob_model.missing(len(portions))
     for rows in portions:
@@ -213,7 +223,7 @@ def _accumulate(models: Models, algo: Algorithm, part: Batch) -> dict[str, float
         counts["tokens/packed"] += packed_tokens(micro)
         micro = known_logprobs(micro.to(out.logprobs.device), out)
         result = algo.loss(out, micro)
-        models.optimizer.backward(result.value)
+        models.optimizer.backward(result.value, micro.group)
         sampled = micro.mask if micro.sampled is None else micro.mask & micro.sampled[:, None]
         gap = (out.logprobs.detach() - micro.logprobs).abs().where(sampled, 0.0).sum()
         shares = {"loss": result.value, "tokens/trained": micro.mask.sum(), MISMATCH: gap, **result.metrics}

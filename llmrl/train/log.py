@@ -48,6 +48,7 @@ class Log:
         self._tracker = tracker
         self._metrics = Metrics(Path(recipe.run_dir), keep_bytes=state.metrics_bytes) if world.main else None
         self._saving_s = 0.0
+        self._private = recipe.privacy is not None  # how long a step took tells how many records were drawn
         self._accuracy = ""
         self._wide = console.width >= WIDE
         self._progress = progress_bar(console, shown=world.main)
@@ -82,23 +83,32 @@ class Log:
         """Record a finished step; returns the state after it."""
         clock.add("checkpoint", self._saving_s)
         self._saving_s = 0.0
-        metrics |= clock.seconds()
-        metrics["tokens/per_s"] = metrics.get("tokens/sampled", metrics["tokens/trained"]) / metrics["time/step"]
+        times = clock.seconds()
+        if not self._private:
+            metrics |= times
+            metrics["tokens/per_s"] = metrics.get("tokens/sampled", metrics["tokens/trained"]) / times["time/step"]
         step = state.step + 1
         self._append("train", step, metrics)
-        first = f"reward {metrics['reward/mean']:.3f}  " if "reward/mean" in metrics else ""
-        loss, pace = f"loss {metrics['loss']:+.4f}", f"{metrics['time/step']:.1f} s/step"
-        numbers = f"{first}length {metrics['length/mean']:.1f}  {loss}  grad {metrics['grad_norm']:.2f}  {pace}"
-        shown = numbers if self._wide else f"{first or loss + '  '}{pace}"
+        numbers, shown = self._told(metrics)
         self._progress.update(self._task, completed=step, numbers=f"{shown}{self._accuracy}")
         if self._main and not self._console.is_terminal:
             self._console.print(f"{self._stage}step {step}/{self._steps}  {numbers}", highlight=False)
             if step == self._first + ESTIMATE_AFTER and step < self._steps:
-                left = metrics["time/step"] * (self._steps - step)
+                left = times["time/step"] * (self._steps - step)
                 self._console.print(f"about {left / 60:.0f} minutes to the end, without evaluations", highlight=False)
         self.doing(f"step {step + 1}")
         skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
         return replace(state, step=step, skipped_in_a_row=skipped, accuracy=None)
+
+    def _told(self, metrics: dict[str, float]) -> tuple[str, str]:
+        """A step in a line, and in half of one."""
+        if self._private:
+            numbers = f"sigma {metrics['privacy/sigma']:.3f}  spent {metrics['privacy/spent']:.1%}"
+            return f"{numbers}  grad {metrics['grad_norm']:.2f}", numbers
+        first = f"reward {metrics['reward/mean']:.3f}  " if "reward/mean" in metrics else ""
+        loss, pace = f"loss {metrics['loss']:+.4f}", f"{metrics['time/step']:.1f} s/step"
+        numbers = f"{first}length {metrics['length/mean']:.1f}  {loss}  grad {metrics['grad_norm']:.2f}  {pace}"
+        return numbers, numbers if self._wide else f"{first or loss + '  '}{pace}"
 
     def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
         """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""

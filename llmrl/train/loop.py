@@ -8,17 +8,17 @@ from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
 from llmrl.train.job import (
     Job,
-    engine_health,
+    described,
     evaluated,
+    finished,
     observed,
     out_of_patience,
     out_of_time,
     save,
     steered,
-    store,
 )
 from llmrl.train.learn import learn
-from llmrl.train.telemetry import check_limits, describe_rollouts
+from llmrl.train.telemetry import check_limits
 
 
 def train(job: Job, state: TrainState) -> TrainState:
@@ -31,7 +31,7 @@ def train(job: Job, state: TrainState) -> TrainState:
     job.rollouts.load(models.policy.weights(), version=state.step)
     if state.step == 0:
         state = evaluated(job, state)
-    while state.step < recipe.train.steps and not state.ended:
+    while not finished(job, state):
         step, clock = state.step, Clock()
         trajectories = job.rollouts.take(step, clock)
         batch = models.collate(trajectories)
@@ -40,11 +40,11 @@ def train(job: Job, state: TrainState) -> TrainState:
             state, metrics = observed(job, state, metrics)
         with clock("sync"):
             job.rollouts.load(models.policy.weights(), version=step + 1)
-        metrics |= describe_rollouts(store(job, step + 1, trajectories, batch, clock), step=step) | engine_health(job)
+        metrics |= described(job, step + 1, trajectories, batch, clock)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         late = out_of_time(job)
-        last = bool(late) or state.step == recipe.train.steps
+        last = bool(late) or finished(job, state)
         if last or (recipe.eval.every and state.step % recipe.eval.every == 0):
             state = evaluated(job, state)
         if state.step < recipe.train.steps:

@@ -68,6 +68,8 @@ class Models:
     mask_truncated: bool = False  # completions without an end do not train
     reader: PictureReader | None = None  # of a policy that sees
     denominators: tuple[float, float] | None = None  # public (tokens, sequences) of an update instead of its own
+    # Private training: what the last step made public. Nothing else about a step leaves `learn`.
+    released: Callable[[], Mapping[str, float]] | None = None
 
     def collate(self, trajectories: Sequence[Trajectory]) -> Batch:
         """A step's rollouts as tensors."""
@@ -182,7 +184,8 @@ def forward_mode(recipe: Recipe, model: nn.Module, probe: Batch, notes: list[str
 
     Raises ConfigError if none does: such a model would train on wrong probabilities.
     """
-    asked, name = recipe.model.forward, name or recipe.model.path
+    name = name or recipe.model.path
+    asked = "plain" if recipe.privacy is not None else recipe.model.forward  # packed rows are not apart
     probe = probe.to(next(model.parameters()).device)
     problems: list[str] = []
     fastest: tuple[ForwardMode, ...] = ("flex", "packed") if probe.tokens.is_cuda else ("packed",)

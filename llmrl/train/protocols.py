@@ -33,8 +33,11 @@ class Forward(Protocol):
 class Optimizer(Protocol):
     """Gradients in, weights moved. With several ranks all make the same calls."""
 
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradients of `loss`, a share of the global loss, to those that `step` will apply."""
+    def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
+        """Add the gradients of `loss`, a share of the global loss, to those that `step` will apply.
+
+        `group` [rows] says which rows of the forward pass belong together, for who has to bound what each of them does.
+        """
         ...
 
     def step(self, lr: float) -> tuple[float, bool]:

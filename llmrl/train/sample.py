@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import cast
 
-from llmrl.data.stream import PromptStream
+from llmrl.data.stream import Stream
 from llmrl.rollout.engine import RolloutEngine, SleepingEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import roll, sampling
@@ -29,8 +29,8 @@ class Sampler:
     world: World
     engine: RolloutEngine
     score: ScoreAll
-    stream: PromptStream
-    spare: PromptStream  # an order of its own, for prompts that replace uniform groups
+    stream: Stream
+    spare: Stream  # an order of its own, for prompts that replace uniform groups
     stage: Stage | None = None  # where episodes of several turns are played
     gold: Mapping[str, Trajectory] | None = None  # given completions by prompt id: nothing is sampled
     references: Mapping[str, Sequence[Trajectory]] | None = None  # the same, one of them beside what is sampled
@@ -67,7 +67,7 @@ class Sampler:
     def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:
         recipe = self.recipe
         if self.gold is not None:
-            return [replace(self.gold[prompt.id], version=(version, version)) for prompt in prompts]
+            return [replace(self.gold[prompt.id], version=(version, version)) for prompt in prompts] or [nobody()]
         with clock("generate"):
             if self.stage is None:
                 trajectories = roll(
@@ -96,6 +96,15 @@ def checked(trajectory: Trajectory, threshold: float) -> Trajectory:
         return trajectory
     said = "; ".join(score.reason or score.error for score in trajectory.scores)
     return replace(trajectory, status=Status.error(f"the reference scores {trajectory.reward}: {said}"))
+
+
+def nobody() -> Trajectory:
+    """The one row of a step for which nobody was drawn: public, and it teaches nothing."""
+    prompt = Prompt(id="nobody", tokens=(0,), text="")
+    return Trajectory(
+        prompt=prompt, tokens=[0, 0], mask=[False, False], logprobs=None, step=[-1, -1], text="",
+        status=Status.done(), scores=(Score(value=0.0),),
+    )  # fmt: skip
 
 
 def judged(trajectories: Sequence[Trajectory], score: ScoreAll) -> list[Trajectory]:

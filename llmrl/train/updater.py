@@ -64,7 +64,7 @@ class Updater:
             [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
         """Add the gradients of `loss` to those that `step` will apply."""
         loss.backward()
 

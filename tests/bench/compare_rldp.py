@@ -1,9 +1,10 @@
 """Does a learnt controller beat random and constant thresholds at equal epsilon? `python -m tests.bench.compare_rldp`.
 
-A byte-level Llama is pre-trained on the public half of the Python reference that the standard library carries
-(`pydoc_data.topics`), then every method fine-tunes all of it privately on the other half, with canaries. Finished runs are
-kept in --out and skipped, so that the command can be stopped and repeated. Noise is seeded here: the figures compare
-methods, and no run claims a guarantee. `--tiny` only shows that everything runs.
+A byte-level Llama is pre-trained on the public part of the Python reference that the standard library carries
+(`pydoc_data.topics`, split by topic), then every method fine-tunes LoRA adapters privately on another part, with canaries,
+by `llmrl train`'s own loop. Controllers see the loss of public text (eval.data); perplexity is of a third part that nobody
+saw. Finished runs are kept, a line each, in --out/results.jsonl, so that the command can be stopped and repeated; --report
+prints the table of what is there, --tiny only shows that everything runs, --smollm2 adds one run on SmolLM2-135M.
 """
 
 from __future__ import annotations
@@ -12,145 +13,239 @@ import argparse
 import json
 import math
 import pydoc_data.topics
+import shutil
+import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 
-from llmrl.control.config import SACConfig
-from llmrl.privacy.audit import auc, exposure, make_canaries, other_secrets
-from llmrl.privacy.controllers import Constant, Controller, Knobs, Limited, Quantile, Random, soft_actor_critic
-from llmrl.privacy.ledger import Ledger, terms_of
-from llmrl.privacy.planning import plan
-from llmrl.privacy.randomness import SeededSource
-from llmrl.privacy.sft import PrivateRun, Row, Settings, dp_sft, mean_loss, row_losses
-from llmrl.seeding import generator
-from tests.tiny import random_model
+from llmrl.compose import resolve
+from llmrl.policy.model import load_tokenizer
+from llmrl.privacy.attack import audited, exposures, membership, open_model, token_losses
+from llmrl.privacy.audit import make_canaries
+from llmrl.seeding import key
+from llmrl.settings.load import parse_recipe
+from llmrl.start import run
+from llmrl.train.checkpoint import newest_valid
+from llmrl.train.folder import read_metrics
+from llmrl.train.problems import load_problems
+from tests.bench.control import interval
+from tests.tiny import random_model, save_model
 
-METHODS = ("not private", "flat", "per layer", "automatic", "quantile", "random", "constant 0.3", "sac", "dsac-t")
-LENGTH, EXPECTED = 64, 32.0
-LOW, HIGH = 0.03, 3.0
+LENGTH, HEAD = 64, 16  # bytes of a row, and how many of them are not learnt
+EXPECTED, EPSILONS, SEEDS = 32, (4.0, 1.0, 8.0, 2.0), (0, 1, 2)
+CANARIES, CANDIDATES = 40, 100
+LEARNT = {"interval": 2, "threshold_low": 0.03, "threshold_high": 10.0}
+METHODS: dict[str, dict[str, Any] | None] = {
+    "not private": None,
+    "flat": {},
+    "per group": {"groups": "pair"},
+    "constant 0.1": {"threshold": 0.1},
+    "constant 0.3": {"threshold": 0.3},
+    "constant 3": {"threshold": 3.0},
+    "quantile": {"controller": "quantile", "counts_share": 0.01},
+    "random": {"controller": "random", **LEARNT},
+    "SAC": {"controller": "sac", **LEARNT},
+    "DSAC-T": {"controller": "dsac-t", **LEARNT},
+    "bandit": {"controller": "bandit", **LEARNT},
+    "automatic": {"automatic": True},
+    "sigma decay": {"sigma_decay": 0.5},
+}
+CONSTANTS = ("flat", "constant 0.1", "constant 0.3", "constant 3")
+Row = dict[str, Any]
 
 
-def text_row(text: str, unit: str) -> Row:
-    tokens = tuple(5 + byte for byte in text.encode()[:LENGTH])
-    return Row(tokens=tokens, mask=(False, *[True] * (len(tokens) - 1)), unit=unit)
+def corpus(folder: Path, tiny: bool) -> None:
+    """public, private, probe and test rows as JSON lines; a topic is in one part only."""
+    parts: dict[str, list[str]] = {"public": [], "private": [], "probe": [], "test": []}
+    for number, (_, text) in enumerate(sorted(pydoc_data.topics.topics.items())):
+        flat = " ".join(text.encode("ascii", "ignore").decode().split())
+        name = ("public", "private", "public", "private", "probe", "public", "private", "public", "private", "test")[
+            number % 10
+        ]
+        parts[name] += [flat[at : at + LENGTH] for at in range(0, len(flat) - LENGTH, LENGTH)]
+    taken: set[str] = set()  # beginnings are problems, and no problem may be in two parts
+    for name, rows in parts.items():
+        rows = [row for row in rows if row[:HEAD] not in taken]
+        taken |= {row[:HEAD] for row in rows}
+        if tiny or name in ("probe", "test"):
+            rows = rows[:: max(1, len(rows) // 200)][:200]
+        write(folder / f"{name}.jsonl", rows)
 
 
-def corpus() -> tuple[list[Row], list[Row], list[Row]]:
-    """(public, private, held out) rows: the topics are split, never a topic's own text."""
-    parts: tuple[list[Row], list[Row], list[Row]] = ([], [], [])
-    for number, (topic, text) in enumerate(sorted(pydoc_data.topics.topics.items())):
-        part = parts[(0, 1, 0, 1, 2)[number % 5]]
-        flat = " ".join(text.split())
-        part += [text_row(flat[at : at + LENGTH], f"{topic} {at}") for at in range(0, len(flat) - LENGTH, LENGTH)]
-    return parts
+def write(file: Path, texts: Sequence[str]) -> None:
+    rows = ({"prompt": text[:HEAD], "completion": text[HEAD:]} for text in texts)
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def pretrained(public: Sequence[Row], steps: int, file: Path) -> Any:
-    from safetensors.torch import load_file, save_file
+def recipe_of(out: Path, name: str, data: Path, *, steps: int, **sections: Any) -> Any:
+    made = {
+        "name": name, "runs_dir": str(out / "runs"), "seed": 0,
+        "model": {"path": str(out / "start"), "max_length": 96, "dtype": "float32", "lora": {"r": 4, "alpha": 8}},
+        "data": {"source": str(data), "chat": False, "max_prompt_tokens": 32},
+        "rollout": {"max_tokens": 64, "prompts_per_step": EXPECTED},
+        "algo": {"name": "sft", "normalize": "sequence"},
+        "train": {"steps": steps, "lr": 3e-3, "save_every": steps, "tokens_per_microbatch": 4096, "threads": 1},
+        "eval": {"every": max(1, steps // 15), "data": {"source": str(out / "probe.jsonl"), "n": 48}},
+    }  # fmt: skip
+    return parse_recipe(made | sections)
 
-    net = random_model("llama", seed=0, num_key_value_heads=2).train()
-    if file.is_file():
-        net.load_state_dict(load_file(file))
-        return net
+
+def pretrained(out: Path, steps: int) -> None:
+    """The model that all methods start from, in out/start."""
+    net = random_model("llama", num_key_value_heads=2)
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(0.3 if parameter.dim() > 1 else 1.0)
-    adam, draw = torch.optim.AdamW(net.parameters(), lr=2e-3), generator(0, "pretraining")
-    for _ in range(steps):
-        row_losses(net, draw.sample(list(public), 16)).mean().backward()
-        adam.step(), adam.zero_grad()
-    save_file(net.state_dict(), file)
-    return net
+    save_model(out / "random", net)
+    model = {"path": str(out / "random"), "max_length": 96, "dtype": "float32"}
+    recipe = recipe_of(out, "pretraining", out / "public.jsonl", steps=steps, model=model)
+    run(recipe, resolve(recipe), console=Console(), fresh=True)
+    checkpoint, _ = newest_valid(recipe.run_dir)
+    assert checkpoint is not None
+    shutil.copytree(checkpoint / "policy", out / "start")
 
 
-def controller_of(method: str, start: Knobs, seed: int) -> Controller:
-    bounds: dict[str, Any] = {"low": LOW / math.sqrt(len(start.thresholds)), "high": HIGH}
-    if method in ("sac", "dsac-t"):
-        config = SACConfig(distributional="released_2024" if method == "dsac-t" else None)
-        return soft_actor_critic(start, low=LOW, high=HIGH, change=0.5, seed=seed, config=config)
-    if method == "random":
-        return Limited(Random(start, **bounds, seed=seed), start, **bounds)
-    return Quantile(start) if method == "quantile" else Constant(start)
-
-
-def one_run(net: Any, data: tuple[list[Row], list[Row], list[Row]], method: str, epsilon: float, seed: int,
-            steps: int, threshold: float) -> dict[str, Any]:  # fmt: skip
-    public, private, held_out = data
-    canaries = make_canaries(20, seed=seed)
-    rows = [*private, *(text_row(c.text, c.text) for c in canaries if c.included)]
-    settings = Settings(
-        steps=steps, expected_batch=EXPECTED, lr=1e-3, thresholds=1e6 if method == "not private" else threshold,
-        groups="layer" if method == "per layer" else "flat", automatic=method == "automatic", micro_batch=16,
-        counts_share=0.01 if method == "quantile" else 0.0, interval=2,
-    )  # fmt: skip
-    found = plan(epsilon, 1e-5, q=EXPECTED / len(rows), steps=steps)
-    if method == "not private":
-        found = replace(found, sigma=found.sigma * 1e-12)
-    terms = terms_of(
-        found, unit="row", mode="adaptive" if method == "not private" else "fixed", accountant="rdp", guarantee=False
-    )
-    ledger = Ledger(terms) if method != "not private" else _Unlimited(terms)
-    run = PrivateRun(net, rows, settings, ledger, source=SeededSource(seed), public=public[:16])
-    run.controller = controller_of(method, run.knobs, seed)
-    began = time.perf_counter()
-    curve: list[float] = []
-    outcome = dp_sft(run, on_step=lambda m: curve.append(m.get("privacy/probe_loss", math.nan)))
-    took = time.perf_counter() - began
-    candidates = [
-        exposure(mean_loss(net, [text_row(c.text, "")]),
-                 [mean_loss(net, [text_row(t, "")]) for t in other_secrets(c, count=50, seed=seed)])
-        for c in canaries if c.included
-    ]  # fmt: skip
-    members = [mean_loss(net, [row]) for row in private[:100]]
-    return {
-        "method": method, "epsilon": epsilon, "seed": seed, "steps": outcome.steps, "seconds": took,
-        "perplexity": math.exp(mean_loss(net, held_out[:100])), "nominal_epsilon": outcome.nominal_epsilon,
-        "exposure": sum(candidates) / len(candidates), "curve": [x for x in curve if math.isfinite(x)],
-        "auc": asdict(auc(members, [mean_loss(net, [row]) for row in held_out[:100]])),
+def one_run(out: Path, method: str, epsilon: float, seed: int, steps: int, more: Row | None = None) -> Row:
+    """Train by one method and attack what came out."""
+    section = METHODS[method]
+    name = f"{method.replace(' ', '-')}-{epsilon:g}-{seed}"
+    canaries = make_canaries(CANARIES, seed=key(seed, "canaries"))
+    data = out / "private.jsonl"
+    sections: Row = {"seed": seed, **(more or {})}
+    if section is not None:
+        sections["privacy"] = {
+            "epsilon": epsilon, "delta": 1e-5, "expected_batch": EXPECTED, "canaries": CANARIES, **section
+        }  # fmt: skip
+    else:
+        texts = [row["prompt"] + row["completion"] for row in map(json.loads, data.read_text().splitlines())]
+        data = out / f"with-canaries-{seed}.jsonl"
+        write(data, [*texts, *(canary.text for canary in canaries if canary.included)])
+    recipe = recipe_of(out, name, data, steps=steps, **sections)
+    began = time.process_time()
+    summary = run(recipe, resolve(recipe), console=Console(quiet=True), fresh=True).summary
+    took = time.process_time() - began
+    checkpoint, _ = newest_valid(recipe.run_dir)
+    assert checkpoint is not None
+    tokenizer = load_tokenizer(str(checkpoint / "policy"))
+    model, before = open_model(str(checkpoint / "policy")), open_model(recipe.model.path)
+    members, test = _rows(recipe, tokenizer, out / "private.jsonl"), _rows(recipe, tokenizer, out / "test.jsonl")
+    losses = [loss for row in token_losses(model, test) for loss in row]
+    shown = exposures(model, canaries, tokenizer, candidates=CANDIDATES, seed=seed)
+    attacks = membership(model, before, members[:200], test)
+    evaluations = [row for row in read_metrics(recipe.run_dir) if row["kind"] == "eval"]
+    found = {
+        "method": method, "epsilon": epsilon, "seed": seed, "cpu_s": took, "steps": summary["completed_steps"],
+        "claimed": summary.get("epsilon"), "perplexity": math.exp(statistics.fmean(losses)),
+        "curve": [[row["step"], row["eval/loss"]] for row in evaluations], "exposure": statistics.fmean(shown),
+        "auc": attacks["reference"]["auc"]["value"],
+        "lower_bound": audited(model, before, canaries, tokenizer, delta=1e-5),
     }  # fmt: skip
+    shutil.rmtree(recipe.run_dir)
+    return found
 
 
-class _Unlimited(Ledger):
-    """Admits everything: the comparison's run without privacy."""
+def _rows(recipe: Any, tokenizer: Any, file: Path) -> list[Any]:
+    data = recipe.data.model_copy(update={"source": str(file)})
+    return list(load_problems(recipe.model_copy(update={"data": data}), tokenizer, gold=True).gold.values())
 
-    def nearest(self, sigma: float, q: float) -> float | None:
-        return sigma
 
-    def admit(self, sigma: float, q: float, *, step: int) -> bool:
-        return True
+def jobs(tiny: bool) -> list[tuple[str, float, int]]:
+    """(method, epsilon, seed), a whole epsilon before the next."""
+    if tiny:
+        return [(method, 4.0, 0) for method in METHODS]
+    return [
+        (method, epsilon, seed)
+        for epsilon in EPSILONS
+        for seed in SEEDS
+        for method in METHODS
+        if METHODS[method] is not None or epsilon == EPSILONS[0]
+    ]
+
+
+def stored(out: Path) -> list[Row]:
+    file = out / "results.jsonl"
+    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+
+def matched(row: Row, flat: Sequence[Row]) -> float:
+    """The first measured step at which a run's loss is at most what flat clipping of its seed ended with, over all steps;
+    infinite if it never was.
+    """
+    target = next((other["curve"][-1][1] for other in flat if other["seed"] == row["seed"]), -math.inf)
+    last = row["curve"][-1][0]
+    return next((step / last for step, loss in row["curve"] if step and loss <= target), math.inf)
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    print("| epsilon | method | test perplexity (95 %) | loss against flat, paired (95 %) | steps to match | exposure | "
+          "attack AUC | audited epsilon | CPU s | seeds |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    for epsilon in sorted({row["epsilon"] for row in rows}):
+        here = [row for row in rows if row["epsilon"] == epsilon]
+        flat = {row["seed"]: row for row in here if row["method"] == "flat"}
+        for method in METHODS:
+            own = [row for row in here if row["method"] == method]
+            if not own:
+                continue
+            mean, half = interval([row["perplexity"] for row in own])
+            pairs = [math.log(r["perplexity"] / flat[r["seed"]]["perplexity"]) for r in own if r["seed"] in flat]
+            gap, wide = interval(pairs) if pairs else (math.nan, math.nan)
+            parts = [statistics.fmean(row[name] for row in own) for name in ("exposure", "auc", "lower_bound", "cpu_s")]
+            match = statistics.median(matched(row, list(flat.values())) for row in own)
+            print(
+                f"| {epsilon:g} | {method} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {match:.2f} | "
+                f"{parts[0]:.2f} | {parts[1]:.3f} | {parts[2]:.2f} | {parts[3]:.0f} | {len(own)} |"
+            )
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Test perplexity against epsilon, a line a method."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for method in METHODS:
+        own = [row for row in rows if row["method"] == method]
+        budgets = sorted({row["epsilon"] for row in own})
+        means = [statistics.fmean(r["perplexity"] for r in own if r["epsilon"] == budget) for budget in budgets]
+        if METHODS[method] is None and means:
+            axes.axhline(means[0], linestyle=":", color="grey", label=method)
+        elif means:
+            axes.plot(budgets, means, marker="o", label=method)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("epsilon")
+    axes.set_ylabel("test perplexity a byte")
+    figure.legend(loc="outside right center")
+    figure.savefig(path)
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("--out", type=Path, default=Path("runs/compare_rldp"))
+    arguments.add_argument("--report", action="store_true", help="print the table of what was run")
+    arguments.add_argument("--plot", type=Path, help="also draw it to this file")
     arguments.add_argument("--tiny", action="store_true")
-    arguments.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     chosen = arguments.parse_args()
-    steps, epsilons, seeds = (4, (4.0,), (0,)) if chosen.tiny else (150, (1.0, 2.0, 4.0, 8.0), (0, 1, 2))
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    data = corpus()
-    for epsilon in epsilons:
-        for seed in seeds:
-            for method in chosen.methods:
-                file = chosen.out / f"{method.replace(' ', '_')}-{epsilon:g}-{seed}.json"
-                if not file.is_file():
-                    net = pretrained(data[0], 20 if chosen.tiny else 600, chosen.out / f"start-{steps}.safetensors")
-                    threshold = 0.3 if method == "constant 0.3" else 1.0
-                    file.write_text(json.dumps(one_run(net, data, method, epsilon, seed, steps, threshold)))
-                row = json.loads(file.read_text())
-                print(shown(row), flush=True)
-
-
-def shown(row: dict[str, Any]) -> str:
-    """A run in one line."""
-    name = f"{row['method']:15} eps {row['epsilon']:g} seed {row['seed']}"
-    text = f"{name}: perplexity {row['perplexity']:.3f}, exposure {row['exposure']:.2f}"
-    return f"{text}, AUC {row['auc']['value']:.3f}, {row['seconds']:.1f} s"
+    out, steps = chosen.out.absolute(), 4 if chosen.tiny else 120
+    out.mkdir(parents=True, exist_ok=True)
+    if not chosen.report and not (out / "start").is_dir():
+        corpus(out, chosen.tiny)
+        pretrained(out, 10 if chosen.tiny else 800)
+    done = {(row["method"], row["epsilon"], row["seed"]) for row in stored(out)}
+    for job in [] if chosen.report else jobs(chosen.tiny):
+        if job in done:
+            continue
+        row = one_run(out, *job, steps)
+        with (out / "results.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        print(f"{job}: perplexity {row['perplexity']:.3f}, {row['cpu_s']:.0f} s", flush=True)
+    print_table(stored(out))
+    if chosen.plot is not None:
+        plot(stored(out), chosen.plot)
 
 
 if __name__ == "__main__":

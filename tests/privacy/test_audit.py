@@ -78,7 +78,17 @@ def test_the_audited_epsilon_stays_below_the_true_one_as_often_as_it_says():
 
 def test_a_run_that_hides_nothing_is_found_out():
     scores, included = answered(50.0, 100, 1)
-    assert epsilon_lower_bound(scores, included, delta=0.0, guesses=100) > 2.0
+    # Half of the canaries guessed, all right: (e^eps / (1 + e^eps))^50 = 0.05.
+    half = 0.05 ** (1 / 50)
+    got = epsilon_lower_bound(scores, included, delta=0.0, guesses=50)
+    assert got == pytest.approx(math.log(half / (1 - half)), abs=1e-3)
+    # All guessed, 50 in and 50 out: where the coins fell otherwise, as many guesses are wrong, however good the attack.
+    wrong = abs(sum(included) - 50)
+    p = 1 / (1 + math.exp(-epsilon_lower_bound(scores, included, delta=0.0, guesses=100)))
+    assert wrong > 0
+    assert sum(math.comb(100, k) * p ** (100 - k) * (1 - p) ** k for k in range(wrong + 1)) == pytest.approx(
+        0.05, abs=1e-4
+    )
     # all right: (e^eps / (1 + e^eps))^100 = 0.05
     expected = 0.05 ** (1 / 100)
     halves = [0.0] * 50 + [1.0] * 50

@@ -4,22 +4,12 @@ import pytest
 import torch
 
 from llmrl.errors import ConfigError
-from llmrl.privacy.controllers import (
-    Bandit,
-    Constant,
-    Knobs,
-    Limited,
-    Quantile,
-    Random,
-    Steered,
-    decayed_sigmas,
-    log_ratio_reward,
-    utility_reward,
-)
+from llmrl.privacy.controllers import FIELDS, Quantile, controller_of, decayed_sigmas, utility
 from llmrl.privacy.optimizer import Release
+from llmrl.privacy.planning import plan
+from llmrl.privacy.thresholds import next_threshold
 from llmrl.privacy.view import SIGNALS, ControllerView, signal_ratio
-
-START = Knobs(thresholds=(1.0, 2.0))
+from llmrl.settings.privacy import PrivacyConfig
 
 
 def test_a_view_holds_only_listed_plain_numbers():
@@ -59,56 +49,50 @@ def test_the_signal_ratio_is_zero_where_the_sum_is_as_long_as_its_noise():
     assert signal_ratio(release) == (0.0, 2.0)
 
 
-def test_features_are_squashed_and_unknown_is_zero():
-    view = ControllerView({"probe_loss": math.nan, "cosine": -1.0, "thresholds": (math.e - 1,)})
-    assert view.features() == pytest.approx([0.0, 1.0, -math.log(2)])
+def test_numbers_are_flat_with_means_over_groups():
+    view = ControllerView({"cosine": -1.0, "thresholds": (1.0, 3.0)})
+    assert view.numbers() == {"cosine": -1.0, "thresholds/0": 1.0, "thresholds/1": 3.0, "thresholds": 2.0}
 
 
-def test_quantile_follows_the_noised_share():
-    steered = Quantile(START, quantile=0.5, lr=0.2)
-    assert steered.observe(ControllerView({"below": (1.0, 0.5)})).thresholds == pytest.approx((math.exp(-0.1), 2.0))
-    with pytest.raises(ValueError, match="needs the noised counts"):
-        steered.observe(ControllerView({"progress": 0.0}))
+def test_quantile_follows_the_noised_share_within_its_bounds_and_goes_on_after_a_restart():
+    steered, again = (Quantile((1.0, 2.0), low=0.97, high=10.0, quantile=0.5, lr=0.2) for _ in range(2))
+    first = steered.observe({"below/0": 0.6, "below/1": 0.5})
+    assert first == {"threshold/0": pytest.approx(math.exp(-0.02)), "threshold/1": 2.0}
+    expected = next_threshold(2.0, below=[1.0, 0.0], noise=1.0, expected_batch=2, lr=0.2, quantile=0.5)
+    again.load(steered.state())
+    assert steered.observe({"below/0": 5.0, "below/1": 1.0}) == again.observe({"below/0": 5.0, "below/1": 1.0})
+    assert steered.state()["thresholds"].tolist() == [0.97, pytest.approx(expected)]
+    with pytest.raises(ConfigError, match="needs the noised counts"):
+        steered.observe({"progress": 0.0})
 
 
-def test_random_is_keyed_and_within_bounds_and_goes_on_after_a_restart():
-    view = ControllerView({})
-    one, two = (Random(START, low=0.1, high=10.0, seed=3) for _ in range(2))
-    drawn = [one.observe(view).thresholds for _ in range(50)]
-    assert all(0.1 <= x <= 10 for pair in drawn for x in pair)
-    logs = [math.log10(x) for pair in drawn for x in pair]
-    assert abs(sum(logs) / len(logs)) < 0.2
-    two.load({"count": 20})
-    assert [two.observe(view).thresholds for _ in range(30)] == drawn[20:]
+def section(**changes):
+    return PrivacyConfig(epsilon=4, delta=1e-5, threshold_low=0.1, threshold_high=10.0, **changes)
 
 
-def test_the_bandit_finds_the_better_arm_and_goes_on_after_a_restart():
-    def play(bandit, rounds, loss=10.0):
-        pulls = []
-        for _ in range(rounds):
-            knobs = bandit.observe(ControllerView({"probe_loss": loss}))
-            pulls.append(knobs.thresholds[0])
-            loss -= 0.05 if knobs.thresholds[0] == 2.0 else 0.01
-        return pulls, loss
-
-    bandit = Bandit(START, factors=(0.5, 1.0, 2.0))
-    pulls, loss = play(bandit, 60)
-    assert pulls[:3] == [0.5, 1.0, 2.0] and pulls[-30:].count(2.0) > 20
-    again = Bandit(START, factors=(0.5, 1.0, 2.0))
-    again.load(bandit.state())
-    assert play(again, 20, loss)[0] == play(bandit, 20, loss)[0]
+PLAN = plan(4.0, 1e-5, q=0.05, steps=50)
+VIEW = {**dict.fromkeys(FIELDS, 0.5), "utility": 0.0}
 
 
-def test_limits_hold_any_controller():
-    wild = Limited(Constant(Knobs(thresholds=(100.0, 1e-9), sigma=0.1)), START, low=0.01, high=3.0, rate=0.5, warm_up=2,
-                   lowest_sigma=0.6)  # fmt: skip
-    view = ControllerView({})
-    assert [wild.observe(view) for _ in range(2)] == [START, START]
-    third = wild.observe(view)
-    assert third.thresholds == pytest.approx((math.exp(0.5), 2 * math.exp(-0.5))) and third.sigma == 0.6
-    for _ in range(30):
-        last = wild.observe(view)
-    assert last.thresholds == (3.0, 0.01)
+@pytest.mark.parametrize("name", ["random", "bandit", "sac", "dsac-t"])
+@pytest.mark.parametrize("mode", ["fixed", "adaptive"])
+def test_every_controller_keeps_bounds_and_rate(name, mode):
+    made = controller_of(section(controller=name, mode=mode, warm_up=2), (0.6, 0.8), PLAN, seed=1)
+    before = 1.0
+    for step in range(6):
+        knobs = made.observe(VIEW | {"progress": step / 6, "utility": 0.1 * step})
+        scale = knobs["threshold_scale"]
+        assert 0.1 <= scale <= 10 and abs(math.log(scale / before)) <= 0.5 + 1e-9
+        before = scale
+        assert ("sigma" in knobs) == (mode == "adaptive")
+        assert mode == "fixed" or PLAN.lowest_sigma <= knobs["sigma"] <= 4 * PLAN.sigma + 1e-9
+
+
+def test_constant_is_no_controller_and_raw_state_is_seen():
+    assert controller_of(section(), (1.0,), PLAN, seed=0) is None
+    raw = controller_of(section(controller="sac", state="raw"), (1.0,), PLAN, seed=0)
+    with pytest.raises(ConfigError, match="raw_norms"):
+        raw.observe(VIEW)
 
 
 def test_a_decay_falls_by_its_ratio_and_keeps_the_number_of_steps():
@@ -120,34 +104,8 @@ def test_a_decay_falls_by_its_ratio_and_keeps_the_number_of_steps():
 
 
 def test_rewards_by_hand():
-    assert utility_reward(3.0, 2.0, cost=0.1, weight=2.0) == pytest.approx(0.8)
-    assert utility_reward(30.0, 2.0) == 5.0 and utility_reward(math.nan, 2.0, cost=0.1) == pytest.approx(-0.1)
-    assert log_ratio_reward(3.0, 2.0, cost=0.5, floor=0.0) == pytest.approx(math.log(2.0))
-    assert log_ratio_reward(2.0, 3.0, cost=1.0) == -5.0
-
-
-def test_a_controller_of_numbers_steers_a_private_run_and_goes_on_after_a_restart():
-    class Inner:
-        def __init__(self):
-            self.seen, self.memory = [], torch.zeros(2, dtype=torch.float64)
-
-        def observe(self, view):
-            self.seen.append(dict(view))
-            self.memory = self.memory + 1
-            return {"threshold_scale": 0.5, "sigma": 1.5}
-
-        def state(self):
-            return {"memory": self.memory}
-
-        def load(self, state):
-            self.memory = state["memory"]
-
-    inner = Inner()
-    steered = Steered(inner, START, weight=2.0)
-    steered.observe(ControllerView({"probe_loss": 3.0, "spent": 0.1, "thresholds": (1.0, 3.0)}))
-    knobs = steered.observe(ControllerView({"probe_loss": 2.5, "spent": 0.2}))
-    assert knobs.thresholds == (0.5, 1.0) and knobs.sigma == 1.5 and knobs.lr_scale == 1.0
-    assert inner.seen[0]["thresholds"] == 2.0 and inner.seen[1]["utility"] == pytest.approx(0.5 - 0.2)
-    other = Steered(Inner(), START, weight=2.0)
-    other.load(steered.state())
-    assert torch.equal(other._inner.memory, inner.memory) and other.state() == steered.state()
+    assert utility(3.0, 2.0, cost=0.1) == pytest.approx(0.9)
+    assert utility(30.0, 2.0, cost=0.0) == 5.0 and utility(math.nan, 2.0, cost=0.1) == pytest.approx(-0.1)
+    assert math.isnan(utility(3.0, math.nan, cost=0.0))
+    assert utility(3.0, 2.0, cost=0.5, form="log_ratio", floor=0.0) == pytest.approx(math.log(2.0))
+    assert utility(2.0, 3.0, cost=1.0, form="log_ratio") == -5.0

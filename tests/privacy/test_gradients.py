@@ -10,6 +10,7 @@ from llmrl.privacy.groups import parameter_groups
 from tests.tiny import random_model
 
 RECORDS, TOKENS = 4, 9
+APART = torch.arange(RECORDS)
 
 
 def losses_of(model, rows):
@@ -77,7 +78,7 @@ def test_norms_and_clipped_sums_are_those_of_one_record_at_a_time(name, grouping
         [[math.sqrt(sum(float(g[n].square().sum()) for n in group)) for group in groups] for g in alone]
     )
     thresholds = norms.median(0).values.clamp(min=1e-3).tolist()  # about half of them are clipped
-    sums, found = RecordGradients(model, groups).clipped(losses_of(model, rows), thresholds)
+    sums, found = RecordGradients(model, groups).clipped(losses_of(model, rows), thresholds, APART)
     torch.testing.assert_close(found.float(), norms, rtol=1e-4, atol=1e-5)
     for number, group in enumerate(groups):
         factors = (thresholds[number] / norms[:, number]).clamp(max=1)
@@ -92,7 +93,7 @@ def test_opacus_agrees(name):
     grad_sample = pytest.importorskip("opacus").GradSampleModule
     model, rows = MODELS[name](), records()
     sums, norms = RecordGradients(model, parameter_groups(trained(model), "flat")).clipped(
-        losses_of(model, rows), [0.5]
+        losses_of(model, rows), [0.5], APART
     )
     theirs = grad_sample(model.train(), loss_reduction="sum")
     losses_of(theirs, rows).sum().backward()
@@ -108,9 +109,13 @@ def test_the_rows_of_a_user_are_one_record():
     model, rows = MODELS["llama"](), records()
     alone = one_by_one(model, rows)
     groups = parameter_groups(trained(model), "layer")
-    sums, norms = RecordGradients(model, groups, rows_per_record=2).clipped(losses_of(model, rows), [0.3] * len(groups))
+    users_of_rows = ((1, 3), (0,), (2,))  # not next to each other, and not equally many
+    group_of_row = torch.tensor([5, 4, 7, 4])
+    sums, norms = RecordGradients(model, groups).clipped(
+        losses_of(model, rows).sum(), [0.3] * len(groups), group_of_row
+    )
     for number, group in enumerate(groups):
-        users = [{n: alone[2 * u][n] + alone[2 * u + 1][n] for n in group} for u in (0, 1)]
+        users = [{n: sum(alone[row][n] for row in own) for n in group} for own in users_of_rows]
         expected = torch.tensor([math.sqrt(sum(float(x.square().sum()) for x in user.values())) for user in users])
         torch.testing.assert_close(norms[:, number].float(), expected, rtol=1e-4, atol=1e-6)
         for n in group:
@@ -122,8 +127,10 @@ def test_micro_batches_sum_to_the_whole():
     model, rows = MODELS["llama, LoRA"](), records()
     gradients = RecordGradients(model, parameter_groups(trained(model), "pair"))
     thresholds = [0.1] * len(gradients.groups)
-    whole, _ = gradients.clipped(losses_of(model, rows), thresholds)
-    parts = [gradients.clipped(losses_of(model, part), thresholds)[0] for part in rows.split([1, 3])]
+    whole, _ = gradients.clipped(losses_of(model, rows), thresholds, APART)
+    parts = [
+        gradients.clipped(losses_of(model, part), thresholds, APART[: len(part)])[0] for part in rows.split([1, 3])
+    ]
     for name, tensor in whole.items():
         torch.testing.assert_close(tensor, parts[0][name] + parts[1][name], rtol=1e-4, atol=1e-6)
 
@@ -132,9 +139,9 @@ def test_another_record_does_not_change_what_a_record_contributes():
     """The transformers loss over a batch divides by all its tokens, which couples records; ours does not."""
     model, rows = MODELS["llama, LoRA"](), records()
     gradients = RecordGradients(model, parameter_groups(trained(model), "flat"))
-    _, before = gradients.clipped(losses_of(model, rows), [1.0])
+    _, before = gradients.clipped(losses_of(model, rows), [1.0], APART)
     rows[3, 1:] = 7
-    _, after = gradients.clipped(losses_of(model, rows), [1.0])
+    _, after = gradients.clipped(losses_of(model, rows), [1.0], APART)
     torch.testing.assert_close(before[:3], after[:3])
     assert not torch.allclose(before[3], after[3])
 
@@ -142,9 +149,9 @@ def test_another_record_does_not_change_what_a_record_contributes():
 def test_a_record_that_is_not_finite_contributes_nothing():
     model, rows = MODELS["llama, LoRA"](), records()
     gradients = RecordGradients(model, parameter_groups(trained(model), "flat"))
-    expected, _ = gradients.clipped(losses_of(model, rows[1:]), [0.5])
+    expected, _ = gradients.clipped(losses_of(model, rows[1:]), [0.5], APART[1:])
     losses = losses_of(model, rows) * torch.tensor([math.inf, 1, 1, 1])
-    sums, norms = gradients.clipped(losses, [0.5])
+    sums, norms = gradients.clipped(losses, [0.5], APART)
     assert not norms[0].isfinite().any() and norms[1:].isfinite().all()
     for name, tensor in sums.items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-4, atol=1e-6)
@@ -154,7 +161,7 @@ def test_automatic_clipping_brings_every_record_close_to_its_threshold():
     model, rows = MODELS["llama, LoRA"](), records()
     gradients = RecordGradients(model, parameter_groups(trained(model), "flat"))
     for row in rows:
-        sums, norms = gradients.clipped(losses_of(model, row[None]), [2.0], automatic=True)
+        sums, norms = gradients.clipped(losses_of(model, row[None]), [2.0], APART[:1], automatic=True)
         size = math.sqrt(sum(float(x.square().sum()) for x in sums.values()))
         assert size == pytest.approx(2.0 * float(norms) / (float(norms) + 0.02), rel=1e-4) and size < 2.0
 
@@ -163,8 +170,8 @@ def test_layers_that_mix_records_are_refused():
     model, rows = MODELS["gpt2, tied"](), records()
     gradients = RecordGradients(model, parameter_groups(trained(model), "flat"))
     logits = model(input_ids=rows, use_cache=False).logits  # GPT-2 looks up positions once for all rows
-    with pytest.raises(ConfigError, match="saw 1 rows for 4 losses"):
-        gradients.clipped(logits.square().mean((1, 2)), [1.0])
+    with pytest.raises(ConfigError, match="does not keep records apart"):
+        gradients.clipped(logits.square().mean((1, 2)), [1.0], APART)
 
 
 def test_a_parameter_that_takes_no_part_is_refused():
@@ -173,7 +180,7 @@ def test_a_parameter_that_takes_no_part_is_refused():
         RecordGradients(model, [("model.missing",)])
     gradients = RecordGradients(model, [("model.embed_tokens.weight",), ("lm_head.weight",)])
     with pytest.raises(ConfigError, match="took no part"):
-        gradients.clipped(model.model(input_ids=rows).last_hidden_state.sum((1, 2)), [1.0, 1.0])
+        gradients.clipped(model.model(input_ids=rows).last_hidden_state.sum((1, 2)), [1.0, 1.0], APART)
 
 
 def test_groups_by_name():

@@ -1,14 +1,38 @@
+"""Private runs through `llmrl train`'s own loop."""
+
 import json
+import math
+import os
+import signal
 
 import pytest
+import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 from llmrl.cli import app
-from llmrl.commands.private_run import CANARIES, LEDGER, plan_of, train_privately
-from llmrl.errors import ConfigError, RunFolderError
+from llmrl.compose import resolve
+from llmrl.errors import ConfigError, LlmrlError, RunFolderError
+from llmrl.privacy import build
+from llmrl.privacy.build import CANARIES, LEDGER, plan_of
 from llmrl.privacy.ledger import LedgerError, load_ledger
+from llmrl.privacy.randomness import SeededSource
 from llmrl.settings.load import parse_recipe
+from llmrl.start import run
+from llmrl.train.checkpoint import digest, folder_of
+from llmrl.train.log import Log
 from tests.tiny import random_model, save_model
+
+PUBLIC = {
+    "kind",
+    "step",
+    "lr",
+    "grad_norm",
+    "update/skipped",
+    "privacy/sigma",
+    "privacy/spent",
+    "privacy/threshold_mean",
+}
 
 
 @pytest.fixture(scope="module")
@@ -16,81 +40,190 @@ def source(tmp_path_factory):
     return str(save_model(tmp_path_factory.mktemp("model"), random_model("llama")))
 
 
-def data(source, folder, **privacy):
+def data(source, folder, steps=3, **privacy):
     return {
         "name": "private", "runs_dir": str(folder), "seed": 3,
-        "model": {"path": source, "max_length": 200, "lora": {"r": 2, "alpha": 4}},
+        "model": {"path": source, "max_length": 136, "lora": {"r": 2, "alpha": 4}, "dtype": "float32"},
         "data": {"source": "addition", "args": {"low": 2, "high": 30}, "limit": 40, "max_prompt_tokens": 120},
-        "reward": {"exact": {"name": "llmrl.rewards.exact_number:ExactNumber"}},
-        "algo": {"name": "sft"}, "rollout": {"max_tokens": 16},
-        "train": {"steps": 3, "lr": 1e-3, "save_every": 2},
+        "algo": {"name": "sft", "normalize": "sequence"}, "rollout": {"max_tokens": 16},
+        "train": {"steps": steps, "lr": 1e-3, "save_every": 2, "tokens_per_microbatch": 256, "threads": 1},
         "eval": {"data": {"n": 6}},
-        "privacy": {"epsilon": 8, "delta": 1e-3, "expected_batch": 5, "groups": "pair", "canaries": 12, **privacy},
+        "privacy": {"epsilon": 8, "delta": 1e-3, "expected_batch": 5, "groups": "pair", **privacy},
     }  # fmt: skip
 
 
-def trained(source, folder, **privacy):
-    recipe = parse_recipe(data(source, folder, **privacy))
-    return recipe, train_privately(recipe, source, resume=False, say=lambda metrics: None)
+def trained(recipe, **how):
+    return run(recipe, resolve(recipe), console=Console(quiet=True), **how).summary
 
 
-def test_reinforcement_learning_is_refused_with_the_reason(source, tmp_path):
-    said = data(source, tmp_path) | {"algo": {"name": "grpo"}}
-    with pytest.raises(ConfigError, match="one record's gradient depend on others"):
-        parse_recipe(said)
-    with pytest.raises(ConfigError, match="counts_share"):
-        parse_recipe(data(source, tmp_path, controller="quantile"))
+def rows_of(recipe, kind="train"):
+    lines = [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == kind]
+
+
+class Known(SeededSource):
+    """Seeded draws that pass for secret ones, so that runs can be compared."""
+
+    secure = True
+
+
+def test_what_cannot_be_private_is_refused_with_the_reason(source, tmp_path):
+    def refused(says, **changes):
+        with pytest.raises(ConfigError, match=says):
+            parse_recipe(data(source, tmp_path) | changes)
+
+    refused("one record's gradient depend on others", algo={"name": "grpo"}, reward={"x": {"name": "a:b"}})
+    refused("drawn once, used once", train={"steps": 3, "lr": 1e-3, "epochs": 2})
+    refused("packed rows", model={"path": source, "max_length": 136, "forward": "packed"})
+    refused("counts_share", privacy={"epsilon": 8, "delta": 1e-3, "controller": "quantile"})
+    refused("planned beforehand", privacy={"epsilon": 8, "delta": 1e-3, "sigma_decay": 0.5, "mode": "adaptive"})
 
 
 def test_a_run_claims_its_target_and_leaves_public_numbers_only(source, tmp_path):
-    recipe, (outcome, summary) = trained(source, tmp_path)
-    assert outcome.steps == 3 and summary["epsilon"] == 8 and summary["privacy_status"] == "guaranteed"
+    recipe = parse_recipe(data(source, tmp_path, canaries=12))
+    summary = trained(recipe)
+    assert summary["status"] == "finished" and summary["completed_steps"] == 3
+    assert summary["epsilon"] == 8 and summary["privacy_status"] == "guaranteed" and summary["unit"] == "row"
     ledger = load_ledger(recipe.run_dir / LEDGER)
-    assert ledger.paid == 3 and ledger.terms.unit == "row" and ledger.epsilon() == 8
-    lines = [json.loads(line) for line in (recipe.run_dir / "metrics.jsonl").read_text().splitlines()]
-    public = {"kind", "step", "lr", "privacy/sigma", "privacy/spent", "privacy/threshold_mean", "privacy/update_norm",
-              "privacy/probe_loss"}  # fmt: skip
-    assert len(lines) == 3 and all(set(line) == public for line in lines)
+    assert ledger.paid == 3 and ledger.epsilon() == 8
+    assert len(rows_of(recipe)) == 3 and all(set(row) == PUBLIC for row in rows_of(recipe))
+    assert {"eval/loss", "eval/n"} <= set(rows_of(recipe, "eval")[0])
     files = {file.name for file in recipe.run_dir.iterdir()}
-    assert files == {"recipe.yaml", "metrics.jsonl", "summary.json", LEDGER, CANARIES, "private", "policy"}
+    assert {"checkpoints", LEDGER, CANARIES} <= files and "rollouts" not in files
+    held = {file.name for file in folder_of(recipe.run_dir, 3).iterdir()}
+    assert held == {"policy", "optimizer.safetensors", "controller.safetensors", "state.json", "manifest.json"}
+
+    with pytest.raises(LlmrlError):
+        trained(recipe)  # a finished run is not begun again
+    before = (recipe.run_dir / LEDGER).read_text()
+    assert trained(recipe, resume=True)["completed_steps"] == 3
+    assert (recipe.run_dir / LEDGER).read_text() == before
 
     found = json.loads(CliRunner().invoke(app, ["privacy", "audit", str(recipe.run_dir), "--candidates", "10"]).stdout)
-    assert found["claimed_epsilon"] == 8 and 0 <= found["epsilon_lower_bound"] < 8
+    assert found["epsilon"] == 8 and 0 <= found["epsilon_lower_bound"] < 8
     for attack in ("loss", "reference", "min_k"):
         interval = found[attack]["auc"]
         assert 0 <= interval["low"] <= interval["value"] <= interval["high"] <= 1
     assert all(0 <= value <= 4 for value in found["exposure"])  # log2 of 11 candidates is 3.5
 
-
-def test_a_finished_run_is_not_begun_again_and_a_resumed_one_pays_no_more(source, tmp_path):
-    recipe, _ = trained(source, tmp_path, controller="quantile", counts_share=0.05)
-    with pytest.raises(RunFolderError, match="holds a private run"):
-        train_privately(recipe, source, resume=False, say=lambda metrics: None)
-    before = (recipe.run_dir / LEDGER).read_text()
-    outcome, _ = train_privately(recipe, source, resume=True, say=lambda metrics: None)
-    assert outcome.steps == 3 and (recipe.run_dir / LEDGER).read_text() == before
+    with pytest.raises(RunFolderError, match="promises other terms"):
+        trained(parse_recipe(data(source, tmp_path, canaries=12, epsilon=80)), resume=True)
     (recipe.run_dir / LEDGER).write_text(before.replace('"steps": 3', '"steps": 2'))
     with pytest.raises(LedgerError):
-        train_privately(recipe, source, resume=True, say=lambda metrics: None)
+        trained(recipe, resume=True)
 
 
-def test_raw_state_is_called_heuristic(source, tmp_path):
-    _, (outcome, summary) = trained(source, tmp_path, state="raw", controller="random")
-    assert summary["privacy_status"] == "heuristic" and summary["epsilon"] is None and outcome.steps == 3
+def test_a_resumed_run_equals_one_that_was_never_stopped(source, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SecureSource", lambda: Known(5))
+    more = {"steps": 4, "controller": "quantile", "counts_share": 0.05}
+    whole, halves = (parse_recipe(data(source, tmp_path / name, **more)) for name in ("whole", "halves"))
+    trained(whole)
+    original = Log.step
+
+    def stops(self, state, metrics, clock):
+        if state.step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return original(self, state, metrics, clock)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "step", stops)
+        assert trained(halves)["status"] == "interrupted"
+    assert load_ledger(halves.run_dir / LEDGER).paid == 2
+    assert trained(halves, resume=True)["status"] == "finished"
+    assert rows_of(halves) == rows_of(whole)
+    assert digest(folder_of(halves.run_dir, 4)) == digest(folder_of(whole.run_dir, 4))
+    ledgers = [load_ledger(recipe.run_dir / LEDGER) for recipe in (halves, whole)]
+    assert ledgers[0].entries == ledgers[1].entries
+
+
+def test_a_killed_run_pays_again_for_what_was_lost_and_draws_other_noise(source, tmp_path, monkeypatch):
+    recipe = parse_recipe(data(source, tmp_path, steps=5))
+    original, lost = Log.step, []
+
+    def dies(self, state, metrics, clock):
+        if state.step == 2:
+            lost.append(dict(metrics))
+            raise KeyboardInterrupt  # after step 3 was paid for and made, before any checkpoint of it
+        return original(self, state, metrics, clock)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Log, "step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe)
+    assert load_ledger(recipe.run_dir / LEDGER).paid == 3
+    summary = trained(recipe, resume=True)
+    # Five steps were planned and one of them was lost: four are left in the model, and the run ends as finished.
+    assert (summary["status"], summary["completed_steps"], summary["paid"]) == ("finished", 4, 5)
+    ledger = load_ledger(recipe.run_dir / LEDGER)
+    assert [(entry.first, entry.steps) for entry in ledger.entries] == [(0, 3), (2, 2)]
+    assert rows_of(recipe)[2]["grad_norm"] != lost[0]["grad_norm"]
+
+
+def test_all_of_the_model_is_trained_as_one_record_at_a_time_would(source, tmp_path, monkeypatch):
+    """Full fine-tuning, with the output layer: without noise and with a wide threshold a step is that of plain SFT."""
+
+    class Everyone(Known):
+        def uniform(self, size, *, step, name):
+            return torch.zeros(size, dtype=torch.float64)
+
+        def normal(self, size, *, step, name):
+            return torch.zeros(size)
+
+    monkeypatch.setattr(build, "SecureSource", lambda: Everyone(0))
+    shared = {"expected_batch": 5, "threshold": 50.0, "groups": "flat"}
+    made = data(source, tmp_path, steps=2, **shared)
+    made["model"]["lora"], made["data"]["limit"] = None, 10
+    private = parse_recipe(made)
+    trained(private)
+    plain = parse_recipe(
+        {name: part for name, part in made.items() if name != "privacy"}
+        | {"name": "plain", "rollout": {"max_tokens": 16, "prompts_per_step": 10}}
+    )
+    trained(plain)
+    # Adam does not see that the sums are divided by the expected batch here and by the records there.
+    from safetensors.torch import load_file
+
+    ours, theirs = (load_file(folder_of(r.run_dir, 2) / "policy" / "model.safetensors") for r in (private, plain))
+    start = load_file(f"{source}/model.safetensors")
+    for name, tensor in theirs.items():
+        moved, expected = ours[name] - start[name], tensor - start[name]
+        assert float((moved - expected).norm()) <= 0.02 * float(expected.norm()) + 1e-7, name
+
+
+def test_a_user_with_many_rows_is_one_record(source, tmp_path):
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"{n} + 1 =", "completion": str(n + 1), "user": f"u{n % 8}"} for n in range(30)]
+    file.write_text("\n".join(json.dumps(row) for row in rows))
+    made = data(source, tmp_path, unit="user", rows_per_unit=2, expected_batch=4, state="raw", controller="random")
+    made["data"] = {"source": str(file), "max_prompt_tokens": 120}
+    made["eval"] = {"data": {"source": "addition", "args": {"low": 2, "high": 30}, "n": 4}}
+    recipe = parse_recipe(made)
+    summary = trained(recipe)
+    ledger = load_ledger(recipe.run_dir / LEDGER)
+    assert ledger.terms.q == 0.5 and ledger.terms.unit == "user" and summary["completed_steps"] == 3
+    assert summary["privacy_status"] == "heuristic" and summary["epsilon"] is None  # because of state: raw
+    assert ledger.epsilon() == math.inf
+
+
+def test_a_learning_controller_steers_the_noise_within_the_budget(source, tmp_path):
+    recipe = parse_recipe(data(source, tmp_path, steps=6, controller="sac", mode="adaptive", warm_up=2))
+    summary = trained(recipe)
+    ledger = load_ledger(recipe.run_dir / LEDGER)
+    assert ledger.share <= 1 and summary["completed_steps"] == ledger.paid
+    sigmas = {row["privacy/sigma"] for row in rows_of(recipe)}
+    assert len(sigmas) > 2 and "knob/sigma" in rows_of(recipe)[1]
 
 
 def test_a_falling_schedule_costs_no_more_than_the_target(source, tmp_path):
-    recipe = parse_recipe(data(source, tmp_path, sigma_decay=0.5) | {"train": {"steps": 20, "lr": 1e-3}})
+    recipe = parse_recipe(data(source, tmp_path, steps=20, sigma_decay=0.5))
     _, terms = plan_of(recipe, records=100)
     assert terms.sigmas[0][0] > terms.sigmas[-1][0] and terms.steps == 20
     with pytest.raises(ConfigError, match="more than all"):
         plan_of(recipe, records=3)
 
 
-def test_the_plan_is_printed_and_plain_training_points_to_the_private_command(tmp_path):
+def test_the_plan_is_printed():
     shown = CliRunner().invoke(app, ["plan", "recipes/private/sft.yaml"])
     assert shown.exit_code == 0, shown.output
     for word in ("guaranteed", "epsilon 4 at delta 0.0001", "q = 0.032", "epsilon by rdp"):
         assert word in " ".join(shown.output.split())
-    refused = CliRunner().invoke(app, ["train", "recipes/private/sft.yaml"])
-    assert refused.exit_code != 0 and "llmrl privacy train" in str(refused.exception)

@@ -114,7 +114,7 @@ class FSDP2Updater:
             list(self._masters.values()), lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
         )
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
         """Add the gradients of `loss` to this rank's shards; every rank must call it equally often."""
         with collective():
             loss.backward()

@@ -111,7 +111,7 @@ class ZeROUpdater:
         )
         return list(found)
 
-    def backward(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
         """Add the gradients of `loss`; every rank must call it equally often."""
         with collective():
             self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
