@@ -13,7 +13,6 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -166,13 +165,17 @@ def _prepared(recipe: Recipe, base: str, parts: Mapping[str, Parts], runner: Run
             told = {"name": stage.title, "kind": stage.kind, "started_from": source}
             summary, done = _trained(own, mine, runner, problems, stage=stage.title, more=told)
             if done:
-                world.on_main(lambda: _leave_policy(own.run_dir, summary["completed_steps"]))
+                world.on_main(lambda: _leave_policy(own, summary["completed_steps"]))
         return world.on_main(lambda: summary["completed_steps"]), done
 
     return train_from
 
 
-def _leave_policy(folder: Path, step: int) -> None:
+def _leave_policy(recipe: Recipe, last: int) -> None:
+    """A finished stage's model: with train.best the best saved policy, else the last."""
+    folder = recipe.run_dir
+    best = read_state(folder_of(folder, last)).best_step if recipe.train.best else None
+    step = last if best is None else best
     leave_model(folder, partial(shutil.copytree, folder_of(folder, step) / "policy"), drop="checkpoints")
 
 

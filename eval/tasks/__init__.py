@@ -16,6 +16,7 @@ TASKS = {
     "amc23": "competition_math:AMC23",
     "aqua": "aqua:TASK",
     "arithmetic": "generated:ARITHMETIC",
+    "chains": "generated:CHAINS",
     "countdown": "countdown:TASK",
     "countdown_easy": "countdown:EASY",
     "countdown_generated": "generated:COUNTDOWN",

@@ -40,6 +40,9 @@ PROGRAMS = replace(
     temperature=1.0,
     top_p=1.0,
 )
+CHAINS = replace(
+    ADDITION, name="chains", source=Generated(generator="chains", count=200), max_tokens=64, temperature=0.7
+)
 COUNTDOWN = replace(
     ADDITION,
     name="countdown_generated",

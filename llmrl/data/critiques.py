@@ -51,7 +51,7 @@ def filled(template: str, **texts: str) -> str:
 
 
 def chains(
-    seed: int, index: int, *, part: Part = "question", steps: int = 2, low: int = 10, high: int = 99, wrong: float = 0.5,
+    seed: int, index: int, *, part: Part = "question", steps: int = 2, low: int = 2, high: int = 20, wrong: float = 0.5,
     mix: tuple[int, int, int] = (1, 1, 1), critic: str = CRITIC, refine_with: str = REFINE,
 ) -> dict[str, Any]:  # fmt: skip
     """One row of `part`: `steps` additions and subtractions of numbers in low..high, no result below 0.
@@ -76,7 +76,7 @@ def chains(
         return row
     if kind == "draft":
         return {**row, "completion": solution(chain)}
-    bad = _first_wrong(rng, chain) if rng.random() < wrong else None
+    bad = _mistake(rng, chain) if rng.random() < wrong else None
     draft = solution(
         chain if bad is None else _continued(chain[: bad[0]], bad[1], chain[bad[0]][:3], chain[bad[0] + 1 :])
     )
@@ -105,6 +105,34 @@ def critique(chain: list[Step], bad: int | None) -> str:
     return "\n".join([*lines, f"Correctness of the final answer: {'Correct' if bad is None else 'Wrong'}"])
 
 
+def chain_of(text: str) -> list[Step]:
+    """The right steps of the question in `text`.
+
+    >>> chain_of("Compute 47 + 38 - 19 step by step.")
+    [(47, '+', 38, 85), (85, '-', 19, 66)]
+    """
+    question = text.partition("Compute ")[2].partition(" step by step.")[0].split()
+    chain: list[Step] = []
+    value = int(question[0])
+    for op, number in zip(question[1::2], map(int, question[2::2]), strict=True):
+        result = value - number if op == "-" else value + number
+        chain.append((value, op, number, result))
+        value = result
+    return chain
+
+
+def first_wrong(chain: list[Step], draft: str) -> int | None:
+    """The number of the first step of `draft` that is not that of `chain`; None if it is all right.
+
+    >>> chain = chain_of("Compute 47 + 38 - 19 step by step.")
+    >>> first_wrong(chain, "47 + 38 = 85\\n85 - 19 = 64\\nThe answer is 64"), first_wrong(chain, solution(chain))
+    (1, None)
+    """
+    wanted, given = solution(chain).splitlines(), draft.strip().splitlines()
+    wrong = next((place for place, line in enumerate(wanted) if given[place : place + 1] != [line]), None)
+    return None if wrong is None else min(wrong, len(chain) - 1)
+
+
 def _problem(rng: Random, steps: int, low: int, high: int) -> tuple[list[int], list[Step]]:
     numbers = [rng.randint(low, high) for _ in range(steps + 1)]
     chain: list[Step] = []
@@ -117,7 +145,7 @@ def _problem(rng: Random, steps: int, low: int, high: int) -> tuple[list[int], l
     return numbers, chain
 
 
-def _first_wrong(rng: Random, chain: list[Step]) -> tuple[int, int]:
+def _mistake(rng: Random, chain: list[Step]) -> tuple[int, int]:
     """(number of a step, a wrong result for it): off by one in one of its digits, or by a little."""
     place = rng.randrange(len(chain))
     right = chain[place][3]

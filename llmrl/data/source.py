@@ -11,6 +11,7 @@ from typing import Any, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from llmrl.data import attempts
 from llmrl.data.files import is_file_source, read_files, top_folder
 from llmrl.data.generators import GENERATORS, RawRow, is_generator
 from llmrl.data.gym import PREFIX, gym_rows
@@ -36,6 +37,8 @@ def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> l
     """
     if is_generator(config.source):
         return _generated(config, seed)
+    if config.source.startswith(attempts.PREFIX):
+        return _attempts(config, seed)
     if config.args and not is_programming(config.source) and (is_file_source(config.source) or "/" in config.source):
         raise DataError(
             f"data.args={config.args} are knobs of a generator, and {config.source!r} is none; set data.args={{}}"
@@ -45,6 +48,16 @@ def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> l
         raise DataError(f"{config.source} holds no rows")
     _check_ids(rows)
     return _drawn(rows, config, seed)
+
+
+def _attempts(config: DataConfig, seed: int) -> list[Row]:
+    """Attempts with known correctness; see llmrl/data/attempts.py."""
+    if unknown := set(config.args) - {"balance"}:
+        raise DataError(f"data.args of {config.source}: {nearest(unknown.pop(), ['balance'])}")
+    plain = config.model_copy(update={"source": config.source.removeprefix(attempts.PREFIX), "args": {}})
+    whole = plain.model_copy(update={"limit": None, "shuffle": False})
+    rows = load_rows(whole, seed=seed, shape=attempts.attempt_record)
+    return _drawn(attempts.balanced(rows, seed=seed) if config.args.get("balance") else rows, config, seed)
 
 
 def held_out_config(held_out: EvalDataConfig, train: DataConfig) -> DataConfig:
@@ -180,7 +193,7 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
         guess = f" (did you mean {close!r}?)" if close else ""
         raise DataError(
             f"unknown data source {config.source!r}{guess}: it may be a generator ({', '.join(GENERATORS)}), "
-            "a .jsonl, .json or .parquet file, or a hub id such as org/name"
+            "a .jsonl, .json or .parquet file, attempts:file, or a hub id such as org/name"
         )
     for place, default_id, record in records:
         record = shape(record, place) if shape else record

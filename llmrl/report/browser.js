@@ -18,7 +18,7 @@ function matches(row) {
   if (found.step !== null && row.step !== found.step) return false;
   if (!found.query) return true;
   const [id, prompt, answer] = prompts[row.prompt];
-  return [row.text, prompt, answer, id, row.reason, row.error, row.statusReason].some((text) => text && text.toLowerCase().includes(found.query));
+  return [row.text, prompt, answer, id, row.reason, row.error, row.statusReason, ...Object.values(row.told || {})].some((text) => text && text.toLowerCase().includes(found.query));
 }
 
 // The text with what was searched for marked, as nodes.
@@ -103,6 +103,7 @@ function show(row) {
       fact('advantage', row.advantage === undefined ? 'none' : fmt(row.advantage)), Object.entries(row.parts || {}).map(([name, value]) => fact(name, fmt(value)))),
     ...shown('Prompt', prompt), ...(images.length ? [h('div', { class: 'images' }, pictures)] : []), ...shown('Expected answer', answer),
     h('h3', {}, 'Completion'), h('pre', { class: 'completion', dir: 'auto', css: tint(row.advantage) }, row.text ? marked(row.text) : h('span', { class: 'muted' }, '(empty)')),
+    ...Object.entries(row.told || {}).flatMap(([name, text]) => shown(`${name[0].toUpperCase()}${name.slice(1)}`, text)),
     ...shown('Why this reward', row.reason), ...shown('Reward failed', row.error, 'problem'), ...shown('Rollout ended', row.statusReason, 'problem'), ...siblings(row),
     h('h3', {}, 'Details'), h('div', { class: 'facts small' }, fact('step', String(row.step)), fact('prompt', id), fact('sample', String(row.sample || 0)), fact('sampled tokens', String(row.tokens || 0)),
       row.logprob === undefined ? null : fact('mean log-prob', fmt(row.logprob)), fact('policy version', [...new Set(row.versions)].join(' to ')),

@@ -129,6 +129,7 @@ def row_of(sample: Sample, prompt: int) -> dict[str, Any]:
         "score": rounded(sample.score),
         "parts": {name: rounded(value) for name, value in sample.parts.items()},
         "reason": clipped(sample.score_reason, MAX_TEXT),
+        "told": {name: clipped(text, MAX_TEXT) for name, text in sample.told.items()},
         "error": clipped(sample.score_error, MAX_TEXT),
         "flags": list(sample.flags),
         "advantage": rounded(sample.advantage, 4),

@@ -55,6 +55,7 @@ def sample_panel(sample: Sample) -> Panel:
     """One completion in a frame whose colour is the sign and size of its advantage."""
     style = advantage_style(sample.advantage)
     body: list[Text] = [Text(visible(sample.text) or "(empty)", style=style if sample.text else "dim italic")]
+    body += [Text.assemble((f"{visible(name)}: ", "dim"), visible(text)) for name, text in sample.told.items()]
     facts = [f"{name} {number(value)}" for name, value in sample.parts.items()]
     facts += [f"{sample.sampled} tokens"]
     if sample.mean_logprob is not None:

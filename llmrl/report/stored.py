@@ -9,7 +9,7 @@ import json
 import re
 import struct
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,9 @@ ROLLOUT_FILE = re.compile(r"^step-(\d+)\.parquet$")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One stored trajectory, as a reader sees it. `mean_logprob` is the sampler's, in nats per sampled token."""
+    """One stored trajectory, as a reader sees it. `mean_logprob` is the sampler's, in nats per sampled token; `told` are the
+    texts that an environment kept beside the completion (a draft, what another model made of it).
+    """
 
     step: int
     prompt_id: str
@@ -41,6 +43,7 @@ class Sample:
     advantage: float | None
     sampled: int
     mean_logprob: float | None
+    told: Mapping[str, str] = field(default_factory=dict)
     images: tuple[Path, ...] = ()  # PNG files named by their hash, in the order in which the prompt shows them
 
 
@@ -88,6 +91,7 @@ def read_samples(file: Path, *, step: int) -> list[Sample]:
             sampled=sampled[i],
             mean_logprob=mean_logprobs[i],
             images=tuple(file.parent / MEDIA / f"{name}.png" for name in row.get("media") or () if HASH.match(name)),
+            told=_told(row.get("info"), str(row.get("text") or "")),
         )
         for i, row in enumerate(rows)
     ]
@@ -145,6 +149,12 @@ def _flat(table: Any, name: str) -> tuple[Any, Any]:
     lists = table.column(name).combine_chunks()
     offsets = np.concatenate([[0], np.cumsum(lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False))])
     return lists.flatten().to_numpy(zero_copy_only=False), offsets.astype(np.int64)
+
+
+def _told(text: str | None, own: str) -> dict[str, str]:
+    """The texts of a row's `info` that are not its own completion again."""
+    found = json.loads(text or "{}").items()
+    return {str(name): value for name, value in found if isinstance(value, str) and value.strip() and value != own}
 
 
 def _parts(text: str | None) -> dict[str, float | None]:

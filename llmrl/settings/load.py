@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from llmrl.errors import ConfigError
 from llmrl.nearest import closest, nearest
-from llmrl.settings.base import with_base
+from llmrl.settings.base import BASE, with_base
 from llmrl.settings.explain import explain
 from llmrl.settings.recipe import Recipe
 
@@ -113,8 +113,11 @@ def dump_recipe(recipe: Recipe) -> str:
 
 
 def recipe_schema() -> str:
-    """JSON Schema of recipes, for editors."""
-    return json.dumps(Recipe.model_json_schema(), indent=2)
+    """JSON Schema of recipes, for editors. A recipe with a `base` may leave sections out."""
+    schema = Recipe.model_json_schema()
+    schema["properties"][BASE] = {"type": "string", "description": "a recipe that this one starts from"}
+    whole = {"required": schema.pop("required")}
+    return json.dumps(schema | {"if": {"not": {"required": [BASE]}}, "then": whole}, indent=2)
 
 
 def recipes_folder() -> Path:

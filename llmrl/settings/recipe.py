@@ -66,6 +66,11 @@ class TrainConfig(Section):
     save_every: PositiveInt = Field(20, description="steps between checkpoints; the last step is always saved")
     keep_last: PositiveInt = Field(2, description="checkpoints kept")
     keep_best: bool = Field(True, description="also keep the checkpoint with the best held-out accuracy")
+    best: str = Field(
+        "",
+        description="held-out metric that says which evaluation is best, instead of eval/accuracy (a minus before it: less "
+        "is better); a stage then hands its best saved policy on, not its last",
+    )
     deterministic: bool = Field(True, description="bit-for-bit repeatable and resumable; costs time on GPUs")
     threads: NonNegativeInt = Field(0, description="CPU threads of the trainer; 0 takes every core it may use")
 
@@ -362,6 +367,10 @@ class Recipe(Section):
             )
         if self.train.patience and not self.eval.every:
             raise ValueError(f"train.patience={self.train.patience} counts evaluations during training; set eval.every")
+        if self.train.best and not self.train.keep_best:
+            raise ValueError(
+                f"train.best={self.train.best} with train.keep_best=false: that checkpoint would be removed"
+            )
         if self.train.warmup_steps > self.train.steps:
             raise ValueError(
                 f"train.warmup_steps={self.train.warmup_steps} is more than train.steps={self.train.steps}: the learning "

@@ -43,8 +43,8 @@ class TrainState:
     step: int
     metrics_bytes: int
     skipped_in_a_row: int = 0
-    accuracy: float | None = None  # on the held-out problems, if they were measured at this step
-    best: float | None = None  # the highest accuracy among saved steps
+    accuracy: float | None = None  # on the held-out problems, or what train.best names, if measured at this step
+    best: float | None = None  # the highest of them among saved steps
     best_step: int | None = None
     knobs: dict[str, float] = field(default_factory=dict)  # hyper-parameters that a controller has set
     ended: str = ""  # why the run ended before its last step, if it did by its own rules

@@ -57,18 +57,23 @@ def held_out(
         names = world.gather([one[0].prompt.id for one in episodes])
         if world.main:
             store_outcomes(recipe.run_dir, version, dict(zip(names, (row[0] for row in rows), strict=True)))
+        parts = averages(world.gather([parts_of(one) for one in episodes]))
         solved, count = sum(row[0] for row in rows), len(rows)
         low, high = interval(solved, count)
         found = benchmarks(engine, world, version) if benchmarks else {}
-        return found | {
-            "eval/accuracy": solved / count,
-            "eval/low": low,
-            "eval/high": high,
-            "eval/n": count,
-            "eval/errored": sum(row[1] for row in rows) / count,
-            "eval/length_mean": sum(row[2] for row in rows) / count,
-            "eval/truncated": sum(row[3] is StatusKind.TRUNCATED for row in rows) / count,
-        }
+        return (
+            found
+            | {f"eval/reward/{name}": value for name, value in parts.items()}
+            | {
+                "eval/accuracy": solved / count,
+                "eval/low": low,
+                "eval/high": high,
+                "eval/n": count,
+                "eval/errored": sum(row[1] for row in rows) / count,
+                "eval/length_mean": sum(row[2] for row in rows) / count,
+                "eval/truncated": sum(row[3] is StatusKind.TRUNCATED for row in rows) / count,
+            }
+        )
 
     return evaluate
 
@@ -78,6 +83,24 @@ def store_outcomes(run: Path, step: int, solved: Mapping[str, bool]) -> None:
     file = run / "evals" / f"step-{step:06d}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(json.dumps({"id": name, "solved": done}) + "\n" for name, done in solved.items()))
+
+
+def parts_of(episode: Sequence[Trajectory]) -> dict[str, float]:
+    """The parts of an episode's outcome and its flags (1.0 each)."""
+    scores = episode[-1].scores[-1:]
+    flags = {f"flag/{flag}": 1.0 for score in scores for flag in score.flags}
+    return {name: value for score in scores for name, value in score.parts.items()} | flags
+
+
+def averages(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The mean of each name over the rows that have it; of a flag over all rows.
+
+    >>> averages([{"a": 1.0, "flag/x": 1.0}, {}])
+    {'a': 1.0, 'flag/x': 0.5}
+    """
+    names = sorted({name for row in rows for name in row})
+    count = {name: len(rows) if name.startswith("flag/") else sum(name in row for row in rows) for name in names}
+    return {name: sum(row.get(name, 0.0) for row in rows) / count[name] for name in names}
 
 
 def held_out_loss(models: Models, rows: Sequence[Trajectory]) -> Callable[[int], dict[str, float]]:

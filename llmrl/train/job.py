@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from llmrl.batch import Algorithm, Batch, Controller
+from llmrl.errors import ConfigError
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.store import rollouts_file, write_rollouts
 from llmrl.settings.recipe import Recipe
@@ -128,7 +129,25 @@ def evaluated(job: Job, state: TrainState) -> TrainState:
     with clock("eval"):
         metrics = job.rollouts.run(lambda: evaluate(state.step))
     metrics |= engine_health(job) | {"time/eval": clock.seconds()["time/eval"]}
-    return job.log.evaluation(state, metrics)
+    job.log.evaluation(state, metrics)
+    return replace(state, accuracy=judged_by(metrics, job.recipe.train.best))
+
+
+def judged_by(metrics: Mapping[str, Any], best: str) -> float | None:
+    """What an evaluation is compared with others by: the metric that train.best names, or else the accuracy, if any.
+
+    Raises ConfigError for a metric that the evaluation has not.
+
+    >>> judged_by({"eval/accuracy": 0.5, "eval/loss": 2.0}, "-eval/loss")
+    -2.0
+    """
+    name = best.removeprefix("-")
+    if not best:
+        return metrics.get("eval/accuracy")
+    if name not in metrics:
+        known = ", ".join(sorted(metric for metric in metrics if metric.startswith("eval/")))
+        raise ConfigError(f"train.best={best} is no held-out metric here; there are {known}")
+    return float(metrics[name]) * (1 if name == best else -1)
 
 
 def out_of_time(job: Job) -> str:
@@ -143,20 +162,21 @@ def out_of_patience(job: Job) -> str:
     patience = job.recipe.train.patience
     if patience is None:
         return ""
-    waited = job.world.on_main(lambda: since_best(read_metrics(job.recipe.run_dir)))
+    waited = job.world.on_main(lambda: since_best(read_metrics(job.recipe.run_dir), job.recipe.train.best))
     if waited < patience:
         return ""
     return f"no better evaluation in the last {waited} (train.patience={patience})"
 
 
-def since_best(rows: Sequence[Mapping[str, Any]]) -> int:
-    """How many evaluations among the `rows` of metrics.jsonl came after the best: by accuracy, or by loss without one.
+def since_best(rows: Sequence[Mapping[str, Any]], best: str = "") -> int:
+    """How many evaluations among the `rows` of metrics.jsonl came after the best: by train.best, else by accuracy, or by
+    loss without one.
 
     >>> since_best([{"kind": "eval", "eval/accuracy": a} for a in (0.1, 0.3, 0.2, 0.3)])
     2
     """
     evals = [row for row in rows if row["kind"] == "eval"]
-    scores = [row["eval/accuracy"] if "eval/accuracy" in row else -row["eval/loss"] for row in evals]
+    scores = [judged_by(row, best if best or "eval/accuracy" in row else "-eval/loss") or 0.0 for row in evals]
     return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
 

@@ -110,8 +110,8 @@ class Log:
         numbers = f"{first}length {metrics['length/mean']:.1f}  {loss}  grad {metrics['grad_norm']:.2f}  {pace}"
         return numbers, numbers if self._wide else f"{first or loss + '  '}{pace}"
 
-    def evaluation(self, state: TrainState, metrics: dict[str, float]) -> TrainState:
-        """Record an evaluation of the held-out problems; returns the state with its accuracy noted."""
+    def evaluation(self, state: TrainState, metrics: dict[str, float]) -> None:
+        """Record an evaluation of the held-out problems."""
         self._append("eval", state.step, metrics)
         self.doing(f"step {state.step + 1}")
         accuracy, loss = metrics.get("eval/accuracy"), metrics.get("eval/loss")
@@ -127,7 +127,6 @@ class Log:
         if self._main:
             for text in told:
                 self._console.print(f"{self._stage}step {state.step}: {text}", highlight=False)
-        return replace(state, accuracy=accuracy)
 
     def doing(self, what: str) -> None:
         """What takes time from now on; while it does, a line now and then says so."""

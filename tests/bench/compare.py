@@ -110,16 +110,22 @@ def runs(folder: Path, model: str, *, seeds: int | None = None) -> Iterator[Run]
 
 
 def train(run: Run) -> bool:
-    """Start, resume or skip `run`; True if it is finished then. Its output goes to a log beside its folder."""
-    summary = run.folder / "summary.json"
+    """Start, resume or skip `run`; True if it is finished then."""
+    return train_recipe(RECIPES / f"{run.method}.yaml", run.folder, run.changes)
+
+
+def train_recipe(recipe: Path, folder: Path, changes: Sequence[str]) -> bool:
+    """Start, resume or skip the run of `recipe` in `folder`; True if it is finished then. Its output goes to a log beside
+    the folder, what it cost into cost.json.
+    """
+    summary = folder / "summary.json"
     if summary.is_file() and json.loads(summary.read_text())["status"] == "finished":
         return True
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if (run.folder / "recipe.yaml").is_file() else []
-    recipe = RECIPES / f"{run.method}.yaml"
-    command = [sys.executable, "-m", "llmrl", "train", str(recipe), *run.changes, *resume]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    resume = ["--resume"] if (folder / "recipe.yaml").is_file() else []
+    command = [sys.executable, "-m", "llmrl", "train", str(recipe), *changes, *resume]
     begin = time.monotonic()
-    with run.folder.with_suffix(".log").open("ab") as log:
+    with folder.with_suffix(".log").open("ab") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         try:
             _, status, usage = os.wait4(process.pid, 0)
@@ -127,14 +133,14 @@ def train(run: Run) -> bool:
             process.terminate()  # it finishes its step, saves and ends
             process.wait()
             raise
-    code = os.waitstatus_to_exitcode(status)
-    file = run.folder / "cost.json"
+    code = process.returncode = os.waitstatus_to_exitcode(status)
+    file = folder / "cost.json"
     cost = json.loads(file.read_text()) if file.is_file() else {"wall_s": 0.0, "peak_gib": 0.0}
     cost["wall_s"] += time.monotonic() - begin
     cost["peak_gib"] = max(cost["peak_gib"], usage.ru_maxrss / 2**20)
-    if run.folder.is_dir():
+    if folder.is_dir():
         file.write_text(json.dumps(cost))
-    print(f"{run.folder.name}: exit code {code} after {time.monotonic() - begin:.0f} s", flush=True)
+    print(f"{folder.name}: exit code {code} after {time.monotonic() - begin:.0f} s", flush=True)
     return code == 0
 
 
