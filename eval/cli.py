@@ -64,6 +64,11 @@ def run(
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
     checkpoints: Annotated[str | None, typer.Option(help="of a run: all, or steps: 50,100 (default: the last)")] = None,
+    env: Annotated[
+        list[str] | None,
+        typer.Option(help="play an environment instead: name, recipe, or '{name: ..., args: ...}'; may be repeated"),
+    ] = None,
+    levels: Annotated[int, typer.Option(help="with --env: levels of each", min=1)] = 100,
     restart: Annotated[bool, typer.Option("--restart", help="throw earlier results of the same --out away")] = False,
 ) -> None:
     """Evaluate models: llmrl eval --model smollm2-135m --tasks gsm8k,math500 --samples 8. Stopped, it resumes."""
@@ -76,6 +81,13 @@ def run(
 
         if not model:
             raise EvalError("no model; give --model with a folder, a hub id, a catalog name or a run")
+        if env:
+            if tasks:
+                raise EvalError("--env and --tasks are two evaluations; run them one after the other")
+            _agents(
+                model, env, out, levels, samples, seed, temperature, max_tokens, max_length, engine, dtype, checkpoints
+            )
+            return
         options = Options(
             samples=samples,
             temperature=temperature,
@@ -109,6 +121,24 @@ def run(
                 model, names, out=out, options=options, checkpoints=checkpoints, progress=progress, say=_say
             )
         _show(done)
+
+
+def _agents(
+    model: list[str], env: list[str], out: Path | None, levels: int, samples: int | None, seed: int,
+    temperature: float | None, max_tokens: int | None, max_length: int | None, engine: str, dtype: str,
+    checkpoints: str | None,
+) -> None:  # fmt: skip
+    """Models in environments: a table, and filmstrips in the report."""
+    from llmrl.eval.agents import AgentOptions, agents_table, evaluate_agents
+
+    options = AgentOptions(
+        levels=levels, samples=samples or 1, seed=seed, temperature=temperature or 0.0, max_tokens=max_tokens or 128,
+        max_length=max_length, engine=_one_of("engine", engine, "vllm", "hf", "native"), dtype=dtype,
+    )  # fmt: skip
+    folder = out or Path("evals") / "agents"
+    found = evaluate_agents(model, env, out=folder, options=options, checkpoints=checkpoints, say=_say)
+    _print_markdown(agents_table(found))
+    _say(f"wrote {folder}/agents.json, report.md and report.html")
 
 
 @app.command()

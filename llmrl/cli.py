@@ -17,6 +17,7 @@ from llmrl.commands import checks, runs
 from llmrl.commands import recipes as recipe_commands
 from llmrl.commands.chat import chat
 from llmrl.commands.compare import compare
+from llmrl.commands.envs import envs_app
 from llmrl.commands.export import export
 from llmrl.commands.launch import launch
 from llmrl.commands.models import models_app
@@ -52,6 +53,7 @@ app.command("hash")(runs.hash_)
 app.command()(runs.replay)
 app.command()(recipe_commands.recipes)
 app.command()(recipe_commands.schema)
+app.add_typer(envs_app, name="envs")
 app.add_typer(models_app, name="models")
 app.add_typer(checks.rewards_app, name="rewards")
 app.add_typer(privacy_app, name="privacy")

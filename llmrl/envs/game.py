@@ -78,7 +78,7 @@ class Played:
     drawn: random.Random = field(init=False)
 
     def __post_init__(self) -> None:
-        self.drawn = random.Random(self.seed)
+        self.drawn = random.Random(f"{self.seed} actions")  # not the draws that made the level
 
     def start(self) -> Observation:
         """The rules as a system message, which every window of the conversation keeps, and the first state."""

@@ -10,7 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from tests.durability.driver import POINTS
+from tests.durability.driver import EPISODE_POINTS, POINTS
 from tests.durability.harness import (
     CASES,
     Case,
@@ -28,7 +28,7 @@ KILLS_PER_RUN = 4
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--cases", nargs="*", default=[*CASES, "points"], help="default: all")
+    parser.add_argument("--cases", nargs="*", default=[*CASES, "points", "episode-points"], help="default: all")
     parser.add_argument("--kills", type=int, default=KILLS_PER_RUN, help="random kills per case")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     arguments = parser.parse_args()
@@ -39,8 +39,8 @@ def main() -> None:
         for name in arguments.cases:
             draw = random.Random(f"{arguments.seed}/{name}")
             work = Path(folder) / name
-            if name == "points":
-                found, good = at_points(work, model)
+            if name.endswith("points"):
+                found, good = at_points(work, model, name=name)
             else:
                 found, good = at_random(work, model, CASES[name], kills=arguments.kills, draw=draw)
             print(json.dumps({"case": name, "kills": found, "equal": good}), flush=True)
@@ -69,15 +69,18 @@ def at_random(folder: Path, model: Path, case: Case, *, kills: int, draw: random
     return struck, equal
 
 
-def at_points(folder: Path, model: Path) -> tuple[int, int]:
-    """One run, killed once at every place of `POINTS`."""
-    case = replace(CASES["float32"], name="points", changes={"train.steps": 60})
+def at_points(folder: Path, model: Path, *, name: str = "points") -> tuple[int, int]:
+    """One run, killed once at every place of `POINTS`, or of `EPISODE_POINTS` for name="episode-points"."""
+    if name == "points":
+        case, points = replace(CASES["float32"], name=name, changes={"train.steps": 60}), POINTS
+    else:
+        case, points = replace(CASES["episodes"], name=name), EPISODE_POINTS
     expected = finished(write_recipe(folder / "whole", model, case.changes), case)
     recipe = write_recipe(folder / "killed", model, case.changes)
-    for point in POINTS:
+    for point in points:
         print(f"  {point}", flush=True)
         killed_at(point, recipe)
-    return len(POINTS), len(POINTS) * (_ended(recipe, case) == expected)
+    return len(points), len(points) * (_ended(recipe, case) == expected)
 
 
 def _ended(recipe: Path, case: Case) -> Result:

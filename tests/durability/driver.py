@@ -44,6 +44,16 @@ POINTS = (
     "before llmrl.start:write_summary 1",
 )
 
+# The same for a run of episodes: kills while an episode is being played.
+EPISODE_POINTS = (
+    "before llmrl.envs.host:Hosted.answer 2",  # episodes have started, nobody has answered
+    "after llmrl.rollout.episodes:_round 5",  # between two turns
+    "before llmrl.envs.host:Hosted.answer 17",
+    "after llmrl.rollout.episodes:_apply 40",  # some environments of a turn have answered
+    "before llmrl.rollout.episodes:_row 90",
+    "before llmrl.train.job:write_rollouts 2",
+)
+
 
 def die() -> NoReturn:
     """What the out-of-memory killer does."""

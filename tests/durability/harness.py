@@ -38,6 +38,11 @@ class Case:
     processes: int = 1
 
 
+EPISODES = {
+    "data": {"source": "episodes", "max_prompt_tokens": 60, "limit": 30},
+    "model.max_length": 200,
+    "reward": {},
+}
 CASES = {
     case.name: case
     for case in (
@@ -90,6 +95,23 @@ CASES = {
                 "algo.name": "dapo",
                 "rollout.dynamic_sampling": {"max_rounds": 2},
                 "reward.letters.name": "tests.durability.rewards:mostly_letters",
+            },
+        ),
+        Case(
+            name="episodes",  # several turns in worker processes, a value head, cut episodes that bootstrap
+            changes={
+                **EPISODES,
+                "algo": {"name": "vl_dac", "kl_coef": 0.05},
+                "critic": {"hidden": [16], "stop_gradient": True, "warmup_steps": 2},
+                "env": {"name": "guess", "args": {"high": 9}, "turns": 3, "workers": 1},
+            },
+        ),
+        Case(
+            name="episodes-stale",
+            changes={
+                **EPISODES,
+                "env": {"name": "tests.durability.rewards:Slow", "turns": 4, "memory": "window(1)", "isolated": False},
+                "rollout.max_staleness": 1,
             },
         ),
         Case(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import time
 
-from llmrl.types import Score, Trajectory
+from llmrl.envs.protocol import Turn
+from llmrl.types import Completion, Observation, Score, Trajectory
 
 
 def share_of_letters(trajectory: Trajectory) -> Score:
@@ -67,3 +68,19 @@ def outcome_of_letters(trajectory: Trajectory) -> Score:
     share = share_of_letters(trajectory).value or 0.0
     outcome = 3 if share > 0.9 else 2 if share > 0.6 else 1 if share > 0.3 else 0
     return Score(value=(-1.0, -0.6, -0.3, 1.0)[outcome], parts={"outcome": float(outcome)})
+
+
+class Slow:
+    """An environment that takes its time, so that kills come in the middle of an episode; it pays for letters."""
+
+    def __init__(self, prompt: object, seed: int) -> None:
+        self.turns = 0
+
+    def start(self) -> Observation:
+        return Observation.of("write letters")
+
+    def act(self, completion: Completion) -> Turn:
+        time.sleep(0.01)
+        self.turns += 1
+        share = sum(c.isascii() and c.isalnum() for c in completion.text) / max(1, len(completion.text))
+        return Turn(reward=share, next=Observation.of("more") if share > 0.3 else None, info={"success": share > 0.5})

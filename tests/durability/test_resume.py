@@ -39,6 +39,12 @@ def test_kills_at_the_rare_moments_leave_no_trace(tmp_path: Path, tiny_model: Pa
 
 
 @pytest.mark.slow
+def test_kills_in_the_middle_of_an_episode_leave_no_trace(tmp_path: Path, tiny_model: Path) -> None:
+    kills, equal = at_points(tmp_path, tiny_model, name="episode-points")
+    assert kills == equal == 6
+
+
+@pytest.mark.slow
 def test_the_comparison_can_fail(tmp_path: Path, tiny_model: Path) -> None:
     case = CASES["float32"]
     one = finished(write_recipe(tmp_path / "one", tiny_model, {"train.steps": 3}), case)

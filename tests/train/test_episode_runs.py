@@ -76,6 +76,28 @@ def test_episodes_train_resume_and_replay(memory, tmp_path, tiny_model):
     assert replay(whole.run_dir, step=2, recipe=whole, algo=parts.algo, sources=parts.sources).reproduced
 
 
+@pytest.mark.parametrize(
+    "algo",
+    [
+        {"name": "vl_dac", "kl_coef": 0.1, "thought_weight": 0.5},
+        {"name": "rl4vlm"},
+        {"name": "loop"},
+    ],
+    ids=lambda algo: algo["name"],
+)
+def test_agents_in_a_game_train_and_resume_bit_for_bit(algo, tmp_path, tiny_model):
+    env = {"name": "numberline", "args": {"high": 3, "invalid": "random"}, "memory": "window(1)"}
+    critic = {} if algo["name"] == "loop" else {"critic": {"hidden": [16], "stop_gradient": True, "warmup_steps": 1}}
+    sections = {"algo": algo, **critic}
+    whole = recipe(tmp_path / "whole", tiny_model, env=env, **sections)
+    rows = trained(whole)
+    assert all(row["flag/invalid_action"] > 0.5 for row in rows)  # a random model writes no JSON
+    half = recipe(tmp_path / "half", tiny_model, env=env, steps=2, **sections)
+    trained(half)
+    trained(half.model_copy(update={"train": whole.train}), resume=True)
+    assert digest(checkpoints(half.run_dir)[-1]) == digest(checkpoints(whole.run_dir)[-1])
+
+
 @pytest.mark.vllm
 def test_vllm_and_the_native_engine_play_the_same_episodes_at_temperature_0(tmp_path, tiny_model):
     found = {}
@@ -96,3 +118,16 @@ def test_the_recipes_of_environments_parse_and_find_theirs(name):
 
     found = load_recipe(recipes_folder() / name / "grpo.yaml")
     assert found.env is not None and found.env.name == name and check_environment(found.env).startswith("llmrl.envs.")
+
+
+@pytest.mark.parametrize("name", ["numberline", "ezpoints", "minigrid", "textworld", "miniworld"])
+def test_the_recipes_of_agents_parse_and_their_environments_take_their_arguments(name, monkeypatch):
+    from llmrl.algos.build import build_algorithm
+    from llmrl.envs import PACKAGES
+    from llmrl.envs.build import check_environment
+
+    for key in PACKAGES:  # arguments are checked whether the package is there or not
+        monkeypatch.setitem(PACKAGES, key, ("json", ""))
+    found = load_recipe(recipes_folder() / "agents" / name / "vl_dac.yaml")
+    assert found.env is not None and check_environment(found.env).startswith("llmrl.envs.")
+    assert build_algorithm(found.algo).needs.values and found.critic.stop_gradient

@@ -1,0 +1,76 @@
+"""Demonstrations of a game: what a supervised start learns from, the form of an answer and nothing of how to win.
+
+Each row is one state, as the policy would see it, and an answer with a possible action drawn at random; with `thoughts` the
+answer first says the state in words, so that a model that is shown pictures learns to read them.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmrl.atomic import replacing, write_text
+from llmrl.envs.build import check_environment
+from llmrl.envs.game import Played
+from llmrl.errors import ConfigError
+from llmrl.importing import load
+from llmrl.seeding import key
+from llmrl.settings.env import EnvConfig
+from llmrl.types import Completion, Observation, Prompt, Status
+
+
+def demonstrations(config: EnvConfig, *, seed: int, thoughts: bool) -> Iterator[tuple[Observation, str]]:
+    """Endlessly (what the policy sees, an answer), episode after episode. Raises ConfigError for what is no game."""
+    make = load(check_environment(config))
+    for number in range(2**62):
+        own = key(seed, "demonstrations", number)
+        environment = make(prompt=Prompt(id=f"demo/{number}", tokens=(), text=""), seed=own, **config.args)
+        if not isinstance(environment, Played):
+            raise ConfigError(f"env.name={config.name} has no list of actions to demonstrate; write your own examples")
+        draw, shown = random.Random(f"{own} actions"), environment.start()  # not the draws that made the level
+        rules = shown.messages[0]
+        for _ in range(config.turns):
+            game = environment.game
+            action = draw.choice(list(game.actions))
+            said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
+            answer = json.dumps({**said, "action": action}, ensure_ascii=False)
+            messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
+            yield Observation(messages=messages, media=shown.media), answer
+            turn = environment.act(Completion(tokens=(), logprobs=(), text=answer, status=Status.done()))
+            if turn.next is None or turn.truncated:
+                break
+            shown = turn.next
+        environment.close()
+
+
+def write_demonstrations(config: EnvConfig, file: Path, *, rows: int, seed: int = 0, thoughts: bool = True) -> Path:
+    """A .jsonl file of `rows` different examples for an sft stage, its pictures in a folder beside it."""
+    lines: dict[str, None] = {}
+    pictures = file.with_suffix("")
+    misses = 0
+    for shown, answer in demonstrations(config, seed=seed, thoughts=thoughts):
+        turns = [{"role": m["role"], "content": _text(m["content"])} for m in shown.messages]
+        row: dict[str, Any] = {"messages": [*turns, {"role": "assistant", "content": answer}]}
+        for item in shown.media:
+            pictures.mkdir(parents=True, exist_ok=True)
+            path = pictures / f"{item.hash}.png"
+            if not path.exists():
+                with replacing(path) as partial:
+                    partial.write_bytes(item.data)
+            row.setdefault("images", []).append(f"{pictures.name}/{path.name}")
+        line = json.dumps(row, ensure_ascii=False)
+        misses = misses + 1 if line in lines else 0
+        lines[line] = None
+        if len(lines) == rows or misses > 2000:  # a small game has only so many states
+            break
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_text(file, "".join(f"{line}\n" for line in lines))
+    return file
+
+
+def _text(content: Any) -> str:
+    """A message's words; data rows have their pictures in a column of their own."""
+    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
