@@ -41,7 +41,7 @@ def run(
     system: Annotated[str | None, typer.Option(help="system message (chat mode)")] = None,
     template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
-    engine: Annotated[str, typer.Option(help="vllm or hf")] = "vllm",
+    engine: Annotated[str, typer.Option(help="vllm or hf; with --env also native")] = "vllm",
     engines: Annotated[int | None, typer.Option(help="engines side by side (default: one per GPU)", min=1)] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")
