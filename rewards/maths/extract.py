@@ -59,13 +59,17 @@ _NEGATED_AFTER = re.compile(
     r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)", re.IGNORECASE
 )
 _UNSURE = re.compile(
-    r"\b(?:do|can|could|am|is)(?: not|n't|not) (?:know|tell|determine|be determined|sure|say|solve|find)\b"
+    r"\b(?:do|can|could|am|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
+    r"|finish|decide|figure|see how|compute)\b"
     r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\bnot enough information\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"(?<![0-9])\.(?=\s|$)|\.(?=\s+[A-Z])|\.\s*$|\n\s*\n|[!?](?=\s+[A-Z]|\s*$)")
 _SENTENCES = re.compile(
     r"(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<=[.!?])\s+|\n|;|\bbut\b(?<!not)", re.IGNORECASE
+)
+_TAKEN_BACK = re.compile(
+    r",\s*(?:which|but (?:this|that|it))\s+(?:is|was|can|must|seems)\s*(?:n't|not|wrong|incorrect|false|impossible)"
 )
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 # What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
@@ -231,6 +235,8 @@ def _after_marker(rest: str) -> Extracted:
         and without_denials(sentence) == sentence
     ):
         return Extracted(None, "the answer is negated")
+    if _TAKEN_BACK.search(sentence):
+        return Extracted(None, "the answer is taken back")
     sentence = without_denials(sentence).strip()
     while lead := _LEAD.match(sentence):
         sentence = sentence[lead.end() :]

@@ -45,7 +45,7 @@ _UNICODE = {
     "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
     "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":",
     "；": ";",
-    "＝": "=", "∶": ":", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ",
+    "＝": "=", "∶": ":", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ", "¢": r"\text{ cents}",
 }  # fmt: skip
 _GREEK = {
     chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower() + " "
@@ -135,7 +135,9 @@ _REMARK = re.compile(
 _UNIT_FRACTION = re.compile(
     r"\\frac\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}\s*\}\s*\{\s*\\(?:text|mathrm)\s*\{([^{}]*)\}(?:\^\{?(\d)\}?)?\s*\}"
     r"|\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}(?:\s|~|\\cdot|\\[,;: ])*\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}\s*\^\s*\{\s*-(\d)\s*\}"
+    r"|\\(?:text|mathrm)\s*\{\s*(\w+)\s*(?:\s|~|\\cdot|\\[,;: ])\s*(\w+)\s*\^\s*\{?\s*-(\d)\s*\}?\s*\}"
 )
+_UNIT_IN_BRACKETS = re.compile(r"(?<=[\d}])\s*\(\s*([a-zA-Z]{1,12}(?:\^\d)?)\s*\)$")
 _CHOSEN = re.compile(r"(?:\{\}\s*|(?<![\w)}\]]))[\^_]\{?(\d+)\}?\s*([CP])\s*_\{?(\d+)\}?")
 
 
@@ -146,7 +148,9 @@ def _chosen(match: re.Match[str]) -> str:
 
 
 def _per(match: re.Match[str]) -> str:
-    top, bottom, power = match.group(1, 2, 3) if match[1] else match.group(4, 5, 6)
+    top, bottom, power = (
+        match.group(1, 2, 3) if match[1] else match.group(4, 5, 6) if match[4] else match.group(7, 8, 9)
+    )
     return f"\\text{{{top}/{bottom}{f'^{power}' if power and power != '1' else ''}}}"
 
 
@@ -286,6 +290,7 @@ def clean(text: str) -> str:
     text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
     text = _CHOSEN.sub(_chosen, text)
     text = _REMARK.sub("", text)
+    text = _UNIT_IN_BRACKETS.sub(lambda m: f" \\text{{{m[1]}}}" if m[1] in UNITS and len(m[1]) > 1 else m[0], text)
     text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)

@@ -19,14 +19,15 @@ _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} |
 }
 _UNIT = "|".join(sorted((re.escape(name) for name in UNITS if len(name) < 12 and name != "in"), key=len, reverse=True))
 NUMBER = re.compile(
-    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?)"
+    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?)"
     rf"(?:[€£¢]|(?:{_UNIT})(?:/[a-z]{{1,3}})?(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
 # Words by which a sentence does not commit to what it names, wherever they stand in it.
 DOUBT = re.compile(
     r"not\b|n't|\b(?:none|neither|nor|never|cannot|except|wrong|incorrect|maybe|perhaps|possibly|might|could|either"
     r"|if [^,]*\bwere|suppos\w+|assum\w+|contradict\w+|guess\w*|estimat\w+|unless|unsure|doubt\w*|instead of"
-    r"|hints?|hinted|claims?|claimed|rumou?r\w*)\b",
+    r"|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told|too (?:big|large|small|high|low|many|few|much|little)"
+    r"|fails?|impossible|out of time)\b",
     re.IGNORECASE,
 )
 _CITED = (
@@ -63,6 +64,12 @@ _STATES = re.compile(
     r"\s*[*$(]*$",
     re.IGNORECASE,
 )
+# Anna has 12 and Ben has 36; when x = 36 this fails.
+_PARALLEL = re.compile(
+    r"\d[^.;=]{0,40}?\b(?:and|while|but|whereas)\s+(?!so\b|thus\b|then\b|therefore\b|hence\b|the total|together|altogether)"
+    r"[A-Za-z']+(?:\s+[A-Za-z']+)?\s+(?:has|have|had|is|are|was|were|gets?|got)\s*[$*]*$"
+)
+_TRIED = re.compile(r"\b(?:when|if|for|at|try|let|suppose|with)\s+\$?\w+\s*=\s*$", re.IGNORECASE)
 _COMPUTED = re.compile(r"[=≈]\s*[*$(]*$")
 _ASIDE = re.compile(
     r"\b(?:in|after|for|of|out of|of the|per|from|with|at|over|on|to make|and|by|than|between)(?: the)?$", re.IGNORECASE
@@ -183,6 +190,10 @@ def stated(sentence: str) -> str | None:
 def _says(before: str, said: str, after: str, *, others: bool) -> bool:
     """Whether the words around a number or a maths span let it stand as the answer."""
     computed = _COMPUTED.search(before) is not None
+    if others and _PARALLEL.search(before) and not _SUBORDINATE.match(before):
+        return False
+    if computed and _TRIED.search(before):
+        return False
     if _OPERAND.search(after) or (_COMPARED.search(after) and not computed) or not re.search(r"\d|\\[a-z]|=", said):
         return False
     if re.search(r"\bthan or equal to\W*$", before):
@@ -200,7 +211,8 @@ def _measured(before: str, said: str, after: str, *, others: bool) -> bool:
     """Up by 100%, for $12, in 3 hours: what a preposition may introduce and still be the answer."""
     if re.search(r"\b(?:up|down|increased?|decreased?|rose|fell|grew|shrank|\w+ed|\w+s) by\s*$", before):
         return said.endswith("%")
-    if others or not (found := re.search(r"\b(in|after|for)\s*$", before)):
+    if others or not (found := re.search(r"\b(in|after|for|at|by)\s*$", before)):
         return False
-    price = found[1] == "for" and (said[0] in "$€£" or re.match(r"\s*(?:dollars|cents|euros)\b", after))
-    return bool(price or _TIME.match(after))
+    if found[1] == "for":
+        return said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
+    return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)

@@ -146,7 +146,7 @@ def canonical_unit(phrase: str) -> str | None:
     if phrase.strip() in UNITS:
         return UNITS[phrase.strip()]
     text = phrase.strip().strip(".").replace("-", " ").replace("²", "^2").replace("³", "^3")
-    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"(?<=[a-z]) (?:to|that|which|who|for|in|on) [a-z ]+$", "", re.sub(r"\s+", " ", text))
     if not text or len(text) > 60 or not re.fullmatch(r"[A-Za-z°€¢/ ^0-9.]+", text):
         return None
     if text in UNITS:
