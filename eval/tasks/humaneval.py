@@ -15,9 +15,10 @@ from llmrl.eval.task import Question, Source, Task, identity, text
 CODE_TEMPERATURE = 0.8  # the paper's for pass@100; 0.2 for pass@1
 
 
-def _given(prompt: str, entry_point: str) -> str:
+def _given(prompt: str, solution: str, entry_point: str) -> str:
     """The imports and finished functions of a prompt: what its test may use beside the function that is asked for."""
-    body = ast.parse(prompt).body
+    lines = prompt.count("\n") + 1
+    body = [n for n in ast.parse(prompt + solution).body if n.end_lineno is not None and n.end_lineno < lines]
     kept = [n for n in body if isinstance(n, (ast.Import, ast.ImportFrom)) or getattr(n, "name", "") != entry_point]
     return ast.unparse(ast.Module(kept, [])) if any(isinstance(n, ast.FunctionDef) for n in kept) else ""
 
@@ -28,7 +29,7 @@ def read(row: Mapping[str, Any], number: int) -> Question:
     columns = {
         "prompt": text(row, "prompt"),
         "entry_point": entry_point,
-        "setup": _given(text(row, "prompt"), entry_point),
+        "setup": _given(text(row, "prompt"), text(row, "canonical_solution"), entry_point),
         "tests": [f"{text(row, 'test')}\ncheck({entry_point})"],
     }
     answer = text(row, "prompt") + text(row, "canonical_solution")
