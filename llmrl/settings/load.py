@@ -73,7 +73,7 @@ def parse_recipe(data: dict[str, Any], *, where: str = "recipe") -> Recipe:
 
 # What a resumed run may do differently: how long, how often it looks and saves, and on how much machine.
 MAY_CHANGE = ("description", "runs_dir", "limits.", "tracking.", "eval.every", "eval.tasks", "eval.data_dir",
-              "train.steps", "train.max_hours",
+              "train.steps", "train.max_hours", "train.log_",
               "train.patience", "train.save_every", "train.keep_", "train.backend", "train.threads",
               "rollout.verify_", "rollout.isolated", "rollout.kv_cache_gib", "rollout.gpu_memory",
               "rollout.stall_timeout_s", "rollout.start_timeout_s", "rollout.placement", "rollout.servers.",

@@ -54,6 +54,7 @@ class TrainConfig(Section):
     stop_kl: PositiveFloat | None = Field(
         None, description="end a rollout's updates when the policy is this far from its start, nats per token"
     )
+    log_completions: NonNegativeInt = Field(4, description="completions of a step that trackers (tracking.to) get")
     max_hours: PositiveFloat | None = Field(
         None, description="end after this long, evaluated and saved; counted anew after a resume"
     )

@@ -91,6 +91,7 @@ def store(job: Job, step: int, trajectories: Sequence[Trajectory], batch: Batch,
         if job.world.main:
             rows, advantages = zip(*everyone, strict=True)
             write_rollouts(rollouts_file(job.recipe.run_dir, step), rows, advantages)
+            job.log.completions(step, rows, advantages)
     return [trajectory for trajectory, _ in everyone]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState
 from llmrl.train.clock import Clock
+from llmrl.train.completions import log_completions
 from llmrl.train.folder import Metrics
 from llmrl.train.world import World
+from llmrl.types import Trajectory
 
 SILENCE_S = 30.0  # longest time without a word
 ESTIMATE_AFTER = 2  # steps; the first is slower than the others
@@ -56,6 +59,7 @@ class Log:
             self._stage.rstrip(": ") or recipe.name, total=recipe.train.steps, completed=state.step, numbers="starting"
         )
         self._steps = recipe.train.steps
+        self._shown = recipe.train.log_completions
         self._first = state.step
         self._doing, self._since, self._count = "starting", time.monotonic(), ""
         self._evaluation: TaskID | None = None
@@ -152,6 +156,11 @@ class Log:
                 self._console.print(
                     f"{self._doing}: {seconds:.0f} s so far{self._count}", markup=False, highlight=False
                 )
+
+    def completions(self, step: int, rows: Sequence[Trajectory], advantages: Sequence[float | None]) -> None:
+        """Some of a step's completions for the trackers, as many as `train.log_completions` says."""
+        if self._tracker is not None:
+            log_completions(self._tracker.trackers, step, rows, advantages, self._shown)
 
     def say(self, text: str) -> None:
         if self._main:
