@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from llmrl.conformance.algorithms import algorithms, check_algorithm
 from llmrl.conformance.control import check_control
+from llmrl.conformance.control_family import check_family
 from llmrl.conformance.functions import check_function, subjects
 from llmrl.conformance.packed import check_packed
 from llmrl.conformance.plain import check_plain, plain_subjects
@@ -40,6 +41,6 @@ def run(seeds: Iterable[int] = range(5), *, outside: Mapping[str, Callable[..., 
     )
     by_forward = (finding for seed in seeds for finding in check_packed(seed))
     by_privacy = (finding for seed in seeds for finding in check_privacy(seed))
-    by_control = (finding for seed in seeds for finding in check_control(seed))
+    by_control = (finding for seed in seeds for check in (check_control, check_family) for finding in check(seed))
     kinds = (by_function, by_value, by_algorithm, by_forward, by_privacy, by_control)
     return [result for findings in kinds for result in summarise(findings)]

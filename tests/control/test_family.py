@@ -8,6 +8,9 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from llmrl.conformance.control_family import check_family
+from llmrl.conformance.report import summarise
+from llmrl.control import gmorl, pmoe, rlpd, srl, symphony
 from llmrl.control.agent import SAC
 from llmrl.control.config import Actions, SACConfig, benchmark
 from llmrl.control.gbrl import BoostedActorCritic, BoostedConfig
@@ -242,3 +245,30 @@ def test_our_update_on_pendulum_is_stable_baselines3s_loss_for_loss():
     inside = action.abs()[:, 0] < 0.99
     torch.testing.assert_close(squashed_logprob(mean, log_std, u)[inside], logprob[inside], atol=1e-3, rtol=1e-3)
     assert benchmark().batch_size == model.batch_size and benchmark().tau == model.tau
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "wrong", "caught"),
+    [
+        (symphony, "fading_weights", lambda n: torch.ones(n), ("fading_weights", "definition")),
+        (pmoe, "count_idle", lambda weights, idle: idle + 1, ("count_idle", "definition")),
+        (rlpd, "offline_rows", lambda size, share: int(size * share), ("offline_rows", "definition")),
+        (
+            srl,
+            "frequency_averaged_score",
+            lambda x: sum(x.values()) / len(x),
+            ("frequency_averaged_score", "definition"),
+        ),
+        (gmorl, "histogram", lambda v, e: np.histogram(v, e)[0] / len(v), ("histogram", "definition")),
+        (gmorl, "pareto_front", lambda points: points[:1], ("pareto_front", "definition")),
+        (gmorl, "hypervolume", lambda points, low: float(np.prod(points[0] - low)), ("hypervolume", "row order")),
+    ],
+)
+def test_conformance_passes_and_catches_a_wrong_function(monkeypatch, module, name, wrong, caught):
+    def failures():
+        results = summarise(finding for seed in range(5) for finding in check_family(seed))
+        return {(result.name, result.check) for result in results if not result.passed}
+
+    assert failures() == set()
+    monkeypatch.setattr(module, name, wrong)
+    assert caught in failures()
