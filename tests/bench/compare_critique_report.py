@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
@@ -106,9 +107,9 @@ def line(title: str, seeds: int, questions: Sequence[Sequence[Row]], tokens: flo
     delta = interval([[float(row[1]) - float(row[0]) for row in rows] for rows in questions], bounds=(-1.0, 1.0))
     judged = [[float(row[2] == ("correct" if row[0] else "wrong")) for row in rows] for rows in questions]
     dis = interval(judged) if seeds else "–"
-    shares = [f"{100 * metrics[name]:.1f}" for name in ("wrong_to_correct", "correct_to_wrong")]
-    classes = [f"{100 * metrics[f'acc_dis_on_{name}']:.1f}" if seeds else "–" for name in ("correct", "wrong")]
-    malformed = f"{100 * metrics['malformed']:.1f}" if seeds else "–"
+    shares = [percent(metrics[name]) for name in ("wrong_to_correct", "correct_to_wrong")]
+    judgement = [metrics[name] for name in ("acc_dis_on_correct", "acc_dis_on_wrong", "malformed")]
+    *classes, malformed = [percent(value) if seeds else "–" for value in judgement]
     cells = [
         title,
         str(seeds or "–"),
@@ -121,6 +122,11 @@ def line(title: str, seeds: int, questions: Sequence[Sequence[Row]], tokens: flo
         f"{tokens:.0f}" if tokens else "–",
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def percent(share: float) -> str:
+    """One decimal; a dash where nothing was counted."""
+    return "–" if math.isnan(share) else f"{100 * share:.1f}"
 
 
 def plain(title: str, questions: Sequence[Sequence[float]], tokens: float) -> str:

@@ -17,6 +17,7 @@ from llmrl.train.checkpoint import checkpoints, digest
 from llmrl.train.folder import read_metrics
 from llmrl.train.job import judged_by, since_best
 from tests.envs.test_critique import ask
+from tests.eval.test_endpoint import server  # noqa: F401
 from tests.train.test_episode_runs import recipe as episodes_recipe
 from tests.train.test_episode_runs import settings_as_before, trained  # noqa: F401
 
@@ -108,6 +109,19 @@ def test_the_policy_without_its_adapter_is_a_partner(tmp_path, tiny_model):
     assert with_adapter.answers(asked) != found[0]
     for partner in partners.values():
         partner.close()
+
+
+def test_a_server_is_a_partner(tmp_path, tiny_model, server):  # noqa: F811
+    url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    made = recipe(tmp_path, tiny_model, stages=[], engines={"actor": {"urls": [url], "model": "served"}})
+    policy = load_policy(made.model, source=str(tiny_model), device=torch.device("cpu"), seed=0)
+    (partner,) = open_partners(made, {}, policy, rank=0).values()
+    first = policy.tokenizer("<|user|>")["input_ids"][0]
+    asked = ask("Hm", max_tokens=9, temperature=0.5, samples=2)
+    assert partner.answers([(asked, 1)]) == [(f"said {first}", f"said {first}")]
+    bodies = server.bodies
+    assert [body["temperature"] for body in bodies] == [0.5, 0.5] and bodies[0]["seed"] != bodies[1]["seed"]
+    partner.close()
 
 
 @pytest.mark.parametrize(
