@@ -60,6 +60,9 @@ app.add_typer(privacy_app, name="privacy")
 app.command()(checks.doctor)
 app.command()(checks.conformance)
 
+# OpenMP's threads wait for work by spinning, by default for so long that beside another process every operation waits for
+# them: on two busy cores a small layer ran 8 times as often with these (tests/bench/README.md).
+BRIEF_WAITS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 EXIT_MISSING_FILE = 2  # a path on the command line or in the recipe: the user's to mend
 
 
@@ -67,6 +70,8 @@ def main() -> None:
     """Entry point: errors that are the user's to mend are one message and an exit code, not a traceback."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name, value in BRIEF_WAITS.items():  # read when torch is imported
+        os.environ.setdefault(name, value)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # a recipe may name a reward or an algorithm in a file beside it
     try:

@@ -166,13 +166,22 @@ def _value(values: Mapping[str, Any], name: str, where: str) -> Any:
 
 def _chat_text(tokenizer: Any, turns: tuple[Message, ...]) -> str:
     """A prompt that ends in an assistant's turn is continued, any other is answered."""
+    from jinja2 import TemplateError
+
     unfinished = turns[-1]["role"] == "assistant"
-    text: str = tokenizer.apply_chat_template(
-        [dict(turn) for turn in turns],
-        tokenize=False,
-        add_generation_prompt=not unfinished,
-        continue_final_message=unfinished,
-    )
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(turn) for turn in turns],
+            tokenize=False,
+            add_generation_prompt=not unfinished,
+            continue_final_message=unfinished,
+        )
+    except TemplateError as error:
+        roles = ", ".join(str(turn["role"]) for turn in turns)
+        raise DataError(
+            f"the tokenizer's chat template refuses a conversation of the roles {roles}: {error}; a template without "
+            "system messages wants data.system in data.template instead"
+        ) from error
     return text
 
 

@@ -31,7 +31,54 @@ def open_causal_lm(source: str | Path, dtype: torch.dtype) -> tuple[Any, list[st
     model = load_lm(source, dtype=dtype, **how)
     if left := [name for name, module in model.named_modules() if _dropout(module) > 0]:
         raise ConfigError(f"{source} trains with dropout ({left[0]} and others), which its config.json cannot turn off")
+    notes.append(_savable(model, str(source)))
     return model, [note for note in notes if note]
+
+
+def _savable(model: Any, source: str) -> str:
+    """Make the generation config one that transformers agrees to save; what was changed, in words."""
+    config = model.generation_config
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True  # sampling settings without it are refused when a checkpoint is written
+        return f"the generation config of {source} has sampling settings without do_sample: do_sample is set"
+    return ""
+
+
+def ending_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """The tokens at which a completion ends: those of the model's generation config, and the tokenizer's own."""
+    ends = model.generation_config.eos_token_id
+    listed = ends if isinstance(ends, list) else [ends]
+    return {int(end) for end in [*listed, tokenizer.eos_token_id] if end is not None}
+
+
+def turn_note(model: Any, tokenizer: Any) -> str:
+    """A warning if the chat template ends an answer with a token at which no completion ends, or an empty text.
+
+    A base model often has the template of its chat model and an end of its own; it then writes the user's next turn too.
+    """
+    from jinja2 import TemplateError
+
+    marker = "\u2063answer\u2063"
+    turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": marker}]
+    if not tokenizer.chat_template:
+        return ""
+    try:
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+    except (TemplateError, ValueError):
+        return ""  # prompts are rendered soon, and say what is wrong
+    after = tokenizer(text.rpartition(marker)[2], add_special_tokens=False)["input_ids"]
+    ends = ending_tokens(model, tokenizer)
+    special = next((token for token in after if token in tokenizer.all_special_ids), None)
+    if special is None or ends & set(after):
+        return ""
+    name = tokenizer.convert_ids_to_tokens(special)
+    return (
+        f"the chat template ends a turn with {name}, at which completions do not end "
+        f"({', '.join(tokenizer.convert_ids_to_tokens(sorted(ends)))} end them); set rollout.stop=['{name}'], or the "
+        "tokenizer's eos_token"
+    )
 
 
 def without_dropout(config: Any, source: str) -> str:

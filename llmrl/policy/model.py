@@ -17,7 +17,7 @@ from llmrl.data.pictures import PictureReader, load_pictures
 from llmrl.errors import ConfigError
 from llmrl.hardware import dtype_here
 from llmrl.policy.attention import same_attention_again
-from llmrl.policy.loading import open_causal_lm
+from llmrl.policy.loading import open_causal_lm, turn_note
 from llmrl.policy.lora import is_adapters, merged_weights, with_adapter
 from llmrl.policy.vision import architecture, text_config
 from llmrl.settings.model import ModelConfig
@@ -117,6 +117,7 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
         model = with_adapter(model, config.lora, seed, frozen)
     model = model.to(device).train()
     tokenizer = load_tokenizer(source)
+    notes.extend(filter(None, [turn_note(model, tokenizer)]))
     rows = model.get_input_embeddings().weight.shape[0]
     if len(tokenizer) > rows:
         notes.append(f"{_too_few_rows(source, len(tokenizer), rows)}; model.resize: true adds them")

@@ -10,7 +10,7 @@ import torch
 from llmrl.batch import Picture
 from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
-from llmrl.policy.loading import open_causal_lm
+from llmrl.policy.loading import ending_tokens, open_causal_lm
 from llmrl.policy.vision import seen
 from llmrl.rollout.draw import processed_logprobs
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
@@ -36,9 +36,7 @@ class HFEngine:
         self._reader = load_pictures(settings.model)
         self._tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._settings = settings
-        ends = self._model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
-        self._ends = frozenset(int(end) for end in ends if end is not None)
+        self._ends = frozenset(ending_tokens(self._model, self._tokenizer))
 
     def stream(self, requests: Sequence[Request]) -> Iterator[tuple[int, Completion] | None]:
         readable(requests, self._reader, self._settings.model)

@@ -27,7 +27,7 @@ from llmrl.errors import EngineError
 from llmrl.policy.decode import KVCache, decoding_attention
 from llmrl.policy.fused import FusedDecoder
 from llmrl.policy.head import output_logits
-from llmrl.policy.loading import open_causal_lm
+from llmrl.policy.loading import ending_tokens, open_causal_lm
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.policy.vision import seen, text_config
 from llmrl.rollout.draw import draw_tokens
@@ -72,9 +72,7 @@ class NativeEngine:
             tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._tokenizer = tokenizer
         self._settings = settings
-        ends = self._model.generation_config.eos_token_id
-        ends = ends if isinstance(ends, list) else [ends, self._tokenizer.eos_token_id]
-        self._ends = sorted({int(end) for end in ends if end is not None})
+        self._ends = sorted(ending_tokens(self._model, self._tokenizer))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
         return collect(self, requests)

@@ -19,10 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from llmrl.cli import BRIEF_WAITS
+
 SAMPLES, TOKENS = 16, 15
 WAITING = {
     "as torch": {},
-    "passive": {"OMP_WAIT_POLICY": "passive", "KMP_BLOCKTIME": "0"},
+    "brief": BRIEF_WAITS,  # what llmrl sets
 }  # how OpenMP's threads wait for work
 
 
