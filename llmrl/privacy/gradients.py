@@ -33,7 +33,9 @@ class Outer:
         return torch.einsum("itm,itn->imn", self.right, self.left)
 
     def summed(self, factors: Tensor) -> Tensor:
-        return (self.right * factors[:, None, None]).flatten(0, 1).T @ self.left.flatten(0, 1)
+        left, right, scale = self.left, self.right, factors[:, None, None]
+        left, right = (left, right * scale) if right.shape[2] <= left.shape[2] else (left * scale, right)
+        return right.flatten(0, 1).T @ left.flatten(0, 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -258,7 +260,7 @@ def _rows(part: Part) -> Tensor:
 
 
 def _square(dense: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(dense.flatten(1), dim=1, dtype=torch.float64) ** 2
+    return torch.linalg.vector_norm(dense.flatten(1), dim=1).double() ** 2
 
 
 def _ghost_is_cheaper(part: Part) -> bool:
