@@ -74,13 +74,6 @@ def _numeral(p: Grammar, text: str) -> Node:
             power = int(digits.text) * (-1 if after.text == "-" else 1)
             places = max(0, (value.places or 0) - power)
             return Num(value.value * Fraction(10) ** power, places or None, value.digits)
-    if token is not None and token.text == "(" and "." in text and not token.spaced and after is not None:
-        close = p.peek(2)
-        if after.kind == "num" and after.text.isdigit() and close is not None and close.text == ")":
-            follow = p.peek(3)
-            if follow is None or follow.text in (",", ")", "]", "}", ";", "="):
-                p.at += 3
-                return _cycle(text, after.text)
     return value
 
 

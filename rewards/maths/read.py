@@ -7,9 +7,9 @@ Nothing is evaluated here. `Unreadable` is raised for what is too long or cannot
 from __future__ import annotations
 
 import re
-import unicodedata
 from dataclasses import dataclass
 
+from llmrl.rewards.maths.unicode_math import ascii_math
 from llmrl.rewards.maths.units import ONE_WORD, UNITS, numerals, spoken_value
 
 MOST_TOKENS = 600
@@ -27,92 +27,6 @@ class Token:
     kind: str
     text: str
     spaced: bool = False  # white space stood before it
-
-
-_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni"))
-_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()"))
-_UNICODE = {
-    "−": "-", "–": "-", "—": "-", "﹣": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ",
-    "∙": r"\cdot ", "•": r"\cdot ", "÷": "/", "∕": "/", "⁄": "/", "∞": r"\infty ", "π": r"\pi ", "∪": r"\cup ",
-    "∩": r"\cap ", "∈": r"\in ", "∉": r"\notin ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ", "⩾": r"\ge ",
-    "≠": r"\ne ", "≈": r"\approx ", "≡": r"\equiv ", "±": r"\pm ", "∓": r"\mp ", "°": r"\degree ", "º": r"\degree ",
-    "∅": r"\emptyset ", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}",
-    "ℂ": r"\mathbb{C}", "∖": r"\setminus ", "⌊": r"\lfloor ", "⌋": r"\rfloor ", "⌈": r"\lceil ", "⌉": r"\rceil ",
-    "⟨": r"\langle ", "⟩": r"\rangle ", "〈": r"\langle ", "〉": r"\rangle ", "∠": r"\angle ", "△": r"\triangle ",
-    "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ", "∜": r"\uqdrt ",
-    "ø": r"\emptyset ", "⇒": r"\Rightarrow ", "⟹": r"\Rightarrow ", "→": r"\rightarrow ", "∴": " ", "✓": "", "✔": "",
-    "✅": "", "\ufe0f": "",
-    "\u00a0": " ", "\u2009": " ", "\u202f": " ", "\u200b": "", "\ufeff": "", "\u2061": "", "\u2062": "", "’": "'",
-    "′": "'", "″": "''", "“": '"', "”": '"', "，": ",", "（": "(", "）": ")", "【": "[", "】": "]", "：": ":",
-    "；": ";",
-    "＝": "=", "∶": ":", "％": "%", "∣": "|", "ℓ": "l", "ⅈ": "i", "ⅇ": "e", "µ": r"\mu ", "¢": r"\text{ cents}",
-}  # fmt: skip
-_GREEK = {
-    chr(code): "\\" + unicodedata.name(chr(code)).split()[-1].lower() + " "
-    for code in [
-        *range(0x3B1, 0x3C2),
-        *range(0x3C3, 0x3CA),
-        0x393,
-        0x394,
-        0x398,
-        0x39B,
-        0x39E,
-        0x3A0,
-        0x3A3,
-        0x3A6,
-        0x3A8,
-        0x3A9,
-    ]
-}
-_GREEK |= {"λ": r"\lambda ", "Λ": r"\Lambda ", "Δ": r"\Delta ", "Γ": r"\Gamma ", "Θ": r"\Theta ", "Ω": r"\Omega ",
-           "Φ": r"\Phi ", "Ψ": r"\Psi ", "Σ": r"\Sigma ", "Π": r"\Pi ", "Ξ": r"\Xi "}  # fmt: skip
-
-
-def ascii_math(text: str) -> str:
-    """Unicode mathematics as LaTeX.
-
-    >>> ascii_math("x² ≤ ½"), ascii_math("√2")
-    ('x^{2} \\\\le  \\\\frac{1}{2}', '\\\\uroot 2')
-    """
-    if text.isascii():
-        return text
-    out: list[str] = []
-    i = 0
-    while i < len(text):
-        char = text[i]
-        for table, mark in ((_SUPERSCRIPTS, "^"), (_SUBSCRIPTS, "_")):
-            if char in table:
-                run = ""
-                while i < len(text) and text[i] in table:
-                    run += table[text[i]]
-                    i += 1
-                out.append(f"{mark}{{{run}}}")
-                break
-        else:
-            out.append(_one_character(char))
-            i += 1
-    return "".join(out)
-
-
-def _one_character(char: str) -> str:
-    if char.isascii():
-        return char
-    if char in _UNICODE:
-        return _UNICODE[char]
-    if char in _GREEK:
-        return _GREEK[char]
-    parts = unicodedata.decomposition(char).split()
-    if parts and parts[0] == "<fraction>":
-        top, _, bottom = "".join(chr(int(code, 16)) for code in parts[1:]).partition("⁄")
-        return f"\\frac{{{top}}}{{{bottom}}}" if bottom else char
-    if unicodedata.category(char) == "Cf":  # zero width, direction marks
-        return ""
-    if unicodedata.category(char) == "Nd":
-        return str(unicodedata.decimal(char))
-    plain = unicodedata.normalize("NFKC", char)
-    if plain != char and len(plain) == 1:
-        return _one_character(plain)
-    return plain
 
 
 _GONE = re.compile(
@@ -320,10 +234,6 @@ _TEXT_COMMANDS = {
     "textnormal", "textsf", "mathit", "mathbf", "boldsymbol", "bm", "emph", "mathop", "ensuremath",
 }  # fmt: skip
 _BOLD = {"mathbf", "boldsymbol", "bm", "mathit"}
-# \sinx, \pir, \leqg: a command that lost the space behind it.
-_GLUED = re.compile(
-    r"\\(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|pi|leq|geq|cdot|times|sqrt|theta|alpha)([a-zA-Z]{1,2})"
-)
 _SHORT_WORDS = {
     "yes", "no", "odd", "even", "true", "false", "the", "is", "not", "all", "one", "two", "three", "four", "five",
     "six", "ten", "if", "of", "to", "in", "at", "dne", "none", "both", "it", "cm", "mm", "km", "ft", "mi", "yd", "kg",
@@ -361,13 +271,8 @@ def tokenize(text: str) -> list[Token]:
                 continue
             at, found = _text_command(text, at, spaced)
             tokens.extend(found)
-        elif kind == "cmd" and value == "\\" + "unit":
-            continue
         elif kind == "run":
             tokens.extend(_letters(value, spaced, tokens[-1] if tokens else None))
-        elif kind == "cmd" and (glued := _GLUED.fullmatch(value)) and value[1:] not in FUNCTIONS:
-            at -= len(glued.group(2))
-            tokens.append(Token("cmd", glued.group(1), spaced))
         elif kind == "cmd":
             tokens.append(Token("cmd", {"{": "lbrace", "}": "rbrace", "|": "lVert"}.get(value[1:], value[1:]), spaced))
         else:
@@ -433,8 +338,6 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
     for name in ("arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "log", "ln", "pi"):
         if run.startswith(name) and 0 < len(run) - len(name) <= 2:
             return [Token("cmd", name, spaced), *_letters(run[len(name) :], False, None)]
-    if 0 < len(run) - 2 <= 2 and run.endswith("pi"):
-        return [*_letters(run[:-2], spaced, None), Token("cmd", "pi")]
     if len(run) >= 4 or run[0].isupper():
         return [Token("word", run, spaced)]
     return [Token("name", letter, spaced and place == 0) for place, letter in enumerate(run)]

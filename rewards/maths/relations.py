@@ -87,12 +87,13 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
 
 
 def concluded(node: Relation) -> Node | None:
-    """The last side of a chain of three or more, P(2) = 2 (2 - 1) = 2, if no side without variables contradicts it.
+    """The last side of P(2) = 2 (2 - 1) = 2, a chain of three or more (of two if the first holds dots), if no side without variables contradicts it.
 
     The other sides may hold variables, which is why the chain does not prove itself; None for anything else.
     """
     *before, last = node.sides
-    if len(before) < 2 or set(node.ops) != {"="} or (names(last) and not names(before[0])):
+    dotted = holds(before[0], "...")  # 1 + 3 + ... + (2n - 1) = n^2: nobody here can add that up
+    if (len(before) < 2 and not dotted) or set(node.ops) != {"="} or (names(last) and not names(before[0])):
         return None
     try:
         values = {rational(side) for side in node.sides if not names(side)} - {None}
