@@ -87,9 +87,10 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
 
 
 def concluded(node: Relation) -> Node | None:
-    """The last side of P(2) = 2 (2 - 1) = 2, a chain of three or more (of two if the first holds dots), if no side without variables contradicts it.
+    """The last side of P(2) = 2 (2 - 1) = 2, if no side without variables contradicts it.
 
-    The other sides may hold variables, which is why the chain does not prove itself; None for anything else.
+    A chain has three sides or more, or two and dots in the first. The other sides may hold variables, which is why the
+    chain does not prove itself; None for anything else.
     """
     *before, last = node.sides
     dotted = holds(before[0], "...")  # 1 + 3 + ... + (2n - 1) = n^2: nobody here can add that up
