@@ -58,7 +58,7 @@ def page(folders: Sequence[Path], many: Sequence[Results]) -> str:
         body=("llmrl.eval", "report.html"),
         values={
             "title": escape(title),
-            "summary": _summary(many),
+            "summary": _summary(many) + _rewritten(many),
             "notes": "".join(f"<li>{escape(note)}</li>" for note in notes),
             "notes_hidden": "" if notes else "hidden",
             "settings": "".join(_settings(results, task) for results in many for task in results.tasks),
@@ -88,25 +88,39 @@ def _summary(many: Sequence[Results]) -> str:
     for results in many:
         for task in results.tasks:
             health = task.health
-            cells = [
-                escape(results.model),
-                escape(task.task),
-                f"{task.questions} × {task.samples}",
-                f"<b>{with_interval(task.score)}</b>",
-                f"{percent(health.truncated)}",
-                percent(health.answered),
-                f"{task.tokens.mean:.0f}",
-                str(health.verifier_errors + health.failed),
-            ]
-            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+            rows.append(
+                [
+                    escape(results.model),
+                    escape(task.task),
+                    f"{task.questions} × {task.samples}",
+                    f"<b>{with_interval(task.score)}</b>",
+                    f"{percent(health.truncated)}",
+                    percent(health.answered),
+                    f"{task.tokens.mean:.0f}",
+                    str(health.verifier_errors + health.failed),
+                ]
+            )
     head = ("model", "task", "questions × samples", "score, 95 %", "truncated %", "answered %", "tokens", "failures")
-    return (
-        "<table><thead><tr>"
-        + "".join(f"<th>{name}</th>" for name in head)
-        + "</tr></thead><tbody>"
-        + "".join(rows)
-        + "</tbody></table>"
-    )
+    return _html_table(head, rows)
+
+
+def _rewritten(many: Sequence[Results]) -> str:
+    """What strategies that ask again did to each task, in their own numbers."""
+    parts = []
+    for results in many:
+        for task in results.tasks:
+            for name, metrics in task.rewritten.items():
+                cells = ["–" if value is None else f"{value:.4g}" for value in metrics.values()]
+                title = f"{escape(results.model)} on {escape(task.task)}: {escape(name)}"
+                parts.append(f"<h3>{title}</h3>{_html_table([escape(metric) for metric in metrics], [cells])}")
+    return "".join(parts)
+
+
+def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table of cells that are HTML already."""
+    cells = ["<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows]
+    names = "".join(f"<th>{name}</th>" for name in head)
+    return f"<table><thead><tr>{names}</tr></thead><tbody>{''.join(cells)}</tbody></table>"
 
 
 def _settings(results: Results, task: TaskResult) -> str:

@@ -40,7 +40,7 @@ def filled(template: str, **texts: str) -> str:
     >>> filled("{a} and {b}", a="{b}", b="x")
     '{b} and x'
     """
-    pieces = []
+    pieces: list[str] = []
     while True:
         found = [(place, name) for name in texts if (place := template.find(f"{{{name}}}")) >= 0]
         if not found:
@@ -68,7 +68,7 @@ def chains(
     numbers, chain = _problem(rng, steps, low, high)
     expression = str(numbers[0]) + "".join(f" {op} {right}" for _, op, right, _ in chain)
     question, answer = f"Compute {expression} step by step.", str(chain[-1][3])
-    row = {
+    row: dict[str, Any] = {
         "id": f"chains/{expression.replace(' ', '')}", "problem": question, "answer": answer, "identity": expression,
     }  # fmt: skip
     kind = rng.choices(("draft", "critique", "refine"), weights=mix)[0] if part == "mixed" else part

@@ -13,6 +13,7 @@ from llmrl.errors import EngineError, EvalError
 from llmrl.eval.evaluate import evaluate
 from llmrl.eval.plan import Options
 from llmrl.eval.records import read_records
+from llmrl.eval.report import page
 from llmrl.eval.results import read_results
 from llmrl.eval.strategies import find_rewrites
 from llmrl.eval.tables import markdown
@@ -100,6 +101,8 @@ def test_drafts_are_criticised_and_refined_and_the_numbers_say_what_that_did(tmp
         assert sample.tokens == spent
     assert result.budget.tokens == pytest.approx(sum(r.samples[0].tokens for r in records) / 20)
     assert "acc_dis_on_wrong" in markdown([read_results(tmp_path / "out")])
+    shown = page([tmp_path / "out"], [read_results(tmp_path / "out")])
+    assert "<th>acc_dis_on_wrong</th>" in shown and "on addition: critique</h3>" in shown
 
 
 def test_stopping_at_a_correct_verdict_keeps_the_draft_and_saves_the_refinement(tmp_path: Path) -> None:
