@@ -7,9 +7,8 @@ recipe agents/frames/sft.
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from llmrl.cache import cache_root
 from llmrl.errors import CatalogError
 from llmrl.nearest import nearest
+from llmrl.policy.build_vlm import Eyes, build_vlm
 from llmrl.policy.catalog import MADE, pull
 
 BATCH = 64  # frames of a first lesson
@@ -36,7 +36,7 @@ def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Se
     with tempfile.TemporaryDirectory(prefix=f".tmp-{name}@", dir=models) as temporary:
         folder = Path(temporary)
         console.print("new vision tower and projector")
-        _with_eyes(text, folder, seed=seed, lessons=lessons, console=console)
+        first_lessons(text, folder / "eyes", seed=seed, steps=lessons, say=console.print)
         made = _answering(folder, seed=seed, overrides=overrides, console=console)
         if (models / name).exists():
             (models / name).replace(folder / "before")
@@ -44,20 +44,22 @@ def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Se
     return models / name
 
 
-def _with_eyes(text: Path, folder: Path, *, seed: int, lessons: int, console: Console) -> None:
-    """Write folder/eyes: the untrained model after its first lessons."""
+def first_lessons(
+    text: Path, folder: Path, *, seed: int, steps: int, say: Callable[[str], None], eyes: Eyes | None = None
+) -> None:
+    """Write `folder`: the text model in `text` behind a new vision tower that knows words for parts of frames."""
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
+    from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
     from llmrl.data.frames import make_frame
-    from llmrl.policy.build_vlm import Eyes, build_vlm
     from llmrl.policy.eyes import teach_words
     from llmrl.seeding import generator
 
-    build_vlm(text, folder / "blank", seed=seed)
-    model: Any = AutoModelForImageTextToText.from_pretrained(folder / "blank", dtype=torch.float32)
-    processor = AutoProcessor.from_pretrained(folder / "blank")
-    side = round(Eyes().tokens ** 0.5)
+    eyes = eyes or Eyes()
+    build_vlm(text, folder, seed=seed, eyes=eyes)
+    model: Any = AutoModelForImageTextToText.from_pretrained(folder, dtype=torch.float32)
+    processor = AutoProcessor.from_pretrained(folder)
+    side = round(eyes.tokens**0.5)
 
     def lesson(step: int) -> tuple[list[Any], list[list[str]]]:
         frames = [make_frame(generator(seed, "lesson", step, number)) for number in range(BATCH)]
@@ -65,14 +67,10 @@ def _with_eyes(text: Path, folder: Path, *, seed: int, lessons: int, console: Co
 
     def report(step: int, loss: float, recognised: float) -> None:
         if step % 50 == 49:
-            console.print(
-                f"words of frames: step {step + 1} of {lessons}, loss {loss:.2f}, recognised {recognised:.0%}"
-            )
+            say(f"words of frames: step {step + 1} of {steps}, loss {loss:.2f}, recognised {recognised:.0%}")
 
-    teach_words(model, processor, lesson, steps=lessons, report=report)
-    model.to(torch.bfloat16).save_pretrained(folder / "eyes")
-    processor.save_pretrained(folder / "eyes")
-    shutil.rmtree(folder / "blank")
+    teach_words(model, processor, lesson, steps=steps, report=report)
+    model.to(AutoConfig.from_pretrained(folder).dtype).save_pretrained(folder)
 
 
 def _answering(folder: Path, *, seed: int, overrides: Sequence[str], console: Console) -> Path:

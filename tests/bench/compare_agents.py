@@ -2,9 +2,11 @@
 
 A small model is taught the form of an answer by examples with actions drawn at random (so it starts at chance), and every
 method then plays the same number of episodes from there, with three seeds, in one process. Finished runs are skipped and a
-stopped one is resumed, so the command can be stopped and repeated. Afterwards every last policy plays held-out levels of its
+stopped one is resumed, so the command can be stopped and repeated. With `--view image` the small model sees: its new vision
+tower first learns words for parts of rendered frames, then the examples, and the last policies are also shown pictures of
+other levels. Afterwards every last policy plays held-out levels of its
 own environment and of the others, and RESULTS.md is written from what is there. `--model` takes another start, such as
-smollm2-135m or a vision-language model with `--view image`; `--report` trains nothing.
+smollm2-135m or vlm-135m; `--report` trains nothing.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from llmrl.settings.load import parse_recipe
 from llmrl.train.folder import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
+LESSONS = 300  # of the vision tower, 64 frames each
 STEPS, EPISODES = 20, 16  # a step's episodes: 16 levels, or 4 levels four times for methods that compare siblings
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "numberline": {"name": "numberline", "args": {"high": 5, "penalty": 1.0}, "turns": 6},
@@ -160,7 +163,7 @@ def train(place: Place, options: argparse.Namespace) -> None:
 
 def base(environment: str, options: argparse.Namespace) -> Path:
     """The small model that knows the form of answers in `environment`, made if it is not there."""
-    folder = options.out / "start" / environment
+    folder, sees = options.out / "start" / environment, options.view != "text"
     done = folder / "checkpoints"
     if not finished(folder):
         examples = folder.parent / f"{environment}.jsonl"
@@ -170,7 +173,10 @@ def base(environment: str, options: argparse.Namespace) -> Path:
         recipe = parse_recipe(
             {
                 "name": environment, "runs_dir": str(folder.parent),
-                "model": {"path": str(blank(folder.parent / "blank")), "dtype": "float32", "max_length": 512},
+                "model": {
+                    "path": str(blank(folder.parent / "blank", sees=sees)), "dtype": "float32", "max_length": 512,
+                    "vision_tower": sees,
+                },
                 "data": {"source": str(examples), "max_prompt_tokens": 500}, "algo": {"name": "sft"},
                 "rollout": {"prompts_per_step": 16, "group_size": 1, "max_tokens": 8},
                 "train": {"steps": 300, "lr": 3e-3, "schedule": "cosine", "warmup_steps": 20, "threads": 1,
@@ -184,8 +190,8 @@ def base(environment: str, options: argparse.Namespace) -> Path:
     return sorted(done.glob("step-*"))[-1] / "policy"
 
 
-def blank(folder: Path) -> Path:
-    """A small Llama with one token a byte and ordinary first weights."""
+def blank(folder: Path, *, sees: bool) -> Path:
+    """A small Llama with one token a byte and ordinary first weights; with eyes, after their first lessons, if it `sees`."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -197,6 +203,17 @@ def blank(folder: Path) -> Path:
         config.max_position_embeddings = 512
         torch.manual_seed(0)
         save_model(folder, AutoModelForCausalLM.from_config(config))
+    return with_eyes(folder, folder.with_name("blank-eyes")) if sees else folder
+
+
+def with_eyes(text: Path, folder: Path) -> Path:
+    """The model behind a vision tower that has learnt words for parts of rendered frames."""
+    from llmrl.commands.build_model import first_lessons
+    from llmrl.policy.build_vlm import Eyes
+
+    if not (folder / "config.json").is_file():
+        eyes = Eyes(width=64, layers=2, heads=2)
+        first_lessons(text, folder, eyes=eyes, seed=0, steps=LESSONS, say=lambda line: print(line, flush=True))
     return folder
 
 
@@ -213,6 +230,8 @@ def report(options: argparse.Namespace) -> None:
             if place.method == "vl_dac"
             else environments[options.environments.index(place.environment) :][:1]
         )
+        if options.view != "text":
+            wanted = [*wanted, json.dumps(scrambled(place.environment))]
         found[place] = evaluate_agents(
             [str(folder)], wanted, out=folder / "held_out", options=settings, say=lambda text: None
         )
@@ -233,11 +252,40 @@ def report(options: argparse.Namespace) -> None:
         lines += [
             _curve(method, name, runs, options) for method in options.methods if _curve(method, name, runs, options)
         ]
+    if options.view != "text":
+        lines += _looking(found)
     lines += ["", "## Transfer", "", "vl_dac, trained on the row's environment, played in the column's.", ""]
     lines += _transfer(found, options)
-    file = ROOT / "recipes" / "agents" / "RESULTS.md" if not options.model else options.out / "RESULTS.md"
+    name = "RESULTS.md" if options.view == "text" else f"RESULTS_{options.view}.md"
+    file = options.out / name if options.model else ROOT / "recipes" / "agents" / name
     write_text(file, "\n".join(lines) + "\n")
     print(f"wrote {file}")
+
+
+def scrambled(environment: str) -> dict[str, Any]:
+    """The environment with pictures of other levels."""
+    own = ENVIRONMENTS[environment]
+    args = {**own["args"], "of": own["name"]}
+    return {**own, "name": "tests.bench.scrambled:scrambled", "args": args, "isolated": False}
+
+
+def _looking(found: dict[Place, list[Success]]) -> list[str]:
+    """Success of every last policy on its own levels, with their pictures and with those of other levels."""
+    lines = [
+        "",
+        "## Do they look?",
+        "",
+        "| environment | method | own pictures | of other levels |",
+        "|---|---|---|---|",
+    ]
+    for environment, method in dict.fromkeys((place.environment, place.method) for place in found):
+        runs = [found[place] for place in found if (place.environment, place.method) == (environment, method)]
+        own, other = (
+            interval([next(r.success for r in results if r.environment.startswith(name)) for results in runs])
+            for name in (environment, "tests.bench.scrambled")
+        )
+        lines.append(f"| {environment} | {method} | {own} | {other} |")
+    return lines
 
 
 def about(options: argparse.Namespace, runs: Sequence[Place]) -> list[str]:
