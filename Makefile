@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 MODEL ?= smollm2-135m
 
-.PHONY: help install quickstart compare compare-agents compare-critique compare-rldp compare-control test test-slow test-gpu bench lint durability clean
+.PHONY: help install quickstart compare compare-coderl compare-agents compare-critique compare-rldp compare-control test test-slow test-gpu bench lint durability clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -26,6 +26,9 @@ compare-critique: $(INSTALLED)  ## Critique-RL against its baselines, three seed
 
 compare-agents: $(INSTALLED)  ## methods for agents under one budget of episodes, resumable: at most two hours on two cores
 	$(BIN)/python -m tests.bench.compare_agents $(ARGS)
+
+compare-coderl: $(INSTALLED)  ## CodeRL's critic, weights, baselines and critic sampling, resumable: at most two hours on two cores
+	$(BIN)/python -m tests.bench.compare_coderl $(ARGS)
 
 compare-control: $(INSTALLED)  ## controllers against each other and stable-baselines3, resumable: about an hour on one core
 	$(BIN)/python -m tests.bench.control $(ARGS)

@@ -3,7 +3,9 @@
     apps:FOLDER         one folder a problem: question.txt, input_output.json, solutions.json, metadata.json, starter_code.py
     apps:FILE           the same as columns of .jsonl or .parquet (the hub's data set, or CodeRL's)
     code_contests:FILE  columns problem and tests (stdin and stdout), or the hub's description and *_tests
-    mbpp:FILE           columns text, code, test_list; `split` says which of train, validation, test and prompt
+    mbpp:FILE           columns text, code, test_list; `split` says which of train, validation, test and prompt, by task_id
+
+A hub id in the place of the file is read from the hub.
 
 Columns of a row: problem (what is asked), statement, kind (function or stdio), entry_point, setup, example_tests (what the
 problem shows), tests (hidden), solutions, answer, difficulty. Rewards read `kind` row by row. A row whose tests are missing
@@ -23,6 +25,7 @@ from llmrl.data.files import read_files
 from llmrl.errors import DataError
 
 Record = dict[str, Any]
+Stored = Iterator[tuple[str, str, Any]]  # (place, default id, raw row)
 FILES = {"question": "question.txt", "input_output": "input_output.json", "solutions": "solutions.json",
          "metadata": "metadata.json", "starter_code": "starter_code.py"}  # fmt: skip
 CALL = "Write Python code that defines {name}. Answer with one Python code block."
@@ -41,19 +44,22 @@ def is_programming(source: str) -> bool:
     return source.partition(":")[0] in READERS and ":" in source
 
 
-def programming_rows(source: str, split: str, *, examples: int = 1) -> Iterator[tuple[str, str, Record]]:
-    """(place, default id, row) of every problem. `examples`: MBPP's first tests, which the problem shows.
+def programming_rows(
+    source: str, split: str, stored: Stored | None = None, *, examples: int = 1
+) -> Iterator[tuple[str, str, Record]]:
+    """(place, default id, row) of every problem. `examples`: MBPP's first tests, which the problem shows. `stored` are the
+    raw rows, if they do not come from the path in `source`.
 
     Raises DataError, with the place, for a row that cannot be read, and if MBPP has no rows of `split`.
     """
     name, _, path = source.partition(":")
     count = 0
-    for place, default_id, record in _stored(name, path):
+    for place, default_id, record in _stored(name, path) if stored is None else stored:
         if not isinstance(record, Mapping):
             raise DataError(f"{place}: a row must be an object with named columns, not {type(record).__name__}")
-        if name == "mbpp" and record.get("split", split) != split:
-            continue
         try:
+            if name == "mbpp" and _mbpp_split(int(record["task_id"])) != split:
+                continue
             row = READERS[name](record, examples)
         except (KeyError, TypeError, ValueError) as error:
             what = f"no column {error}" if isinstance(error, KeyError) else str(error)
@@ -137,6 +143,11 @@ def _code_contests(record: Mapping[str, Any], examples: int) -> Record:
 def _hub_tests(record: Mapping[str, Any], column: str) -> list[Record]:
     cases = record.get(column) or {}
     return [_stdin_test(*case) for case in zip(cases.get("input", ()), cases.get("output", ()), strict=True)]
+
+
+def _mbpp_split(task: int) -> str:
+    """Austin et al. 2021, arXiv:2108.07732: 1 to 10 are for prompts, 11 to 510 for tests, 511 to 600 for validation."""
+    return "prompt" if task <= 10 else "test" if task <= 510 else "validation" if task <= 600 else "train"
 
 
 def _mbpp(record: Mapping[str, Any], examples: int) -> Record:

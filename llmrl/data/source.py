@@ -25,6 +25,7 @@ from llmrl.settings.explain import plain_message
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
 Shape = Callable[[Any, str], Any]  # (record, its place) -> record
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MISSES = 50  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
 
 
@@ -184,7 +185,7 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
         records = _programming(config)
     elif is_file_source(config.source):
         records, folder = read_files(config.source), top_folder(config.source)
-    elif re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", config.source):
+    elif HUB_ID.fullmatch(config.source):
         records = _hub(config)
     elif Path(config.source).expanduser().is_dir():
         raise DataError(f"{config.source} is a folder; name its files, for example {config.source.rstrip('/')}/*.jsonl")
@@ -204,7 +205,10 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
 
 def _programming(config: DataConfig) -> Iterator[tuple[str, str, Any]]:
     _check_knobs(config.source, programming_rows, config.args)
-    return programming_rows(config.source, config.split, **config.args)
+    path = config.source.partition(":")[2]
+    hub = HUB_ID.fullmatch(path) and not Path(path).expanduser().exists()
+    stored = _hub(config.model_copy(update={"source": path})) if hub else None
+    return programming_rows(config.source, config.split, stored, **config.args)
 
 
 def _hub(config: DataConfig) -> Iterator[tuple[str, str, Any]]:

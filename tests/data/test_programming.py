@@ -102,7 +102,7 @@ def test_an_empty_folder_and_a_missing_column_are_named(tmp_path):
     with pytest.raises(DataError, match="holds no problems"):
         rows_of(f"apps:{tmp_path}")
     file = tmp_path / "x.jsonl"
-    file.write_text('{"split": "train", "task_id": 1, "text": "?", "code": "def f(): ..."}\n')
+    file.write_text('{"task_id": 601, "text": "?", "code": "def f(): ..."}\n')
     with pytest.raises(DataError, match=r"x\.jsonl:1: not a row of mbpp: no column 'test_list'"):
         rows_of(f"mbpp:{file}")
     with pytest.raises(DataError, match="no rows of split 'test'"):
@@ -121,9 +121,9 @@ def test_mbpp_shows_some_tests_and_hides_the_others(tmp_path):
         "test_list": tests,
     }
     file = tmp_path / "x.jsonl"
-    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"split": "test", "task_id": 8}) + "\n")
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"task_id": 11}) + "\n")
     (found,) = rows_of(f"mbpp:{file}", examples=2)
-    assert found["id"] == "mbpp/7" and found["example_tests"] == tests[:2] and found["tests"] == tests[2:]
+    assert found["id"] == "mbpp/607" and found["example_tests"] == tests[:2] and found["tests"] == tests[2:]
     assert tests[1] in found["problem"] and tests[2] not in found["problem"] and found["entry_point"] == "f"
     assert score(found, found["answer"]).value == 1.0
     with pytest.raises(DataError, match="examples=3 of 3 tests"):
