@@ -48,7 +48,7 @@ from llmrl.train.job import Evaluate, Job, finished
 from llmrl.train.log import Log
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
-from llmrl.train.problems import Problems, load_problems, problems_of
+from llmrl.train.problems import Problems, load_problems, problems_of, with_stored
 from llmrl.train.rollout_queue import RolloutQueue
 from llmrl.train.sample import Sampler, ScoreAll, this_rank
 from llmrl.train.world import World
@@ -256,6 +256,7 @@ def _build(
         say("reading data and tokenizer")
         source = parts.sources.policy
         problems = load_problems(recipe, load_tokenizer(source), gold=needs.gold, reader=load_pictures(source))
+    problems, stored = with_stored(problems, recipe, parts.sources.policy)
     notes = [*problems.notes, *warnings(recipe, parts.algo)]
     samples = not needs.gold or bool(recipe.reward) or recipe.env is not None
     started: tuple[RolloutEngine, Callable[[], EngineFaults]] | None = None
@@ -313,7 +314,7 @@ def _build(
     sampler = Sampler(
         recipe=recipe, world=world, engine=engine, score=parts.score, stream=streams[0], spare=streams[1], stage=host,
         gold=problems.gold if needs.gold else None,
-        references=references, greedy=needs.greedy,
+        references=references, greedy=needs.greedy, stored=stored,
     )  # fmt: skip
     rollouts = RolloutQueue(
         engine, sampler, staleness=recipe.rollout.max_staleness, steps=recipe.train.steps, step=state.step,

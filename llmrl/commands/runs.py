@@ -66,6 +66,18 @@ def replay(
         raise typer.Exit(1)
 
 
+def programs(
+    run: RunFolder,
+    out: Annotated[Path, typer.Argument(help="The .jsonl file to write.")],
+    repairs: Annotated[bool, typer.Option("--repairs", help="Failing programs with their references instead.")] = False,
+) -> None:
+    """Write a run's programs as JSONL, for offline training (rollout.stored); or pairs for an SFT of a repair model."""
+    from llmrl.rollout import programs as stored
+
+    count = stored.write_jsonl(out, stored.repairs(run) if repairs else stored.programs(run))
+    print(f"{out}: {count} {'pairs' if repairs else 'programs'}")
+
+
 def samples(
     run: RunFolder,
     step: Annotated[int | None, typer.Option(help="Which step; default: the last stored.", min=1)] = None,

@@ -64,6 +64,10 @@ class RolloutConfig(Section):
     isolated: bool = Field(
         True, description="run the engine in a child process that is replaced if it dies or hangs; native never is"
     )
+    stored: str | None = Field(
+        None,
+        description="a .jsonl of programs written before, by prompt_id: they are trained on and nothing is sampled",
+    )
     prompts_per_step: PositiveInt = 16
     group_size: PositiveInt = Field(8, description="completions per prompt")
     max_tokens: PositiveInt = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmrl.data.gold import gold_rows, prompt_from_chat, with_completions
@@ -11,6 +11,8 @@ from llmrl.data.pictures import PictureReader
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.rows import Row
 from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.data.stored import stored_rows
+from llmrl.policy.model import load_tokenizer
 from llmrl.seeding import key
 from llmrl.settings.data import DataConfig
 from llmrl.settings.recipe import Recipe
@@ -87,3 +89,18 @@ def few_problems(count: int, *, gold: bool = False) -> str:
 def _prompt_note(report: PromptReport, part: str) -> str:
     dropped = f", {len(report.too_long)} dropped as too long" if report.too_long else ""
     return f"{part}: {report.kept} prompts of {report.mean_tokens:.0f} tokens on average, {report.longest} at most{dropped}"
+
+
+def with_stored(
+    problems: Problems, recipe: Recipe, source: str
+) -> tuple[Problems, Mapping[str, Sequence[Trajectory]] | None]:
+    """(the problems of which `rollout.stored` has programs, those programs by prompt id); all of them, if nothing is stored.
+
+    `source` has the policy's tokenizer.
+    """
+    if recipe.rollout.stored is None:
+        return problems, None
+    tokenizer, length = load_tokenizer(source), recipe.model.max_length
+    stored, notes = stored_rows(recipe.rollout.stored, problems.train, tokenizer, max_length=length)
+    kept = [prompt for prompt in problems.train if prompt.id in stored]
+    return replace(problems, train=kept, notes=(*problems.notes, *notes)), stored

@@ -35,6 +35,9 @@ class Sampler:
     gold: Mapping[str, Trajectory] | None = None  # given completions by prompt id: nothing is sampled
     references: Mapping[str, Sequence[Trajectory]] | None = None  # the same, one of them beside what is sampled
     greedy: bool = False  # a greedy completion of each prompt, too
+    stored: Mapping[str, Sequence[Trajectory]] | None = (
+        None  # programs written before, by prompt id, instead of new ones
+    )
 
     def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
         """The batch of `step`, sampled by the policy of `version`, which the engine holds. With `rollout.sleep` the engine
@@ -69,7 +72,9 @@ class Sampler:
         if self.gold is not None:
             return [replace(self.gold[prompt.id], version=(version, version)) for prompt in prompts] or [nobody()]
         with clock("generate"):
-            if self.stage is None:
+            if self.stored is not None:
+                trajectories = self._stored(self.stored, prompts, step, version)
+            elif self.stage is None:
                 trajectories = roll(
                     self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version,
                     baseline=self.greedy,
@@ -82,6 +87,19 @@ class Sampler:
         with clock("reward"):
             scored = judged([*trajectories, *self._references(prompts, step, version)], self.score)
             return [checked(trajectory, recipe.eval.threshold) for trajectory in scored]
+
+    def _stored(
+        self, stored: Mapping[str, Sequence[Trajectory]], prompts: Sequence[Prompt], step: int, version: int
+    ) -> list[Trajectory]:
+        """As many stored programs of each prompt as a group has, or all there are; its baseline if one is asked for."""
+        found: list[Trajectory] = []
+        for prompt in prompts:
+            mine = [row for row in stored[prompt.id] if row.role is Role.SAMPLED]
+            draw = generator(self.recipe.seed, step, "stored", prompt.id)
+            found += draw.sample(mine, min(len(mine), self.recipe.rollout.group_size))
+            baselines = [row for row in stored[prompt.id] if row.role is Role.BASELINE]
+            found += baselines[:1] if self.greedy else []
+        return [replace(row, version=(version, version)) for row in found]
 
     def _references(self, prompts: Sequence[Prompt], step: int, version: int) -> list[Trajectory]:
         """One given completion of each prompt that has any."""

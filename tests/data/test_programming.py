@@ -115,7 +115,7 @@ def test_mbpp_shows_some_tests_and_hides_the_others(tmp_path):
     tests = ["assert f(1) == 2", "assert f(2) == 3", "assert f(3) == 4"]
     row = {
         "split": "train",
-        "task_id": 7,
+        "task_id": 607,
         "text": "Add one.",
         "code": "def f(x):\r\n\treturn x + 1",
         "test_list": tests,

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from llmrl.algos.coderl import CodeRL
 from llmrl.errors import ConfigError
 from llmrl.losses import pooled_logits, token_scores
 from llmrl.policy.model import Policy
 from llmrl.policy.outcome_critic import OutcomeCritic, OutcomeHead
+from llmrl.rollout.programs import programs, repairs, write_jsonl
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe
 from llmrl.settings.model import OutcomeCriticConfig
@@ -191,3 +193,32 @@ def test_a_reference_that_fails_its_own_reward_trains_nothing_and_is_counted(tmp
     assert all("the reference scores -" in row.status.reason for row in stored if row.role is Role.GIVEN)
     (row,) = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
     assert row["reference/failed"] == 1.0 and row["rollout/errored"] == 0.0
+
+
+def test_a_critic_learns_offline_from_the_programs_of_another_run(tmp_path, tiny_model):
+    """A run's programs as JSONL, no engine: rewards judge them again, warm-up leaves the policy as it was."""
+    changes = {**CASES["outcome_critic"].changes, "model.dtype": "float32", "train.steps": 2, "eval.every": 0}
+    trained(write_recipe(tmp_path / "online", tiny_model, changes))
+    online = tmp_path / "online" / "run"
+    file = tmp_path / "programs.jsonl"
+    assert write_jsonl(file, programs(online)) == 2 * (16 + 4)
+    pairs = list(repairs(online))
+    assert pairs and all("It does not pass the examples" in pair["problem"] for pair in pairs)
+    answers = {row.prompt.answer for step in (1, 2) for row in read_rollouts(rollouts_file(online, step))}
+    assert {pair["completion"] for pair in pairs} <= answers
+    offline = changes | {"rollout.stored": str(file), "outcome_critic": {"lr": 1e-2, "warmup_steps": 2}}
+    trained(write_recipe(tmp_path / "offline", tiny_model, offline))
+    run = tmp_path / "offline" / "run"
+    lines = map(json.loads, file.read_text().splitlines())
+    known = {(row["prompt_id"], tuple(row["tokens"])): row["reward"] for row in lines}
+    for step in (1, 2):
+        stored = [row for row in read_rollouts(rollouts_file(run, step)) if row.role is not Role.GIVEN]
+        assert {row.role for row in stored} == {Role.SAMPLED, Role.BASELINE}
+        for row in stored:
+            own = tuple(row.tokens[len(row.prompt.tokens) :].tolist())
+            assert known[row.prompt.id, own] == row.reward and row.logprobs is not None
+    rows = [row for row in read_metrics(run) if row["kind"] == "train"]
+    assert all(row["lr"] == 0.0 and row["outcome_critic/grad_norm"] > 0 for row in rows)
+    policy = load_file(run / "checkpoints" / "step-000002" / "policy" / "model.safetensors")
+    before = load_file(tiny_model / "model.safetensors")
+    assert all(torch.equal(policy[name], before[name]) for name in before)
