@@ -27,7 +27,7 @@ DOUBT = re.compile(
     r"not\b|n't|\b(?:none|neither|nor|never|cannot|except|wrong|incorrect|maybe|perhaps|possibly|might|could|either"
     r"|if [^,]*\bwere|suppos\w+|assum\w+|contradict\w+|guess\w*|estimat\w+|unless|unsure|doubt\w*|instead of"
     r"|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told|too (?:big|large|small|high|low|many|few|much|little)"
-    r"|fails?|impossible|out of time)\b",
+    r"|fails?|impossible|out of time|probably|likely)\b",
     re.IGNORECASE,
 )
 _CITED = (
@@ -100,7 +100,7 @@ _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, 
     r"(?:\bnot|n't)\s+[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
 )
 _AFTERTHOUGHT = re.compile(
-    r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]+[\s.)]*$", re.IGNORECASE
+    r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*[\s.)]*$", re.IGNORECASE
 )
 TAIL = re.compile(
     r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
@@ -215,4 +215,8 @@ def _measured(before: str, said: str, after: str, *, others: bool) -> bool:
         return False
     if found[1] == "for":
         return said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
-    return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)
+    return (
+        ":" in said
+        or (found[1] == "at" and said[0] == "(")
+        or (found[1] in ("in", "after") and _TIME.match(after) is not None)
+    )

@@ -69,6 +69,24 @@ def test_all_references_get_full_marks(name, mode):
     assert marks(name, mode, None) == {}
 
 
+@pytest.mark.parametrize(
+    ("number", "program"),
+    [
+        (32, "def poly(xs, x): return 0\ndef find_zero(xs): return 1\n"),
+        (38, "def encode_cyclic(s): return s\ndef decode_cyclic(s): return s\n"),
+        (50, "def encode_shift(s): return s\ndef decode_shift(s): return s\n"),
+    ],
+)
+def test_a_helper_that_humaneval_s_prompt_gives_is_not_the_program_s(number, program):
+    if not DATA.exists():
+        pytest.skip(f"no benchmark files in {DATA}; set LLMRL_DATA")
+    task = find_task("humaneval")
+    (question,) = [q for q in load_questions(task, data_dir=DATA).questions if q.id == f"HumanEval/{number}"]
+    reward = load_reward(task.verifier, dict(task.options))
+    said = SOLUTION.replace("{answer}", program)
+    assert score_one(reward, trajectory_of(said, columns=question.columns)).value == 0.0
+
+
 def test_the_hub_s_form_of_mbppplus_runs_with_numpy():
     row = {
         "task_id": 7,
