@@ -35,7 +35,7 @@ def attempt_record(record: Any, place: str) -> dict[str, Any]:
     """
     if not isinstance(record, Mapping):
         raise DataError(f"{place}: a row must be an object with named columns, not {type(record).__name__}")
-    found = {}
+    found: dict[str, Any] = {}
     for ours, names in NAMES.items():
         name = next((name for name in names if record.get(name) is not None), None)
         if name is None and ours == "correct" and {"target", "answer"} <= set(record):

@@ -166,7 +166,7 @@ def _shown(args: dict[str, Any]) -> str:
     return ", ".join(f"{name}={value}" for name, value in args.items())
 
 
-def _check_knobs(name: str, make: Callable[..., RawRow], args: dict[str, Any]) -> None:
+def _check_knobs(name: str, make: Callable[..., Any], args: dict[str, Any]) -> None:
     knobs = [item.name for item in inspect.signature(make).parameters.values() if item.kind is item.KEYWORD_ONLY]
     kinds = get_type_hints(make)
     for knob, value in args.items():
