@@ -32,7 +32,7 @@ function rewardChart() {
 }
 
 function partsChart() {
-  const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'not_applicable', 'none', 'unscored']);
+  const known = new Set(['mean', 'std', 'min', 'max', 'errored', 'timed_out', 'not_applicable', 'none', 'unscored', 'greedy']);
   const parts = Object.keys(train.columns).filter((key) => key.startsWith('reward/') && !known.has(key.slice(7)) && has(key));
   if (!parts.length) return [];
   const series = noisy(parts.slice(0, 8).map((key, i) => ({ name: key.slice(7), color: COLOURS[(i + 1) % 8], y: of(key) })), 100);
@@ -47,6 +47,9 @@ const SINGLE = [
   [['policy/entropy'], 'Entropy', 'nats per sampled token', { min: 0 }],
   [['algo/clip_low', 'algo/clip_high'], 'Clipped tokens', 'share of tokens whose ratio met the bound', { min: 0, format: percent }],
   [['algo/kl', 'policy/kl'], 'KL to the reference', 'nats per token', {}],
+  [['outcome_critic/accuracy', 'outcome_critic/majority'], 'Outcome critic', 'its accuracy on programs it has not learnt from, and that of the most frequent class', { min: 0, format: percent }],
+  [['compile_error', 'runtime_error', 'failed_test', 'passed_test', 'not_passed', 'passed'].map((name) => `outcome_critic/accuracy/${name}`), 'Outcome critic by class', 'accuracy on the programs of each outcome', { min: 0, format: percent }],
+  [['outcome_critic/calibration_error'], 'Outcome critic calibration', 'mean gap between confidence and accuracy', { min: 0, format: percent }],
   [['lr'], 'Learning rate', '', { min: 0, smoothed: false }],
 ];
 
