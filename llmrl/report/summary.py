@@ -47,6 +47,8 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
     for name, seconds, share in phase_shares(summary):
         table.add_row(Text(f"  {name}", style="dim"), f"{seconds:,.1f} s   {share:.1%}")
     table.add_row("tokens/s", count_text(summary.get("tokens_per_s")))
+    if "privacy_status" in summary:
+        table.add_row("privacy", privacy_text(summary))
     table.add_row("seed", Text(str(summary.get("seed", "–"))))
     table.add_row("status", Text(str(summary.get("status", "–"))))
     if run is not None:
@@ -54,6 +56,14 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
         if (plot := run / "curves.png").is_file():
             table.add_row("plot", Text(str(plot)))
     return table
+
+
+def privacy_text(summary: Mapping[str, Any]) -> str:
+    """What may be claimed of a private run, in a line."""
+    if summary["epsilon"] is None:
+        return f"{summary['privacy_status']}: no guarantee holds"
+    promise = f"({summary['epsilon']:g}, {summary['delta']:g})-DP of a {summary['unit']}"
+    return f"{summary['privacy_status']}: {promise}, {summary['paid']} steps paid"
 
 
 def stage_text(stage: Mapping[str, Any]) -> str:

@@ -74,6 +74,9 @@ def corpus(folder: Path, tiny: bool) -> None:
         taken |= {row[:HEAD] for row in rows}
         if tiny or name in ("probe", "test"):
             rows = rows[:: max(1, len(rows) // 200)][:200]
+        if name == "private":  # membership is told from rows of the same topics: other topics differ by themselves
+            write(folder / "left-out.jsonl", rows[::12])
+            rows = [row for number, row in enumerate(rows) if number % 12]
         write(folder / f"{name}.jsonl", rows)
 
 
@@ -133,10 +136,12 @@ def one_run(out: Path, method: str, epsilon: float, seed: int, steps: int, more:
     assert checkpoint is not None
     tokenizer = load_tokenizer(str(checkpoint / "policy"))
     model, before = open_model(str(checkpoint / "policy")), open_model(recipe.model.path)
-    members, test = _rows(recipe, tokenizer, out / "private.jsonl"), _rows(recipe, tokenizer, out / "test.jsonl")
+    members, others, test = (
+        _rows(recipe, tokenizer, out / f"{part}.jsonl") for part in ("private", "left-out", "test")
+    )
     losses = [loss for row in token_losses(model, test) for loss in row]
     shown = exposures(model, canaries, tokenizer, candidates=CANDIDATES, seed=seed)
-    attacks = membership(model, before, members[:200], test)
+    attacks = membership(model, before, members[:: max(1, len(members) // 300)], others)
     evaluations = [row for row in read_metrics(recipe.run_dir) if row["kind"] == "eval"]
     found = {
         "method": method, "epsilon": epsilon, "seed": seed, "cpu_s": took, "steps": summary["completed_steps"],

@@ -4,9 +4,13 @@ import json
 import math
 import os
 import signal
+import subprocess
+import sys
+import time
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -157,6 +161,41 @@ def test_a_killed_run_pays_again_for_what_was_lost_and_draws_other_noise(source,
     ledger = load_ledger(recipe.run_dir / LEDGER)
     assert [(entry.first, entry.steps) for entry in ledger.entries] == [(0, 3), (2, 2)]
     assert rows_of(recipe)[2]["grad_norm"] != lost[0]["grad_norm"]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_is_resumed_within_its_budget(source, tmp_path):
+    """SIGKILL after some step was paid for, three times; whatever was lost is paid for, and no noise comes twice."""
+    made = data(source, tmp_path, steps=30)
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(made))
+    recipe = parse_recipe(made)
+    file, seen = recipe.run_dir / LEDGER, []
+    command = [sys.executable, "-m", "llmrl", "train", str(tmp_path / "recipe.yaml")]
+    for kill in range(3):
+        run_ = subprocess.Popen(
+            command + ["--resume"] * bool(kill), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        before = load_ledger(file).paid if file.exists() else 0
+        deadline = time.monotonic() + 240
+        while run_.poll() is None and time.monotonic() < deadline:
+            if file.exists() and load_ledger(file).paid >= before + 4 + kill:
+                break
+            time.sleep(0.002)
+        assert run_.poll() is None, "it ended before it could be killed"
+        run_.kill()
+        run_.wait()
+        seen += rows_of(recipe)
+    assert subprocess.run([*command, "--resume"], capture_output=True).returncode == 0
+    ledger, rows = load_ledger(file), rows_of(recipe)
+    assert ledger.paid == 30 and ledger.epsilon() == 8
+    assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
+    made_again = sum(entry.steps for entry in ledger.entries) - len(rows)
+    assert 0 < made_again < 30  # something was lost, and paid for
+    by_step = {}
+    for row in [*seen, *rows]:
+        by_step.setdefault(row["step"], set()).add(row["grad_norm"])
+    assert any(len(norms) > 1 for norms in by_step.values())  # steps that were made again are other steps
+    assert len({row["grad_norm"] for row in rows}) == len(rows)
 
 
 def test_all_of_the_model_is_trained_as_one_record_at_a_time_would(source, tmp_path, monkeypatch):
