@@ -46,6 +46,23 @@ class Policy:
         """The Hugging Face causal LM itself, adapter layers in place but without peft's wrapper."""
         return self.model.base_model.model if self.lora else self.model  # type: ignore[union-attr, return-value]
 
+    def groups(self) -> dict[str, list[str]]:
+        """Names of trained parameters that may have a learning rate of their own: head, adapter, vision_tower."""
+        head = self.causal_lm.get_output_embeddings()  # type: ignore[operator]
+        words = self.causal_lm.get_input_embeddings()  # type: ignore[operator]
+        heads = {id(p) for p in head.parameters()} - {id(p) for p in words.parameters()}
+        eyes = architecture(self.causal_lm)
+        tower = f"{eyes.tower}." if eyes is not None else None
+        found: dict[str, list[str]] = {"head": [], "adapter": [], "vision_tower": []}
+        for name, parameter in self.trainable():
+            if ".lora_" in name:
+                found["adapter"].append(name)
+            elif id(parameter) in heads:
+                found["head"].append(name)
+            elif tower is not None and tower in name:
+                found["vision_tower"].append(name)
+        return found
+
     def trainable(self) -> list[tuple[str, nn.Parameter]]:
         """Names and parameters that the optimizer moves; tied parameters appear once."""
         return [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]

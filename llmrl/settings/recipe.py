@@ -40,6 +40,9 @@ class TrainConfig(Section):
 
     steps: PositiveInt
     lr: PositiveFloat = 1e-6
+    lr_groups: dict[Literal["head", "adapter", "vision_tower"], PositiveFloat] = Field(
+        default_factory=dict, description="peak learning rates of the output layer, the LoRA adapter, the vision tower"
+    )
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegativeInt = 0
     betas: tuple[float, float] = (0.9, 0.999)

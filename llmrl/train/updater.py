@@ -34,7 +34,8 @@ def learning_rate(step: int, *, peak: float, total: int, warmup: int, schedule: 
 class Updater:
     """Holds the master weights and AdamW's state (Loshchilov & Hutter 2019) of `named` parameters.
 
-    `reduce` sums a tensor over ranks in place; gradients are shares of one global loss, so they are summed, not averaged.
+    `factors` multiply the learning rate of some of them, by name. `reduce` sums a tensor over ranks in place; gradients
+    are shares of one global loss, so they are summed, not averaged.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Updater:
         weight_decay: float,
         max_grad_norm: float,
         reduce: Callable[[Tensor], Tensor] | None = None,
+        factors: Mapping[str, float] | None = None,
     ) -> None:
         self._named = list(named)
         self._masters = [(name, _master(parameter)) for name, parameter in self._named]
@@ -60,9 +62,11 @@ class Updater:
         ]
         self._max_grad_norm = max_grad_norm
         self._reduce = reduce
-        self._adam = torch.optim.AdamW(
-            [master for _, master in self._masters], lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True
-        )
+        by_factor: dict[float, list[Tensor]] = {}
+        for name, master in self._masters:
+            by_factor.setdefault((factors or {}).get(name, 1.0), []).append(master)
+        groups = [{"params": masters, "factor": factor} for factor, masters in by_factor.items()]
+        self._adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
     def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
         """Add the gradients of `loss` to those that `step` will apply."""
@@ -84,7 +88,7 @@ class Updater:
             if size > self._max_grad_norm:
                 torch._foreach_mul_(grads, self._max_grad_norm / (size + 1e-6))
             for group in self._adam.param_groups:
-                group["lr"] = lr
+                group["lr"] = lr * group["factor"]
             self._adam.step()
             self._round_back()
         self.discard()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -60,8 +61,12 @@ def _launched() -> Backend | None:
 def share(backend: Backend, train: TrainConfig, policy: Policy, logprob_model: LogprobModel, world: World) -> Shared:
     """Hand `policy` to `backend`: sharded over ranks unless it is ddp, with the optimizer that fits."""
     settings = _settings(train)
+    if backend != "ddp" and train.lr_groups:
+        raise ConfigError(
+            f"train.lr_groups with train.backend={backend}: only ddp has learning rates by group; remove one"
+        )
     if backend == "ddp":
-        moves: ShardedOptimizer = _plain(policy.trainable(), train, world)
+        moves: ShardedOptimizer = _plain(policy.trainable(), train, world, factors=_factors(policy, train))
     elif backend == "fsdp2":
         from llmrl.train.backends import fsdp2
 
@@ -98,10 +103,30 @@ def _settings(train: TrainConfig) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _plain(named: list[tuple[str, nn.Parameter]], train: TrainConfig, world: World, *, scale: float = 1.0) -> Updater:
+def _factors(policy: Policy, train: TrainConfig) -> dict[str, float]:
+    """How many times `train.lr` some parameters learn with. Raises ConfigError for a group that the policy has not."""
+    groups = policy.groups() if train.lr_groups else {}
+    for name in train.lr_groups:
+        if not groups[name]:
+            there = ", ".join(group for group, names in groups.items() if names) or "none of them"
+            raise ConfigError(
+                f"train.lr_groups.{name}: the policy trains no such part on its own (there is: {there}); an output layer "
+                "that shares the embedding's weight is not one, nor is a frozen vision tower"
+            )
+    return {name: rate / train.lr for group, rate in train.lr_groups.items() for name in groups[group]}
+
+
+def _plain(
+    named: list[tuple[str, nn.Parameter]],
+    train: TrainConfig,
+    world: World,
+    *,
+    scale: float = 1.0,
+    factors: Mapping[str, float] | None = None,
+) -> Updater:
     """The optimizer over whole weights, whose gradients are summed over ranks."""
     reduce = partial(_sum, world=world, scale=scale) if world.size > 1 else None
-    return Updater(named, reduce=reduce, **_settings(train))
+    return Updater(named, reduce=reduce, factors=factors, **_settings(train))
 
 
 def _sum(tensor: Tensor, *, world: World, scale: float) -> Tensor:
