@@ -153,7 +153,7 @@ TASK = Task(
     verifier=MBPP.verifier,
     # About a hundred inputs, and the reference runs on each too: Mbpp/592 needs 7 s on an idle core. The hub's test
     # programs import numpy.
-    options={"timeout_s": 60.0, "limits": {"packages": ["numpy"]}},
+    options={"timeout_s": 120.0, "limits": {"packages": ["numpy"]}},
     template="{problem}\n\nAnswer with one Python code block.",
     plain_template='"""\n{problem}\n"""\n',
     plain_stop=('\n"""', "\nassert", "\nprint", "\nif __name__", "\n# "),
