@@ -165,7 +165,7 @@ def _attend_own(
     """query [K, R, G, S, C, D] against keys and values of the prompts [K, G, P, D] and its own [K, G, S, C, D]."""
     kv_heads, repeat, groups, siblings, columns, width = query.shape
     by_row = query.permute(0, 2, 3, 1, 4, 5).reshape(kv_heads, groups, siblings, repeat * columns, width)
-    by_group = by_row.view(kv_heads, groups, siblings * repeat * columns, width)
+    by_group = by_row.reshape(kv_heads, groups, siblings * repeat * columns, width)  # a view unless columns is 1
     on_prompt = capped(by_group @ prompt[0].transpose(-1, -2), cap)  # [K, G, S*R*C, P]
     on_prompt = on_prompt.masked_fill_(~prompt_there[None, :, None, :], float("-inf"))
     on_prompt = on_prompt.view(kv_heads, groups, siblings, repeat, columns, -1)

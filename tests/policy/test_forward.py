@@ -233,3 +233,11 @@ def test_saved_folders_reopen(tmp_path):
     expected, _ = by_the_model(random_model("qwen2"), batch)
     got = forward(policy.causal_lm, batch, mode="packed").logprobs
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=3e-5)
+
+
+def test_completions_of_one_token_are_packed_too():
+    rows = [
+        trajectory((7, 8, 9 + group), [[20 + sample]], group=f"g{group}") for group in (0, 1) for sample in range(3)
+    ]
+    packed, plain = (forward(random_model(), collate(rows), mode=mode).logprobs for mode in ("packed", "plain"))
+    torch.testing.assert_close(packed, plain, rtol=1e-4, atol=1e-5)

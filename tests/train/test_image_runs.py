@@ -80,3 +80,23 @@ def test_a_column_of_images_trains_and_pictures_are_stored_once(tmp_path, tiny_v
     assert all(row["mismatch/mean_abs_logprob"] < 1e-4 for row in rows)
     stored, files = shown(made.run_dir)
     assert len(stored) == 6 and {len(row.prompt.media) for row in stored} == {1} and 1 <= len(files) <= 3
+
+
+def test_a_policy_learns_to_look(tmp_path, tiny_vlm):
+    """White or black: half of the answers are right without looking. Under exchanged pictures the learnt ones are wrong."""
+    bright = {"name": "tests.train.looking:Bright", "turns": 1, "isolated": False}
+    made = recipe(
+        tmp_path, steps=24, model={"path": str(tiny_vlm), "vision_tower": True}, env=bright, algo={"name": "grpo"},
+        data={"source": "episodes", "limit": 400, "max_prompt_tokens": 60},
+        rollout={"engine": "native", "isolated": False, "prompts_per_step": 16, "group_size": 8, "max_tokens": 1},
+        train={"steps": 24, "lr": 2e-3, "threads": 1, "tokens_per_microbatch": 4096, "save_every": 24},
+        eval={"data": {"n": 40}, "threshold": 0.9},
+    )  # fmt: skip
+    rows = trained(made)
+    assert rows[0]["reward/mean"] < 0.7 and sum(row["reward/mean"] for row in rows[-4:]) / 4 > 0.9
+    exchanged = recipe(
+        tmp_path / "exchanged", steps=1, model={"path": str(checkpoints(made.run_dir)[-1] / "policy")},
+        env={**bright, "args": {"exchanged": True}}, algo={"name": "grpo"}, data=made.data.model_dump(),
+        eval={"data": {"n": 40}, "threshold": 0.9},
+    )  # fmt: skip
+    assert trained(exchanged)[0]["reward/mean"] < 0.2
