@@ -90,3 +90,38 @@ def test_an_explicit_precision_is_warned_about_with_its_factor_where_it_is_slow(
     measured(fresh, 1.3)
     assert hardware.warning_for("float32") is None  # not worth a line
     assert hardware.warning_for("float16") is None  # never measured
+
+
+@pytest.mark.parametrize(
+    ("files", "membership", "cores"),
+    [
+        ({"a/b/cpu.max": "max 100000", "a/cpu.max": "150000 100000"}, "0::/a/b\n", 1.5),
+        ({"cpu.max": "400000 100000", "a/cpu.max": "50000 100000"}, "0::/a\n", 0.5),
+        ({"a/cpu.max": "max 100000"}, "0::/a\n", None),
+        (
+            {"cpu/a/cpu.cfs_quota_us": "250000", "cpu/a/cpu.cfs_period_us": "100000"},
+            "4:memory:/a\n3:cpu,cpuacct:/a\n",
+            2.5,
+        ),
+        ({"cpu/a/cpu.cfs_quota_us": "-1", "cpu/a/cpu.cfs_period_us": "100000"}, "3:cpu,cpuacct:/a\n", None),
+        ({}, "", None),
+    ],
+)
+def test_the_tightest_quota_of_a_process_and_the_groups_around_it_counts(tmp_path, files, membership, cores):
+    for name, text in files.items():
+        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "fs" / name).write_text(f"{text}\n")
+    (tmp_path / "cgroup").write_text(membership)
+    assert hardware.cpu_quota(tmp_path / "fs", tmp_path / "cgroup") == cores
+
+
+@pytest.mark.parametrize(
+    ("quota", "nice", "load", "may", "left"),
+    [(None, 0, 9.0, 4, 4), (1.5, 0, 9.0, 2, 2), (None, 5, 2.6, 4, 1), (0.2, 5, 9.0, 1, 1)],
+)
+def test_threads_follow_affinity_quota_and_nice(monkeypatch, quota, nice, load, may, left):
+    monkeypatch.setattr(hardware.os, "sched_getaffinity", lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr(hardware.os, "nice", lambda more: nice)
+    monkeypatch.setattr(hardware.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(hardware, "cpu_quota", lambda: quota)
+    assert (hardware.cores(), hardware.cores_left()) == (may, left)
