@@ -89,6 +89,8 @@ def _apps(record: Mapping[str, Any], examples: int) -> Record:
     question, starter = str(record["question"]), str(record.get("starter_code") or "")
     shown = _json(record, "public_input_output") or {}
     name = cases.get("fn_name") or None
+    tests: list[Any]
+    public: list[Any]
     if name:
         method = any(re.search(r"^class Solution\b", code, re.MULTILINE) for code in [starter, *solutions[:1]])
         tests, public = ([_call_test(name, method, *case) for case in _cases(part)] for part in (cases, shown))

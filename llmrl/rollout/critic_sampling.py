@@ -140,8 +140,8 @@ class CriticSampling:
         for place, looked in chosen:
             pool, prompt = pools[place], prompts[place]
             said = {i: next(verdicts, None) for i in looked}
-            passing = bool(pool[looked[0]].passed)
-            if passing:
+            refines = bool(pool[looked[0]].passed)
+            if refines:
                 seeds = looked
             elif all(verdict is not None for verdict in said.values()):
                 ranked = best_failing([said[i].whole for i in looked], self.failing)  # type: ignore[union-attr]
@@ -153,10 +153,10 @@ class CriticSampling:
             for target, owner in enumerate(owners):
                 draw = key(seed, "critic sampling", prompt.id, number, target)
                 made = replace(sampling, seed=draw)
-                kept = self._kept(pool[owner], said[owner], tools, draw) if passing else 0
-                if passing:
+                kept = self._kept(pool[owner], said[owner], tools, draw) if refines else 0
+                if refines:
                     made = replace(made, max_tokens=max(1, sampling.max_tokens - kept), min_tokens=0)
-                found.append(_Plan(place, target, owner, kept, made, passing))
+                found.append(_Plan(place, target, owner, kept, made, refines))
         return found
 
     def _room(self, pool: Sequence[Program], sampling: Sampling) -> int:

@@ -253,8 +253,10 @@ def make_outcome_critic(
     critic = load_outcome_critic(
         config, recipe.model, policy, source=source, device=world.device, seed=key(recipe.seed, "outcome adapter")
     )
-    longest = model_length(source)
-    if longest is not None and recipe.model.max_length >= longest:
+    longest, reads = model_length(source), (critic.model or policy).causal_lm
+    words = reads.get_input_embeddings()  # type: ignore[operator]
+    positions = any(isinstance(part, nn.Embedding) and part is not words for part in reads.modules())
+    if positions and longest is not None and recipe.model.max_length >= longest:  # rotary positions have no end
         raise ConfigError(
             f"the outcome critic reads one token more than model.max_length={recipe.model.max_length}, and {source} reads "
             f"{longest}; lower model.max_length"
