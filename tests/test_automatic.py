@@ -4,7 +4,6 @@ import subprocess
 import sys
 
 import pytest
-import yaml
 
 from llmrl.automatic import engine_for, model_type, settle
 from llmrl.commands.plan_rows import rows_of
@@ -57,7 +56,7 @@ def test_small_recipes_leave_the_precision_to_the_machine():
     import pathlib
 
     for file in pathlib.Path("recipes").rglob("*.yaml"):
-        dtype = yaml.safe_load(file.read_text())["model"].get("dtype", "auto")
+        dtype = load_recipe(file).model.dtype  # a base's, too
         assert dtype == ("bfloat16" if file.parent.name == "math_large" else "auto"), file
 
 

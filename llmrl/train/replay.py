@@ -16,7 +16,8 @@ import yaml
 from llmrl.batch import Algorithm
 from llmrl.errors import ReplayError
 from llmrl.rollout.store import read_rollouts, rollouts_file
-from llmrl.settings.load import load_recipe
+from llmrl.settings.base import with_base
+from llmrl.settings.load import load_recipe, read_recipe
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import checkpoints, damage, read_state, read_tensors
 from llmrl.train.folder import read_metrics
@@ -53,6 +54,8 @@ def stored_recipe(run: Path) -> Recipe:
 def algo_section(file: Path) -> dict[str, Any]:
     """The `algo` section of a recipe, or a file that holds just one. Raises ReplayError."""
     data = yaml.safe_load(file.read_text()) if file.is_file() else None
+    if isinstance(data, dict):
+        data = with_base(data, file, read_recipe)
     section = data.get("algo", data) if isinstance(data, dict) else None
     if not isinstance(section, dict) or "name" not in section:
         raise ReplayError(f"{file} holds no `algo` section with a name")
