@@ -87,7 +87,7 @@ def _sampling(found: Sequence[Mapping[str, Sequence[Mapping[str, Any]]]]) -> lis
         tokens = mean(one["tokens"] for problem in problems for one in problem)
         rows.append([name, *cells, f"{tokens:.0f}"])
 
-    row("plain", "plain", lambda p, n: pass_at_k(len(p["hidden"]), sum(p["hidden"]), n))
+    row("plain", "plain", lambda p, n: pass_at_k(len(p["hidden"]), sum(p["hidden"]), min(n, len(p["hidden"]))))
     row("best of n by critic", "plain", lambda p, n: _top(p, n))
     row("example-test filter", "plain", lambda p, n: n_at_k(p["hidden"], p["examples"], n))
     row("refine, filter", "refine", lambda p, n: n_at_k(p["hidden"], p["examples"], n))
