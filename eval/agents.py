@@ -88,8 +88,8 @@ def find_environment(text: str) -> tuple[str, EnvConfig]:
         raise EvalError(f"--env {text!r} is no name, recipe or mapping of an env section: {error}") from error
     check_environment(config)
     levels = config.args.get("level") or config.args.get("id") or config.args.get("challenge")
-    view = config.args.get("view", "")
-    return "-".join(str(part) for part in (config.name, levels, view) if part), config
+    view, scrambled = config.args.get("view", ""), "scrambled" if config.args.get("scrambled") else ""
+    return "-".join(str(part) for part in (config.name, levels, view, scrambled) if part), config
 
 
 def evaluate_agents(

@@ -66,6 +66,8 @@ class Played:
     """A game as an environment.
 
     view     text, image or both: what the policy observes.
+    scrambled
+             pictures with their pixels in random order: a policy that looks falls to chance.
     invalid  noop: an answer without a valid action costs `penalty` and changes nothing. random: an action is drawn in its
              place; the step costs `penalty` too, and its tokens are left out of the policy's loss.
     """
@@ -73,6 +75,7 @@ class Played:
     game: Game
     seed: int
     view: View = "text"
+    scrambled: bool = False
     invalid: Invalid = "noop"
     penalty: float = 0.1
     drawn: random.Random = field(init=False)
@@ -117,7 +120,18 @@ class Played:
             return Observation.of(self.game.words(seen=False))
         text = self.game.words(seen=self.view == "image")
         content = [{"type": "image"}, *([{"type": "text", "text": text}] if text else [])]
-        return Observation(messages=({"role": "user", "content": content},), media=(picture(self.game.frame()),))
+        frame = scrambled(self.game.frame(), self.seed) if self.scrambled else self.game.frame()
+        return Observation(messages=({"role": "user", "content": content},), media=(picture(frame),))
+
+
+def scrambled(image: Image, seed: int) -> Image:
+    """The same pixels in an order that `seed` draws."""
+    import numpy as np
+    from PIL import Image as Pillow
+
+    pixels = np.asarray(image.convert("RGB"))
+    order = np.random.default_rng(seed).permutation(pixels.shape[0] * pixels.shape[1])
+    return Pillow.fromarray(pixels.reshape(-1, 3)[order].reshape(pixels.shape))
 
 
 def picture(image: Image) -> Media:

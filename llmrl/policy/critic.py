@@ -39,11 +39,12 @@ class ValueHead(nn.Module):
     def __init__(self, width: int, *, hidden: Sequence[int] = (), stop_gradient: bool = False, seed: int = 0) -> None:
         super().__init__()
         widths = [width, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         draw = torch.Generator().manual_seed(seed)
-        for layer in self.layers:
+        for layer in layers:
             nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu", generator=draw)
             nn.init.zeros_(layer.bias)
+        self.layers = nn.ModuleList(layers)
         self.weight = nn.Parameter(torch.zeros(widths[-1]))
         self.bias = nn.Parameter(torch.zeros(()))
         self.register_buffer("mean", torch.zeros(()))
@@ -54,6 +55,7 @@ class ValueHead(nn.Module):
         hidden = hidden.detach() if self._stop_gradient else hidden
         hidden = hidden if hidden.dtype == torch.float64 else hidden.float()
         for layer in self.layers:
+            assert isinstance(layer, nn.Linear)
             weight, bias = layer.weight.to(hidden.dtype), layer.bias.to(hidden.dtype)
             hidden = nn.functional.linear(hidden, weight, bias).relu()
         return self.mean + self.deviation * (hidden @ self.weight.to(hidden.dtype) + self.bias)

@@ -11,9 +11,12 @@ from typing import Any
 from llmrl.atomic import write_text
 from llmrl.report.embedded import RIGHT_FROM, embedded_samples
 from llmrl.report.figures import distributions, metric_columns
+from llmrl.report.filmstrip import filmstrips
 from llmrl.report.html import document
 from llmrl.report.read import Run, finite, full_summary, phases, read_run
+from llmrl.report.stored import rollout_files
 from llmrl.report.summary import count_text, duration_text, interval_of, phase_shares, steps_text
+from llmrl.rollout.store import read_rollouts
 
 GOOD = frozenset({"finished", "done", "complete", "completed"})
 SCRIPTS = ("charts.js", "page.js", "browser.js")
@@ -71,7 +74,7 @@ def page(run: Run) -> str:
             "numbers": _numbers(summary),
             "tiles": _tiles(summary),
             "notes": _notes(notes),
-            "extent": _extent(run, payload["samples"]),
+            "extent": _extent(run, payload["samples"]) + _films(run),
             "recipe": escape(run.recipe_text) or "not stored",
             "environment": escape(json.dumps(run.environment, indent=2, ensure_ascii=False)),
         },
@@ -148,6 +151,16 @@ def _notes(notes: list[str]) -> str:
     if not notes:
         return ""
     return f'<div class="notes"><ul>{"".join(f"<li>{escape(note)}</li>" for note in notes)}</ul></div>'
+
+
+def _films(run: Run) -> str:
+    """Episodes of the last stored step, if its rows are environment steps."""
+    files = rollout_files(run.path)
+    if not run.recipe.get("env") or not files:
+        return ""
+    step = max(files)
+    strips = filmstrips(read_rollouts(files[step]))
+    return f"<details open><summary>Episodes of step {step}</summary>{strips}</details>" if strips else ""
 
 
 def _extent(run: Run, samples: Mapping[str, Any]) -> str:

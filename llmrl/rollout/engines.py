@@ -87,9 +87,10 @@ def place_engine(recipe: Recipe, source: str, ranks: Ranks) -> tuple[RolloutEngi
     open_pool = _servers if placement == "server" else _ray
     if ranks.size == 1:
         return _checked(recipe, *open_pool(recipe, settings))
-    if recipe.rollout.dynamic_sampling is not None:
+    if recipe.rollout.dynamic_sampling is not None or recipe.env is not None:
+        name = "rollout.dynamic_sampling" if recipe.rollout.dynamic_sampling is not None else "env"
         raise ConfigError(
-            f"rollout.dynamic_sampling asks for prompts rank by rank, which rollout.placement={placement} with "
+            f"{name} asks for completions rank by rank, which rollout.placement={placement} with "
             f"{ranks.size} trainer processes cannot serve; use placement colocated, or one process"
         )
     opened = _checked(recipe, *open_pool(recipe, settings)) if ranks.main else None

@@ -323,11 +323,6 @@ class Recipe(Section):
             raise ValueError(
                 f"engines.{next(iter(self.engines))}: only environments ask other engines, and there is no env"
             )
-        if self.env is not None and self.rollout.placement != "colocated":
-            raise ValueError(
-                f"rollout.placement={self.rollout.placement}: episodes are played with an engine beside the trainer; set "
-                "placement=colocated"
-            )
         if "name" not in self.algo:
             raise ValueError("algo needs a name, such as `algo: {name: grpo}`")
         if self.algo["name"] == "sft" and self.rollout.temperature != 1:

@@ -86,6 +86,16 @@ def test_pictures_and_words_show_the_state_and_depend_on_the_seed_alone(name):
         assert frames[0] == frames[1]
 
 
+def test_a_scrambled_picture_has_the_same_pixels_elsewhere():
+    plain, mixed, again = (
+        make("numberline", seed=1, view="image", **more).start().media[0]
+        for more in ({}, {"scrambled": True}, {"scrambled": True})
+    )
+    assert mixed == again and mixed != plain
+    colours = [sorted(Image.open(io.BytesIO(shown.data)).getcolors(10**6)) for shown in (plain, mixed)]
+    assert colours[0] == colours[1]
+
+
 def test_number_line_by_its_rules():
     environment = make("numberline", seed=0, high=3)
     game = environment.game

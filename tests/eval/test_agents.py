@@ -61,6 +61,22 @@ def test_a_policy_is_measured_in_every_environment_and_not_twice(tmp_path, tiny_
         evaluate_agents([str(tiny_model)], [LINE, LINE], out=tmp_path, options=OPTIONS, say=print)
 
 
+def test_a_model_that_sees_is_shown_the_game(tmp_path, tiny_vlm):
+    shown = "{name: numberline, args: {view: image}, turns: 2, memory: window(1), isolated: false}"
+    options = replace(OPTIONS, levels=2, max_tokens=4, max_length=400, engine="hf", dtype="float32")
+    plain, mixed = evaluate_agents(
+        [str(tiny_vlm)],
+        [shown, shown.replace("image", "image, scrambled: true")],
+        out=tmp_path,
+        options=options,
+        say=print,
+    )
+    assert (plain.environment, mixed.environment) == ("numberline-image", "numberline-image-scrambled")
+    assert plain.invalid == 1.0 and plain.turns == 2 and plain.errored == 0.0
+    assert len(list((tmp_path / "rollouts" / "media").iterdir())) == 4
+    assert "data:image/png;base64," in (tmp_path / "report.html").read_text()
+
+
 def test_levels_have_the_same_seeds_for_every_model_and_samples_cluster(tmp_path, tiny_model, scripted):
     options = replace(OPTIONS, samples=3, levels=5)
     (found,) = evaluate_agents([str(tiny_model)], [LAKE], out=tmp_path / "a", options=options, say=print)

@@ -26,7 +26,7 @@ from llmrl.rollout.servers import Server
 from llmrl.rollout.transfer import Direct, Files
 from llmrl.train.folder import read_metrics
 from llmrl.types import Request, Sampling
-from tests.durability.harness import command, start, tail, write_recipe
+from tests.durability.harness import CASES, command, start, tail, write_recipe
 from tests.tiny import random_model
 
 pytestmark = [
@@ -256,14 +256,15 @@ def test_a_ray_actor_that_dies_is_replaced_and_its_work_done_by_others(tiny_mode
 
 
 @pytest.mark.parametrize(
-    ("placement", "processes_"), [("server", 1), ("server", 2), pytest.param("ray", 1, marks=needs_ray)]
+    ("placement", "processes_", "episodes"),
+    [("server", 1, False), ("server", 2, False), ("server", 1, True), pytest.param("ray", 1, True, marks=needs_ray)],
 )
 def test_a_run_trains_with_its_engines_elsewhere(
-    placement: str, processes_: int, tmp_path: Path, tiny_model: Path
+    placement: str, processes_: int, episodes: bool, tmp_path: Path, tiny_model: Path
 ) -> None:
     changes = {
         "model.dtype": "bfloat16", "rollout.engine": "vllm", "rollout.kv_cache_gib": 1, "rollout.placement": placement,
-        "train.steps": 3, "eval.data": {"n": 4},
+        "train.steps": 3, "eval.data": {"n": 4}, **(CASES["episodes"].changes if episodes else {}),
     }  # fmt: skip
     recipe = write_recipe(tmp_path, tiny_model, changes)
     process = start(command(recipe, processes=processes_), tmp_path / "log.txt")
@@ -271,3 +272,4 @@ def test_a_run_trains_with_its_engines_elsewhere(
     rows = [row for row in read_metrics(tmp_path / "run") if row["kind"] == "train"]
     assert len(rows) == 3
     assert all(row["mismatch/mean_abs_logprob"] < 0.1 and row["engine/restarts"] == 0 for row in rows)
+    assert not episodes or all(row["episode/turns"] > 1 and row["rollout/errored"] == 0 for row in rows)

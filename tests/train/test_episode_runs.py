@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 
 from llmrl.compose import resolve
+from llmrl.report.page import write_report
 from llmrl.rollout.store import read_rollouts, rollouts_file
 from llmrl.settings.load import load_recipe, parse_recipe, recipes_folder
 from llmrl.start import run
@@ -92,6 +93,7 @@ def test_agents_in_a_game_train_and_resume_bit_for_bit(algo, tmp_path, tiny_mode
     whole = recipe(tmp_path / "whole", tiny_model, env=env, **sections)
     rows = trained(whole)
     assert all(row["flag/invalid_action"] > 0.5 for row in rows)  # a random model writes no JSON
+    assert write_report(whole.run_dir).read_text().count('class="film"') == 6
     half = recipe(tmp_path / "half", tiny_model, env=env, steps=2, **sections)
     trained(half)
     trained(half.model_copy(update={"train": whole.train}), resume=True)
