@@ -179,6 +179,8 @@ def _servers(recipe: Recipe, settings: EngineSettings) -> tuple[TrainedEngine, T
 
 
 def _patience(recipe: Recipe) -> Patience:
+    from llmrl.rollout.pool import Patience
+
     return Patience(
         stall_s=recipe.rollout.stall_timeout_s,
         update_s=recipe.rollout.servers.update_timeout_s,
