@@ -58,6 +58,7 @@ def flex_attention(
     from torch.nn.attention.flex_attention import flex_attention as attend
 
     def bounded(score: Tensor, *where: Tensor) -> Tensor:
+        assert cap is not None
         return cap * torch.tanh(score / cap)
 
     run = _compiled(attend) if query.is_cuda else attend

@@ -128,8 +128,8 @@ def _attend(layer: _Layer, x: Tensor, cos: Tensor, sin: Tensor, cache: KVCache, 
     half = width // 2
     turned = turned * cos + torch.cat([turned[..., half:], turned[..., :half]], dim=-1).mul_(sin)
     query, key = turned[:, :heads], turned[:, heads:]
-    turned = (part.transpose(0, 1) for part in (query, key, value))
-    out = decode(*turned, cache, number, scale=layer.scale, window=layer.window)
+    query, key, value = (part.transpose(0, 1) for part in (query, key, value))
+    out = decode(query, key, value, cache, number, scale=layer.scale, window=layer.window)
     return out.transpose(0, 1).reshape(rows, heads * width)
 
 

@@ -95,7 +95,7 @@ class OutcomeCritic:
         from transformers import AutoModelForTokenClassification
 
         owner = self.model or policy
-        config = copy.deepcopy(owner.causal_lm.config)
+        config: Any = copy.deepcopy(owner.causal_lm.config)
         config.update({"classifier_dropout": 0.0, "outcome_pool": self.pool})
         config.id2label = dict(enumerate(self.classes))
         config.label2id = {name: number for number, name in enumerate(self.classes)}

@@ -13,7 +13,8 @@ the packed sequence without padding.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,9 +50,9 @@ class Packing:
 
     def to(self, device: torch.device) -> Packing:
         """The same layout on another device."""
-        plain = {"longest": self.longest, "pictures": self.pictures}
-        tensors = {f.name: moved(getattr(self, f.name), device) for f in fields(self) if f.name not in plain}
-        return Packing(**tensors, **plain)
+        held = ((field.name, getattr(self, field.name)) for field in fields(self))
+        there: dict[str, Any] = {name: moved(value, device) for name, value in held if isinstance(value, Tensor)}
+        return replace(self, **there)
 
 
 def pack(batch: Batch) -> Packing:

@@ -215,7 +215,8 @@ class Recipe(Section):
         """The folder of the policy that a stage (None: the rest of the recipe) starts from; None: the recipe's model."""
         earlier = self.before if stage is None else self.before[: self.before.index(stage)]
         last = self.stages[-1] if self.stages and isinstance(self.stages[-1], RLStage) else None
-        named = (stage or last).start if stage or last else ""
+        this = stage or last
+        named = this.start if this else ""
         for other in reversed(earlier if named != BASE else []):
             if other.title == named or (not named and other.kind != "reward_model"):
                 return self.stage_dir(other) / "model"

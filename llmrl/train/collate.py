@@ -89,11 +89,11 @@ def collate(
         privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
         sampled=None if sampled.all() else torch.from_numpy(sampled),
         thought=torch.from_numpy(thought) if any(t.episode for t in trajectories) else None,
-        **_beside(trajectories),
-        **_prefixes(trajectories),
-        **_episodes(trajectories),
-        **_pictures(trajectories, reader),
     )
+    optional: dict[str, Any] = {
+        **_beside(trajectories), **_prefixes(trajectories), **_episodes(trajectories), **_pictures(trajectories, reader)
+    }  # fmt: skip
+    batch = replace(batch, **optional)
     return with_totals(batch, reduce=lambda total: total)
 
 

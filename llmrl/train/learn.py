@@ -32,7 +32,8 @@ Optimizers = dict[str, tuple[Optimizer, float]]  # metric of its gradient norm -
 
 def learn(models: Models, algo: Algorithm, batch: Batch, step: int) -> tuple[Batch, dict[str, float]]:
     """Everything that one step's rollouts teach: (the batch with its credit, metrics). The loop and replay call this."""
-    batch, judged = annotate(models, algo.needs, batch), {}
+    batch = annotate(models, algo.needs, batch)
+    judged: dict[str, float] = {}
     if (outcomes := models.outcome_trainer) is not None:
         batch, judged = outcomes.score(batch)
         judged |= outcomes.learn(batch, step)

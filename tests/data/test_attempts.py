@@ -79,7 +79,7 @@ def judged(row):
     return CritiqueReward(stage=1)(empty).parts["draft_right"] == 1.0
 
 
-@pytest.mark.skipif(not (DATA / "gsm8k_model_solutions").is_dir(), reason="no shared data")
+@pytest.mark.skipif(not (DATA / "gsm8k_model_solutions").is_dir(), reason="LLMRL_DATA has no such folder")
 def test_real_attempts_at_gsm8k_are_as_right_as_they_are_said_to_be():
     source = f"attempts:{DATA}/gsm8k_model_solutions/test.jsonl"
     rows = load_rows(DataConfig(source=source, limit=400), seed=0)
@@ -89,7 +89,7 @@ def test_real_attempts_at_gsm8k_are_as_right_as_they_are_said_to_be():
     assert sum(row.columns["correct"] for row in found) * 2 == len(found) > 2000
 
 
-@pytest.mark.skipif(not (DATA / "bigbench_mistake").is_dir(), reason="no shared data")
+@pytest.mark.skipif(not (DATA / "bigbench_mistake").is_dir(), reason="LLMRL_DATA has no such folder")
 @pytest.mark.parametrize(
     "name", ["multistep_arithmetic", "word_sorting", "tracking_shuffled_objects", "dyck_languages"]
 )

@@ -26,7 +26,8 @@ class Calls:
 
 def engine(*, can_sleep):
     made = VLLMEngine.__new__(VLLMEngine)
-    made._llm, made._can_sleep, made._asleep = Calls(), can_sleep, False
+    made._settings = EngineSettings(model="none")
+    made._llm, made._can_sleep, made._asleep, made._reader = Calls(), can_sleep, False, None
     return made
 
 

@@ -141,7 +141,7 @@ HACKS = {
     "a liar from a class that holds the function": (YES + "class Solution:\n    def f(s, *x): return Yes()\n", ["assert Solution().f('ab').startswith('ba')", "r = Solution().f([3, 1, 2])\nassert len(r) == 3 and all(a <= b for a, b in zip(r, list(r)[1:]))", "assert Solution().f(3) == 9"]),
     "claims that the harness failed": ("def f(*x): raise TypeError('StandIn')\n", ASSERTS + CALLBACK),
     "ends the test's own loop": ("def f(*x): raise StopIteration\n", ["assert all(map(lambda v: f(v) == v * v, range(5)))", "assert not [v for v in map(f, [1, 2])]", "assert list(map(f, [3])) == []"]),
-    "ends it with an object": ("class E:\n    def __eq__(s, o): raise StopIteration\n    __bool__ = __len__ = __lt__ = lambda s, *o: next(iter(()))\ndef f(*x): return E()\n", ["assert all(map(lambda v: f(v) == f(v), range(5)))", "assert not list(filter(f, [1, 2]))", "assert not list(map(len, [f(1)]))"]),
+    "ends it with an object": ("class E:\n    def __eq__(s, o): raise StopIteration\n    __bool__ = __len__ = __lt__ = lambda s, *o: next(iter(()))\ndef f(*x): return E()\n", ["assert all(map(lambda v: f(v) == v * v, range(5)))", "assert not list(filter(f, [1, 2]))", "assert not list(map(len, [f(1)]))"]),
     "asks without end": ("def f(g, x):\n    while True: g(1)\n", CALLBACK),
     "poses as a list": ("class L:\n    __class__ = list\n    def __eq__(s, o): return True\n    def __len__(s): return 3\ndef f(x): return L()\n", SORTS),
     "a lying numpy": ("import sys, types\nn = types.ModuleType('numpy'); n.ndarray = n.generic = object; sys.modules['numpy'] = n\nclass A:\n    class dtype: kind = 'i'; str = '<i8'\n    def tolist(s): return [1]\n    def item(s): return 9\nA.__module__ = 'numpy'\ndef f(*x): return A()\n", [*ASSERTS[1:], *SORTS]),
