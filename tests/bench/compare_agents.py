@@ -40,6 +40,7 @@ ENVIRONMENTS: dict[str, dict[str, Any]] = {
         "turns": 12,
     },
 }
+PLAYED = {"memory": "window(1)", "isolated": False}
 CRITIC = {"hidden": [256], "lr": 3e-3, "stop_gradient": True, "warmup_steps": 2}
 PLAIN = {**CRITIC, "stop_gradient": False, "warmup_steps": 0}
 
@@ -117,7 +118,7 @@ def recipe_of(place: Place, model: str, options: argparse.Namespace) -> Any:
             "name": folder.name, "runs_dir": str(folder.parent), "seed": place.seed,
             "model": {"path": model, "dtype": "float32", "max_length": 512},
             "data": {"source": "episodes", "limit": 4000, "max_prompt_tokens": 64},
-            "env": {**ENVIRONMENTS[place.environment], "memory": "window(1)", "isolated": False},
+            "env": {**ENVIRONMENTS[place.environment], **PLAYED},
             "rollout": {
                 "engine": "native", "prompts_per_step": EPISODES // method.group, "group_size": method.group,
                 "max_tokens": 72,
@@ -179,8 +180,8 @@ def base(environment: str, options: argparse.Namespace) -> Path:
                 },
                 "data": {"source": str(examples), "max_prompt_tokens": 500}, "algo": {"name": "sft"},
                 "rollout": {"prompts_per_step": 16, "group_size": 1, "max_tokens": 8},
-                "train": {"steps": 300, "lr": 3e-3, "schedule": "cosine", "warmup_steps": 20, "threads": 1,
-                          "save_every": 300, "tokens_per_microbatch": 8192},
+                "train": {"steps": 1000, "lr": 3e-3, "schedule": "cosine", "warmup_steps": 20, "threads": 1,
+                          "save_every": 1000, "tokens_per_microbatch": 8192},
                 "eval": False,
             }
         )  # fmt: skip
@@ -222,7 +223,7 @@ def report(options: argparse.Namespace) -> None:
     runs = [place for place in planned(options) if finished(place.folder(options.out))]
     settings = AgentOptions(levels=options.levels, max_tokens=96, max_length=512, dtype="float32", temperature=1.0)
     found: dict[Place, list[Success]] = {}
-    environments = [json.dumps({**ENVIRONMENTS[name], "isolated": False}) for name in options.environments]
+    environments = [json.dumps({**ENVIRONMENTS[name], **PLAYED}) for name in options.environments]
     for place in runs:
         folder = place.folder(options.out)
         wanted = (
