@@ -12,7 +12,6 @@ from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.rows import Row
 from llmrl.data.source import held_out_config, load_train_eval
 from llmrl.data.stored import stored_rows
-from llmrl.policy.model import load_tokenizer
 from llmrl.seeding import key
 from llmrl.settings.data import DataConfig
 from llmrl.settings.recipe import Recipe
@@ -100,6 +99,8 @@ def with_stored(
     """
     if recipe.rollout.stored is None:
         return problems, None
+    from llmrl.policy.model import load_tokenizer  # brings torch, which a plan does without
+
     tokenizer, length = load_tokenizer(source), recipe.model.max_length
     stored, notes = stored_rows(recipe.rollout.stored, problems.train, tokenizer, max_length=length)
     kept = [prompt for prompt in problems.train if prompt.id in stored]

@@ -213,6 +213,7 @@ def test_the_report_of_a_run_is_served_fresh_to_this_machine_only(two_runs):
         for path, host, code in (("/", "evil.example", 403), ("/recipe.yaml", "127.0.0.1", 404)):
             with pytest.raises(urllib.error.HTTPError) as caught:
                 urllib.request.urlopen(urllib.request.Request(address + path, headers={"Host": host}), timeout=30)
+            caught.value.close()  # it holds the connection
             assert caught.value.code == code
     finally:
         server.shutdown()
