@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     reasons = [str(report.longrepr[-1]) for report in terminalreporter.stats.get("skipped", []) if report.longrepr]
     for line in mends(reasons):
         terminalreporter.write_line(line)
+
+
+@pytest.fixture
+def settings_as_before() -> Iterator[None]:
+    """For tests that run a recipe in this process: torch's threads and determinism, and the environment, as they were."""
+    import torch
+
+    threads, environment = torch.get_num_threads(), dict(os.environ)
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 @pytest.fixture(scope="session")

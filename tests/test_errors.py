@@ -24,6 +24,7 @@ def llmrl(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], t
     """Run the command in `tmp_path` as a shell would; a traceback would come through as the exception itself."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "judge", raising=False)  # another test's file of that name
 
     def run(*arguments: str) -> Answer:
         monkeypatch.setattr(sys, "argv", ["llmrl", *arguments])

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner
 
 from llmrl.cli import app
@@ -40,27 +40,17 @@ def small(words, model):
     return words
 
 
-@pytest.fixture
-def as_before():
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
-
-
 @pytest.mark.parametrize(
     "page", [pytest.param(p, id=p.name, marks=() if p.name in FAST else pytest.mark.slow) for p in PAGES]
 )
-def test_the_commands_of_a_page_run(page, tiny_model, tmp_path, monkeypatch, as_before):
+def test_the_commands_of_a_page_run(page, tiny_model, tmp_path, monkeypatch, settings_as_before):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(FOLDER.parents[1])]))
     files, commands = blocks(page)
     for name, text in files.items():
         (tmp_path / name).write_text(text)
+        sys.modules.pop(name.removesuffix(".py"), None)  # another test's module of that name
     if "sums.jsonl" in files:  # "some hundred of them"
         rows = [{"prompt": f"What is {a} + {b}?", "answer": str(a + b)} for a in range(9) for b in range(9)]
         (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

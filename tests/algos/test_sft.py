@@ -18,9 +18,10 @@ from llmrl.train.learn import update
 from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.updater import Updater
 from tests.tiny import random_model, tiny_models, tiny_tokenizer
-from tests.train.test_episode_runs import settings_as_before, trained  # noqa: F401
+from tests.train.test_episode_runs import trained
 from tests.train.test_runs import recipe
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 TEXTS = [("What is 2 + 3?", "five"), ("And 1?", "1"), ("Say something long.", "a b c d e f g"), ("x", "yes no")]
 
 

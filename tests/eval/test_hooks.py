@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 from rich.console import Console
 
 from llmrl.compose import resolve
@@ -25,16 +23,7 @@ from llmrl.train.folder import read_metrics
 from llmrl.train.world import World
 from tests.eval.fakes import FakeEngine
 
-
-@pytest.fixture(autouse=True)
-def settings_as_before() -> Any:
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 
 
 def recipe(folder: Path, model: Path, *, steps: int = 3, tasks: Any = ("addition",), **evals: Any) -> Recipe:

@@ -25,19 +25,10 @@ from llmrl.train.folder import read_metrics
 from llmrl.train.log import Log
 from llmrl.train.world import World
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
+
 SCORED = {"name": "llmrl.rewards.reward_model:RewardModel", "args": {"model": "stage:reward_model"}}
 HERE = {**SCORED, "isolated": False}
-
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def recipe(tmp_path, model, *stages, dtype="float32", lora=None, reward=None, **train):

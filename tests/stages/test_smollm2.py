@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 from rich.console import Console
 
 from llmrl.cache import cache_root
@@ -18,16 +17,9 @@ from llmrl.train.folder import read_metrics
 MODEL = Path(os.environ.get("LLMRL_SMOLLM2") or cache_root() / "models" / "smollm2-135m")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.usefixtures("settings_as_before"),
     pytest.mark.skipif(not (MODEL / "config.json").is_file(), reason="SmolLM2 is not here: llmrl models pull"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    threads = torch.get_num_threads()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
 
 
 def trained(tmp_path, stages, *, reward=None, steps=1, n=60):

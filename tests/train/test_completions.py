@@ -41,6 +41,10 @@ def test_the_other_trackers_get_a_data_frame_under_their_own_table(name, monkeyp
 
 
 def test_no_rows_and_none_wanted_send_nothing():
-    tracker = SimpleNamespace(name="tensorboard")  # has nothing to write with
+    sent = []
+    tracker = SimpleNamespace(name="tensorboard", writer=SimpleNamespace(add_text=lambda *told, **_: sent.append(told)))
     log_completions([tracker], 1, ROWS, [None] * 3, 0)
     log_completions([tracker], 1, [], [], 4)
+    assert sent == []
+    log_completions([tracker], 1, ROWS, [None] * 3, 1)
+    assert len(sent) == 1

@@ -19,8 +19,9 @@ from llmrl.train.job import judged_by, since_best
 from tests.envs.test_critique import ask
 from tests.eval.test_endpoint import server  # noqa: F401
 from tests.train.test_episode_runs import recipe as episodes_recipe
-from tests.train.test_episode_runs import settings_as_before, trained  # noqa: F401
+from tests.train.test_episode_runs import trained
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 SHORT = {"critic": "{question}\n{attempt}\nRight?", "refine_with": "{critique}\nAgain."}
 ACTOR = {"name": "critique", "args": {"online": 1.0, "max_tokens": 6, **SHORT}, "turns": 1, "isolated": False}
 

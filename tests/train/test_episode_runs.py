@@ -1,10 +1,8 @@
 """Whole runs whose prompts are episodes: they train, resume bit for bit, replay, and engines agree token by token."""
 
 import io
-import os
 
 import pytest
-import torch
 from rich.console import Console
 
 from llmrl.compose import resolve
@@ -17,16 +15,7 @@ from llmrl.train.folder import read_metrics
 from llmrl.train.replay import replay
 from llmrl.types import Ending
 
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 
 
 def recipe(folder, model, *, steps=3, engine="native", env=None, **sections):

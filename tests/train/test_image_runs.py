@@ -10,9 +10,9 @@ from llmrl.settings.load import parse_recipe
 from llmrl.train.checkpoint import checkpoints, digest
 from llmrl.train.replay import replay
 from tests.tiny import picture
-from tests.train.test_episode_runs import settings_as_before, trained
+from tests.train.test_episode_runs import trained
 
-assert settings_as_before
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 
 
 def recipe(folder, *, model, steps=3, engine="native", **sections):

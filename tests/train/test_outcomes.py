@@ -28,8 +28,9 @@ from llmrl.train.world import World
 from llmrl.types import Role, Score, Status
 from tests.durability.harness import CASES, write_recipe
 from tests.tiny import random_batch, random_model, random_trajectories, tiny_models, tiny_tokenizer
-from tests.train.test_resumed import settings_as_before, trained  # noqa: F401
+from tests.train.test_resumed import trained
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 UNIFORM = CodeRL(baseline="group_mean", ce_coef=0.0)
 
 

@@ -4,10 +4,8 @@ tests/durability kills such runs at random moments; here they end on their own, 
 """
 
 import io
-import os
 
 import pytest
-import torch
 from rich.console import Console
 
 from llmrl.compose import resolve
@@ -16,18 +14,8 @@ from llmrl.settings.load import load_recipe
 from llmrl.start import run
 from tests.durability.harness import CASES, result, write_recipe
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
 STEPS = 6
-
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def trained(file, *changes, resume=False):

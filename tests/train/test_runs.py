@@ -3,11 +3,9 @@
 import io
 import json
 import math
-import os
 import warnings
 
 import pytest
-import torch
 from rich.console import Console
 
 from llmrl.compose import resolve
@@ -21,21 +19,12 @@ from llmrl.train.folder import read_metrics
 from llmrl.train.replay import replay
 from llmrl.train.telemetry import WATCHED
 
+pytestmark = pytest.mark.usefixtures("settings_as_before")
+
 # Five steps of the test's recipe in float32, seed 0, as they came out when this test was written.
 GOLDEN_LOSS = [-0.05188976, -0.1381444, -0.1019824, -0.0404239, -0.02330006]
 GOLDEN_GRAD_NORM = [3.111278, 3.284404, 3.573489, 3.956656, 4.329262]
 GOLDEN_REWARD = [0.3478423, 0.3500744, 0.360119, 0.389881, 0.4114583]
-
-
-@pytest.fixture(autouse=True)
-def settings_as_before():
-    """A run sets torch's threads and determinism for its process."""
-    threads, environment = torch.get_num_threads(), dict(os.environ)
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    os.environ.clear()
-    os.environ.update(environment)
 
 
 def recipe(tmp_path, model, *, steps, train=None, **sections):
