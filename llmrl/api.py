@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 PLACEHOLDER = {"reward": {"name": "llmrl.rewards.combine:no_outcome", "isolated": False}}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Trained:
     """A finished run: its folder, its summary, and the policy of its last checkpoint as a Hugging Face folder."""
 
@@ -37,29 +37,19 @@ class Trained:
     policy: Path
     summary: dict[str, Any]
 
-    @property
+    @cached_property
     def model(self) -> Any:
         """The policy, loaded by transformers, in evaluation mode; the same object at every look."""
-        return _model(self.policy)
+        from transformers import AutoModelForCausalLM
 
-    @property
+        return AutoModelForCausalLM.from_pretrained(self.policy).eval()
+
+    @cached_property
     def tokenizer(self) -> Any:
         """Its tokenizer, which pads on the left, as `generate` wants it."""
-        return _tokenizer(self.policy)
+        from transformers import AutoTokenizer
 
-
-@cache
-def _model(folder: Path) -> Any:
-    from transformers import AutoModelForCausalLM
-
-    return AutoModelForCausalLM.from_pretrained(folder).eval()
-
-
-@cache
-def _tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder, padding_side="left")
+        return AutoTokenizer.from_pretrained(self.policy, padding_side="left")
 
 
 def train(

@@ -43,6 +43,17 @@ def test_a_dataset_and_a_reward_of_trls_form_train_a_model_ready_for_generate(ti
     assert made.shape[0] == 2 and made.shape[1] > rows["input_ids"].shape[1]
 
 
+def test_a_run_that_is_begun_anew_has_another_model(tiny_model, tmp_path):
+    how = {"steps": 1, "settings": small(tmp_path, **{"train.lr": 1e-2})}
+    first = llmrl.train(str(tiny_model), ROWS, ascii_share, **how)
+    before = first.model.get_output_embeddings().weight.clone()
+    second = llmrl.train(str(tiny_model), ROWS, ascii_share, **{**how, "steps": 2}, fresh=True)
+    assert second.policy.parent.name == "step-000002"
+    third = llmrl.train(str(tiny_model), ROWS, ascii_share, **how, algo="reinforce_pp", fresh=True)
+    assert third.policy == first.policy
+    assert not torch.equal(third.model.get_output_embeddings().weight, before)
+
+
 def test_an_interrupt_saves_and_the_same_call_goes_on(tiny_model, tmp_path):
     calls = []
 
