@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Collection
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,8 +14,11 @@ if TYPE_CHECKING:
     from llmrl.train.models import Sources
 
 
-def resolve(recipe: Recipe) -> Parts:
-    """Turn the names in a recipe into objects: algorithm, reward, model folder, interval."""
+def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
+    """Turn the names in a recipe into objects: algorithm, reward, model folder, interval.
+
+    `coming` are folders that stages before this recipe will leave; they stay what they are.
+    """
     from llmrl.algos.build import build_algorithm
     from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
@@ -28,8 +31,13 @@ def resolve(recipe: Recipe) -> Parts:
     from llmrl.eval.metrics import wilson_interval
     from llmrl.start import Parts
 
-    of_stages = {s.title: resolve(recipe.of_stage(s)) for s in recipe.before if isinstance(s, SFTStage | RLStage)}
-    sources = sources_of(recipe)
+    left = recipe.stage_models.values()
+    of_stages = {
+        stage.title: resolve(recipe.of_stage(stage), coming=left)
+        for stage in recipe.before
+        if isinstance(stage, SFTStage | RLStage)
+    }
+    sources = sources_of(recipe, coming=coming)
     return Parts(
         algo=algo,
         score=lambda trajectories: score_all(reward, trajectories),
@@ -40,34 +48,25 @@ def resolve(recipe: Recipe) -> Parts:
     )
 
 
-def sources_of(recipe: Recipe) -> Sources:
-    """The local folders of the models that a recipe names; those of stages may not be there yet."""
+def sources_of(recipe: Recipe, *, coming: Collection[str] = ()) -> Sources:
+    """The local folders of the models that a recipe names; those of its stages, and `coming`, may not be there yet."""
+    from llmrl.policy.resize import resized
     from llmrl.settings.stages import replaced
     from llmrl.train.models import Sources
 
-    values, outcomes = (
-        replaced(critic.path, recipe.stage_models) if critic is not None and critic.path else None
-        for critic in (recipe.critic, recipe.outcome_critic)
-    )
-    partners = {
-        name: model_folder(replaced(partner.model, recipe.stage_models))
-        for name, partner in recipe.engines.items()
-        if partner.loaded
-    }
+    later = {*coming, *recipe.stage_models.values()}
+
+    def folder(path: str | None) -> str:
+        named = replaced(path, recipe.stage_models) if path else ""
+        return named if named in later or not named else model_folder(named)
+
+    policy = folder(recipe.model.path)
     return Sources(
-        policy=policy_folder(recipe),
-        critic=model_folder(values) if values else "",
-        outcome_critic=model_folder(outcomes) if outcomes else "",
-        partners=partners,
+        policy=resized(policy) if recipe.model.resize else policy,
+        critic=folder(recipe.critic.path) if recipe.critic else "",
+        outcome_critic=folder(recipe.outcome_critic.path) if recipe.outcome_critic else "",
+        partners={name: folder(partner.model) for name, partner in recipe.engines.items() if partner.loaded},
     )
-
-
-def policy_folder(recipe: Recipe) -> str:
-    """The local folder of the recipe's model, its embedding grown if the recipe says so."""
-    from llmrl.policy.resize import resized
-
-    folder = model_folder(recipe.model.path)
-    return resized(folder) if recipe.model.resize else folder
 
 
 def check_benchmarks(recipe: Recipe) -> None:
@@ -96,11 +95,7 @@ def benchmarks_of(recipe: Recipe, source: str) -> Benchmarks | None:
 
 
 def model_folder(path: str) -> str:
-    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet, one that a
-    stage will leave stays what it is.
-    """
-    if "/stages/" in path and Path(path).is_absolute():
-        return path
+    """The local folder of a recipe's model; one of the catalogue or the hub is fetched if it is not here yet."""
     from llmrl.policy.catalog import resolve as resolve_model
     from llmrl.policy.hub import fetch
 

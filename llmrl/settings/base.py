@@ -61,9 +61,13 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in new.items():
         before = old.get(key)
         both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        same = both and value.get("name", before.get("name")) == before.get("name")  # type: ignore[union-attr]
-        found[key] = _merged(before, value) if same else value  # type: ignore[arg-type]
+        found[key] = _merged(before, value) if both and _alike(before, value) else value
     return found
+
+
+def _alike(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Whether `new` says something about the same thing, and does not name another."""
+    return bool(new.get("name", old.get("name")) == old.get("name"))
 
 
 def with_lengths(data: Any) -> Any:

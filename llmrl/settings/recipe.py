@@ -17,7 +17,7 @@ from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig,
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.rollout import RolloutConfig
 from llmrl.settings.section import Section
-from llmrl.settings.stages import BASE, LoopStage, RLStage, SFTStage, Stage, check_stages, merged, replaced
+from llmrl.settings.stages import BASE, NAMING, LoopStage, RLStage, SFTStage, Stage, check_stages, merged, replaced
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
 
@@ -240,8 +240,9 @@ class Recipe(Section):
         else:
             own |= self._supervised(stage)
         if start := self.start_of(stage):
-            own["model"] = own["model"] | {"path": str(start.absolute())}
-        return Recipe.model_validate(replaced(own, self.stage_models) | shared)
+            own["model"] = own["model"] | {"path": str(start.absolute()), "resize": False}  # the first one did that
+        own |= {name: replaced(own[name], self.stage_models) for name in NAMING}
+        return Recipe.model_validate(own | shared)
 
     def _supervised(self, stage: SFTStage) -> dict[str, Any]:
         data, held_out = stage.data or self.data, stage.eval.data
@@ -261,13 +262,13 @@ class Recipe(Section):
                 "enabled": self.eval.enabled, "every": stage.eval.every if self.eval.enabled else 0,
                 "data": held_out.model_dump(),
             },
-            "reward": {}, "env": None, "engines": {}, "critic": None, "reference": {},
+            "reward": {}, "env": None, "engines": {}, "critic": None, "outcome_critic": None, "reference": {},
         }  # fmt: skip
 
     @rule(mode="after")
     def _stages_fit(self) -> Recipe:
         """Every `stage:name` is a stage's, every reward model is used, and every stage is a recipe that could be run."""
-        check_stages(self.stages, self.model_dump(include={"reward", "engines", "critic"}))
+        check_stages(self.stages, self.model_dump(include=set(NAMING)))
         for place, stage in enumerate(self.before):
             if isinstance(stage, SFTStage | RLStage):
                 try:

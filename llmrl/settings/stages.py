@@ -20,11 +20,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from llmrl.nearest import nearest
+from llmrl.settings.base import overlaid
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.section import Section
 
 REFERENCE = "stage:"  # how a recipe's value names the model of a stage
 BASE = "base"  # the stage before all others: the recipe's model
+NAMING = ("reward", "engines", "critic", "outcome_critic")  # sections of a recipe that may name a stage's model
+WHOLE = ("reward", "env", "engines")  # sections that an rl stage replaces, where it has its own
 
 
 class StageTrainConfig(Section):
@@ -178,18 +181,8 @@ def merged(sections: Mapping[str, Any], stage: RLStage) -> dict[str, Any]:
     >>> merged({"algo": {"name": "grpo"}, "train": {"steps": 9, "lr": 1}}, RLStage(kind="rl", train={"steps": 2}))["train"]
     {'steps': 2, 'lr': 1}
     """
-    found = dict(sections)
-    for name, own in stage.sections.items():
-        another = name == "algo" and own.get("name", found[name]["name"]) != found[name]["name"]
-        whole = another or name in ("reward", "env", "engines")
-        found[name] = own if whole else _deep(found.get(name) or {}, own)
-    return found
-
-
-def _deep(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    both = {key: _deep(old[key], value) if isinstance(value, dict) and isinstance(old.get(key), dict) else value
-            for key, value in new.items()}  # fmt: skip
-    return {**old, **both}
+    own = stage.sections
+    return overlaid({name: value for name, value in sections.items() if name not in WHOLE or name not in own}, own)
 
 
 def references(value: Any, place: str) -> Iterator[tuple[str, str]]:
@@ -244,11 +237,7 @@ def check_stages(stages: list[Stage], sections: Mapping[str, Any]) -> None:
 
 
 def _checked(sections: Mapping[str, Any], kinds: Mapping[str, str], where: str) -> set[str]:
-    found = [
-        (place, name)
-        for part in ("reward", "engines", "critic", "outcome_critic")
-        for place, name in references(sections.get(part), part)
-    ]
+    found = [(place, name) for part in NAMING for place, name in references(sections.get(part), part)]
     for place, name in found:
         _check_model(name, kinds, where + place, policy=not place.startswith("reward."))
     return {name for _, name in found}

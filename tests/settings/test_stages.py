@@ -121,6 +121,25 @@ def test_an_engine_may_run_the_policy_of_a_stage_and_no_reward_model():
         parse_recipe({**sections, "engines": {"actor": {"model": "stage:stf"}}})
 
 
+def test_an_outcome_critic_is_no_part_of_sft_and_may_start_from_a_stage():
+    sections = {**PLAIN, "algo": {"name": "coderl"}, "outcome_critic": {"path": "stage:sft"}, "stages": [SFT]}
+    recipe = parse_recipe(sections)
+    assert recipe.of_stage(recipe.before[0]).outcome_critic is None
+    with pytest.raises(ConfigError, match=r"outcome_critic\.path: stage:stf is no stage before it"):
+        parse_recipe({**sections, "outcome_critic": {"path": "stage:stf"}})
+
+
+def test_the_embedding_is_grown_once_by_the_first_stage():
+    again = {**SFT, "name": "again"}
+    recipe = parse_recipe({**PLAIN, "model": {"path": "smollm2-135m", "resize": True}, "stages": [SFT, again]})
+    assert [recipe.of_stage(stage).model.resize for stage in recipe.before] == [True, False]
+
+
+def test_only_sections_that_load_models_name_stages():
+    recipe = parse_recipe({**PLAIN, "data": {"source": "addition", "template": "stage:sft {prompt}"}, "stages": [SFT]})
+    assert recipe.of_stage(recipe.before[0]).data.template == "stage:sft {prompt}"
+
+
 def test_overrides_reach_a_stage_by_name_and_by_place(tmp_path):
     file = tmp_path / "r.yaml"
     file.write_text(yaml.safe_dump({**PLAIN, "stages": [SFT, {"kind": "rl"}]}))
