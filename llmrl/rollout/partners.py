@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -52,9 +53,8 @@ class Partner:
         self._engine, self._renderer, self._max_length, self._file = engine, renderer, max_length, file
         self._known: dict[str, str | None] = {}
         if file is not None and file.is_file():
-            for line in file.read_text(encoding="utf-8").splitlines():
-                if line.endswith("}"):  # else torn by a kill: that batch is asked again, whole
-                    self._known |= json.loads(line)
+            for line in _whole_lines(file):
+                self._known |= json.loads(line)
 
     def answers(self, asks: Sequence[tuple[Ask, int]]) -> list[tuple[str, ...] | None]:
         """The texts that answer each question, drawn with the seed beside it; None if the engine failed. Equal requests
@@ -75,8 +75,7 @@ class Partner:
         }
         everything = self._known | new
         self._remember({name: text for name, text in new.items() if not missing[name].sampling.temperature})
-        found = [tuple(everything[name] for name in own) for own in names]
-        return [None if None in texts else texts for texts in found]  # type: ignore[misc]
+        return [_all_of([everything[name] for name in own]) for own in names]
 
     def close(self) -> None:
         self._engine.close()
@@ -96,6 +95,20 @@ class Partner:
             self._file.parent.mkdir(parents=True, exist_ok=True)
             with self._file.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(texts) + "\n")
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    """The lines of `file`; one that a kill has torn is cut off, and its batch is asked again, whole."""
+    stored = file.read_bytes()
+    end = stored.rfind(b"\n") + 1
+    if end < len(stored):
+        os.truncate(file, end)
+    return stored[:end].splitlines()
+
+
+def _all_of(texts: Sequence[str | None]) -> tuple[str, ...] | None:
+    known = tuple(text for text in texts if text is not None)
+    return known if len(known) == len(texts) else None
 
 
 def name_of(request: Request) -> str:

@@ -240,8 +240,10 @@ def test_a_partner_remembers_greedy_answers_alone_and_over_a_restart(tmp_path):
     assert one.answers([(drawn, 1)]) == [("answer 5",)]  # draws are not remembered
     with file.open("a") as torn:
         torn.write(json.dumps({"x": "y"})[:-3])
-    assert partner(Scripted(answer), file).answers([(ask("b"), 1)]) == [("answer 2",)]
-    assert len(counted) == 5
+    resumed = partner(Scripted(answer), file)
+    assert resumed.answers([(ask("b"), 1)]) == [("answer 2",)] and len(counted) == 5
+    assert resumed.answers([(ask("c"), 1)]) == [("answer 6",)]
+    assert partner(Scripted(answer), file).answers([(ask("c"), 1), (ask("a"), 1)]) == [("answer 6",), ("answer 1",)]
 
 
 def test_a_partner_that_fails_says_so_and_the_episode_is_lost():
