@@ -15,10 +15,11 @@ from typing import Any
 import huggingface_hub
 import torch
 from datasets import Dataset, disable_progress_bars, enable_progress_bars
-from transformers import PrinterCallback
+from transformers import AutoConfig, AutoModelForCausalLM, PrinterCallback
 from trl import DPOConfig, DPOTrainer, RewardConfig, RewardTrainer
 
 from llmrl.hardware import dtype_here
+from llmrl.policy.lora import peft_config
 from llmrl.policy.model import Policy, load_policy, load_tokenizer
 from llmrl.seeding import key
 from llmrl.settings.recipe import Recipe
@@ -48,7 +49,7 @@ def make_trainer(
     Raises ConfigError for a model that cannot be trained (dropout, LoRA targets).
     """
     settings = _settings(stage, recipe, folder, world, len(examples.held_out))
-    lora = _lora(stage, recipe)
+    lora = _lora(stage, recipe, source)
     shared: dict[str, Any] = {"processing_class": load_tokenizer(source), "peft_config": lora, "callbacks": [follower]}
     data = {"train_dataset": Dataset.from_list(examples.train), "eval_dataset": Dataset.from_list(examples.held_out)}
     args: Any
@@ -133,21 +134,18 @@ def _settings(stage: PairStage, recipe: Recipe, folder: Path, world: World, held
     }
 
 
-def _lora(stage: PairStage, recipe: Recipe) -> Any:
+def _lora(stage: PairStage, recipe: Recipe, source: str) -> Any:
+    """The recipe's adapter; a reward model's trains its new layer too."""
     lora = recipe.model.lora if stage.lora else None
     if lora is None:
         return None
-    import peft
-
-    scorer = stage.kind == "reward_model"
-    return peft.LoraConfig(
-        r=lora.r,
-        lora_alpha=lora.alpha,
-        lora_dropout=lora.dropout,
-        target_modules=lora.target,
-        task_type="SEQ_CLS" if scorer else "CAUSAL_LM",
-        modules_to_save=["score"] if scorer else None,
-    )
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))  # for the names of its layers
+    config = peft_config(model, lora)
+    if stage.kind == "reward_model":
+        config.task_type = "SEQ_CLS"
+        config.modules_to_save = [*(config.modules_to_save or []), "score"]
+    return config
 
 
 def _policy(recipe: Recipe, source: str) -> Any:

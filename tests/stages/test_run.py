@@ -279,6 +279,21 @@ def test_an_adapter_is_merged_into_the_model_that_a_stage_leaves(tmp_path, tiny_
     assert all(torch.equal(learnt[n], base[n]) for n in shared if "norm" in n or "embed" in n)
 
 
+@pytest.mark.parametrize("kind", ["dpo", "reward_model"])
+def test_an_adapter_of_pairs_is_the_recipes_own(tmp_path, tiny_model, kind):
+    reward = HERE if kind == "reward_model" else None
+    lora = {"r": 4, "target": ["q_proj"], "modules_to_save": ["norm"]}
+    made = recipe(tmp_path, tiny_model, kind, lora=lora, reward=reward, steps=2)
+    assert go(made)[0].exit_code == 0
+    learnt = load_file(made.run_dir / f"stages/01-{kind}/model/model.safetensors")
+    base = load_file(tiny_model / "model.safetensors")
+    changed = {name for name in base if name in learnt and not torch.equal(learnt[name], base[name])}
+    assert "model.norm.weight" in changed and {n for n in changed if "proj" in n} == {n for n in base if "q_proj" in n}
+    other = recipe(tmp_path / "other", tiny_model, kind, lora={"target": ["q_porj"]}, reward=reward, steps=2)
+    with pytest.raises(ConfigError, match="no layer 'q_porj'"):
+        go(other)
+
+
 def test_no_stage_tries_to_reach_the_network(tmp_path, tiny_model, monkeypatch):
     asked = []
     resolve_name = socket.getaddrinfo
