@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -30,7 +30,7 @@ from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import cores
 from llmrl.policy.model import Policy, check_vocabulary, load_tokenizer, model_length
 from llmrl.privacy.build import make_private, public_notes
-from llmrl.rollout.engine import NoEngine, RolloutEngine
+from llmrl.rollout.engine import NoEngine
 from llmrl.rollout.engines import native_engine, place_engine
 from llmrl.rollout.episodes import Stage
 from llmrl.rollout.partners import open_partners
@@ -45,7 +45,7 @@ from llmrl.train.evaluate import Benchmarks, Interval, held_out, held_out_loss
 from llmrl.train.folder import open_folder, storage_errors, write_summary
 from llmrl.train.interrupts import SIGNALS, Interrupts
 from llmrl.train.job import Evaluate, Job, finished
-from llmrl.train.log import Log
+from llmrl.train.log import Log, open_trackers
 from llmrl.train.loop import train
 from llmrl.train.models import Models, Sources, build_models
 from llmrl.train.problems import Problems, load_problems, problems_of, with_stored
@@ -259,34 +259,28 @@ def _build(
     problems, stored = with_stored(problems, recipe, parts.sources.policy)
     notes = [*problems.notes, *warnings(recipe, parts.algo)]
     samples = not needs.gold or bool(recipe.reward) or recipe.env is not None
-    started: tuple[RolloutEngine, Callable[[], EngineFaults]] | None = None
-    if not samples:
-        say("loading the model")
-        started = NoEngine(), EngineFaults
-    elif recipe.rollout.engine != "native":
-        say(f"starting the engine ({recipe.rollout.engine}) while the model loads")
-        started = place_engine(recipe, parts.sources.policy, world)
+    beside = samples and recipe.rollout.engine != "native"
+    say(f"starting the engine ({recipe.rollout.engine}) while the model loads" if beside else "loading the model")
+    started = place_engine(recipe, parts.sources.policy, world) if beside else None
+    if started is not None:
         stack.callback(started[0].close)
-    else:
-        say("loading the model")
     models = build_models(recipe, parts.algo, parts.sources, problems.train, notes, world)
     check_vocabulary(models.policy, (token for row in problems.gold.values() for token in row.tokens))
-    engine, faults = started or native_engine(recipe, models.policy, models.logprob_model.mode)
+    if started is None:
+        mode = models.logprob_model.mode
+        started = native_engine(recipe, models.policy, mode) if samples else (NoEngine(), EngineFaults)
+    engine, faults = started
     controller = cast(Steered, parts.algo).controller() if needs.feedback else None
     private: dict[str, Any] = {}
     if recipe.privacy is not None:
         own = make_private(recipe, models, problems, recipe.run_dir)
         models, controller, problems = own.models, own.controller, replace(problems, gold=own.gold)
-        streams: list[Stream] = [own.stream] * 2
+        streams: list[Stream] = [own.stream] * 2  # nothing is ever drawn in another's place
         notes, private = public_notes(notes), {"admits": own.admits, "claim": own.claim}
     else:
-        size, shuffle = recipe.rollout.prompts_per_step, recipe.data.shuffle
-        streams = [
-            PromptStream(problems.train, seed=key(recipe.seed, name), prompts_per_step=size, shuffle=shuffle)
-            for name in ("prompts", "spare prompts")
-        ]
+        streams = _streams(recipe, problems)
     state, pending, found = _restore(recipe, models, controller, world)
-    tracker = _tracker(recipe, runner, stage)
+    tracker = open_trackers(recipe, recipe.run_dir, None if stage else runner.accelerator)
     log = Log(recipe, world, runner.console, state=state, tracker=tracker, stage=stage)
     stack.callback(log.close)
     for note in [*notes, *found]:
@@ -296,15 +290,15 @@ def _build(
         writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
         stack.callback(writer.close)
     host = open_stage(recipe, models.policy, parts.sources, stack, rank=world.rank) if recipe.env is not None else None
-    measures = []
+    measures: list[Evaluate] = []
     if samples and problems.held_out:
-        measures.append(
+        measures += [
             held_out(
                 engine, problems.held_out, parts.score, recipe, world, parts.interval, parts.benchmarks, host, log.counted
             )
-        )  # fmt: skip
+        ]  # fmt: skip
     if needs.gold and problems.held_out:
-        measures.append(held_out_loss(models, list(problems.held_out_gold.values())))
+        measures += [held_out_loss(models, list(problems.held_out_gold.values()))]
     references = None
     if needs.references:
         tokenizer = models.policy.tokenizer
@@ -333,19 +327,15 @@ def _together(measures: Sequence[Evaluate]) -> Evaluate:
     return lambda version: {name: value for measure in measures for name, value in measure(version).items()}
 
 
-def _tracker(recipe: Recipe, runner: Runner, stage: str) -> Any:
-    """accelerate's Accelerator with the recipe's trackers; a stage has one of its own, because its steps count from 0."""
-    if not recipe.tracking.to:
-        return None
-    from accelerate import Accelerator
-
-    tracker = runner.accelerator
-    if stage:
-        tracker = Accelerator(
-            cpu=not torch.cuda.is_available(), log_with=recipe.tracking.to, project_dir=str(recipe.run_dir)
+def _streams(recipe: Recipe, problems: Problems) -> list[Stream]:
+    """The prompts of steps, and those that take the place of groups that teach nothing."""
+    return [
+        PromptStream(
+            problems.train, seed=key(recipe.seed, name), prompts_per_step=recipe.rollout.prompts_per_step,
+            shuffle=recipe.data.shuffle,
         )
-    tracker.init_trackers(recipe.tracking.project)
-    return tracker
+        for name in ("prompts", "spare prompts")
+    ]  # fmt: skip
 
 
 def open_stage(recipe: Recipe, policy: Policy, sources: Sources, stack: ExitStack, *, rank: int = 0) -> Stage:

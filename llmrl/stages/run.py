@@ -29,6 +29,7 @@ from llmrl.stages.examples import Examples, load_examples
 from llmrl.train.checkpoint import damage, seal
 from llmrl.train.folder import read_metrics
 from llmrl.train.interrupts import Interrupts
+from llmrl.train.log import open_trackers
 from llmrl.train.world import World
 
 Train = Callable[[str], tuple[int, bool]]  # from a policy's folder -> (steps done, whether these are all)
@@ -150,7 +151,7 @@ def _train_pairs(
         )
     follower = Follower(
         stage, folder, world=world, console=console, interrupts=interrupts, resumed=resumed,
-        tracker=_tracker(recipe, folder),
+        tracker=open_trackers(recipe, folder),
     )  # fmt: skip
     try:
         trainer = make_trainer(stage, recipe, examples, follower, source=source, folder=folder, world=world)
@@ -161,17 +162,6 @@ def _train_pairs(
     steps = int(trainer.state.global_step)
     world.on_main(lambda: _end(stage, recipe, folder, source, steps, partial(export, trainer, stage)))
     return steps, steps == stage.train.steps
-
-
-def _tracker(recipe: Recipe, folder: Path) -> Any:
-    """A tracker of the stage's own: its steps count from 0, as those of the reinforcement learning do."""
-    if not recipe.tracking.to:
-        return None
-    from accelerate import Accelerator
-
-    accelerator = Accelerator(cpu=not torch.cuda.is_available(), log_with=recipe.tracking.to, project_dir=str(folder))
-    accelerator.init_trackers(recipe.tracking.project)
-    return accelerator
 
 
 def _end(

@@ -53,17 +53,16 @@ def held_out(
             how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
             trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)
         episodes = by_episode(judged(trajectories, score))
-        rows = world.gather([measured(one, recipe.eval.threshold) for one in episodes])
-        names = world.gather([one[0].prompt.id for one in episodes])
+        told_of = [(one[0].prompt.id, measured(one, recipe.eval.threshold), parts_of(one)) for one in episodes]
+        names, rows, parts = zip(*world.gather(told_of), strict=True)
         if world.main:
             store_outcomes(recipe.run_dir, version, dict(zip(names, (row[0] for row in rows), strict=True)))
-        parts = averages(world.gather([parts_of(one) for one in episodes]))
         solved, count = sum(row[0] for row in rows), len(rows)
         low, high = interval(solved, count)
         found = benchmarks(engine, world, version) if benchmarks else {}
         return (
             found
-            | {f"eval/reward/{name}": value for name, value in parts.items()}
+            | {f"eval/reward/{name}": value for name, value in averages(parts).items()}
             | {
                 "eval/accuracy": solved / count,
                 "eval/low": low,

@@ -38,6 +38,22 @@ def progress_bar(console: Console, *, shown: bool) -> Progress:
     )
 
 
+def open_trackers(recipe: Recipe, folder: Path, accelerator: Any = None) -> Any:
+    """accelerate's Accelerator with the recipe's trackers, None if it names none. Without a given one it has one of its own,
+    as stages do: their steps count from 0.
+    """
+    if not recipe.tracking.to:
+        return None
+    import torch
+    from accelerate import Accelerator
+
+    if accelerator is None:
+        on_cpu = not torch.cuda.is_available()
+        accelerator = Accelerator(cpu=on_cpu, log_with=recipe.tracking.to, project_dir=str(folder))
+    accelerator.init_trackers(recipe.tracking.project)
+    return accelerator
+
+
 class Log:
     """Writes on rank 0 only. `tracker` is accelerate's Accelerator if the recipe names trackers, else None."""
 
