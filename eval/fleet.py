@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from llmrl.errors import EngineError, EvalError
+from llmrl.rollout.backend import Lost, Put
 from llmrl.rollout.engine import ChecksumRequest, StreamingEngine
-from llmrl.rollout.pool import EnginePool, Lost, Put
+from llmrl.rollout.pool import EnginePool
 from llmrl.types import Request
 
 

@@ -1,8 +1,8 @@
 """Several engines as one: least-loaded routing, lost work done by others, versioned weights that must agree.
 
-`EnginePool` is the one engine over vLLM servers (servers.py), Ray actors (ray_pool.py), and engines of this
-machine (llmrl.eval.fleet). Its coroutines run on a thread of their own; every wait has a deadline. A piece of work
-is a group of siblings, so that they share a prefix cache, or as many groups as a member asks for.
+`EnginePool` is the one engine over backends (backend.py): vLLM servers (servers.py), Ray actors (ray_pool.py), and
+engines of this machine (llmrl.eval.fleet). Its coroutines run on a thread of their own; every wait has a deadline. A piece
+of work is a group of siblings, so that they share a prefix cache, or as many groups as a member asks for.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llmrl.errors import EngineError
+from llmrl.rollout.backend import Backend, Lost, said, together
 from llmrl.rollout.engine import ChecksumRequest, collect, refuse_media
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.transfer import WeightStore
@@ -27,41 +28,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 HEALTH_EVERY_S = 2.0
-Put = Callable[[int, Completion], None]  # the place of a request in its piece, and its completion
-
-
-class Lost(Exception):
-    """An engine died, hung, or cannot answer now; the message says how."""
-
-
-class Backend(Protocol):
-    """One engine of a pool. Its methods raise Lost if it is gone, and EngineError for what no other engine would mend."""
-
-    name: str  # in messages
-    at_once: int | None  # requests under way, None for any number
-    watched: bool  # whether `healthy` answers while it works
-
-    def piece(self, waiting: int, members: int) -> int:
-        """How many requests to take when `waiting` wait and `members` share them; 1 is one group of siblings."""
-        ...
-
-    async def start(self) -> None: ...
-
-    async def run(self, requests: Sequence[Request], put: Put) -> None: ...
-
-    async def healthy(self, timeout_s: float) -> None: ...
-
-    async def restart(self) -> None:
-        """Begin to start again, if that is ours to do; `healthy` says when it is there."""
-        ...
-
-    async def load(self, version: int) -> None:
-        """Take the weights that the pool's store holds."""
-        ...
-
-    async def checksums(self, request: ChecksumRequest) -> dict[str, int]: ...
-
-    async def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -382,11 +348,6 @@ class EnginePool:
         return {member.backend.name: shown for member, shown in zip(up, found, strict=True)}
 
 
-def said(error: BaseException) -> str:
-    """An error in words, whether or not it has any of its own."""
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-
-
 def _siblings(requests: Sequence[Request]) -> deque[list[int]]:
     """Places of requests, those with one prompt together."""
     groups: dict[Any, list[int]] = {}
@@ -405,14 +366,3 @@ def _taken(waiting: deque[list[int]], size: int, at_once: int | None) -> list[in
     while waiting and len(found) + len(waiting[0]) <= size:
         found = found + waiting.popleft()
     return found
-
-
-async def together(work: Iterable[Coroutine[Any, Any, Any]]) -> None:
-    """All of `work` at once; the first error ends the others."""
-    tasks = [asyncio.ensure_future(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from llmrl.errors import EngineError
+from llmrl.rollout.backend import Lost, Put
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, LocalEngine
-from llmrl.rollout.pool import Lost, Put
 from llmrl.rollout.process import child_environment
 from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request

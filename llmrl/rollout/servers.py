@@ -16,8 +16,9 @@ from typing import Any, Protocol
 import httpx
 
 from llmrl.errors import EngineError
+from llmrl.rollout.backend import Lost, Put, said, together
 from llmrl.rollout.engine import ChecksumRequest
-from llmrl.rollout.pool import EnginePool, Lost, Put, said, together
+from llmrl.rollout.pool import EnginePool
 from llmrl.rollout.transfer import Transfer
 from llmrl.rollout.weight_check import METHOD, to_json
 from llmrl.types import Completion, Request, Status

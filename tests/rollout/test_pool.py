@@ -14,8 +14,9 @@ import pytest
 
 from llmrl.errors import EngineError
 from llmrl.rollout import pool as pool_module
+from llmrl.rollout.backend import Lost, Put
 from llmrl.rollout.engine import ChecksumRequest
-from llmrl.rollout.pool import EnginePool, Lost, Patience, Put
+from llmrl.rollout.pool import EnginePool, Patience
 from llmrl.types import Completion, Request, Sampling, Status
 
 LOOK = ChecksumRequest(shapes={}, dtypes={}, version=0, full=True)
