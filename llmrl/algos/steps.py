@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmrl.algos.terms import required
 from llmrl.batch import Batch, Output
@@ -19,11 +19,24 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def step_credit(
-    batch: Batch, *, gamma: float, lam: float, truncation: Truncation, normalize: bool, std_floor: float
-) -> Batch:
+class Discounting(Protocol):
+    """The hyper-parameters of `step_credit`, as an algorithm has them."""
+
+    @property
+    def gamma(self) -> float: ...
+    @property
+    def lam(self) -> float: ...
+    @property
+    def truncation(self) -> Truncation: ...
+    @property
+    def normalize(self) -> bool: ...
+    @property
+    def std_floor(self) -> float: ...
+
+
+def step_credit(how: Discounting, batch: Batch) -> Batch:
     """One advantage and one return a step, on each of its tokens; advantages whitened over all steps with `normalize`."""
-    order, steps = _steps(batch, gamma)
+    order, steps = _steps(batch, how.gamma)
     advantages, returns = torch.zeros_like(steps.rewards), torch.zeros_like(steps.rewards)
     if len(order):
         advantages, returns = episode_gae(
@@ -32,13 +45,13 @@ def step_credit(
             terminated=steps.terminated,
             truncated=steps.truncated,
             final_values=steps.final_values,
-            gamma=gamma,
-            lam=lam,
-            truncation=truncation,
+            gamma=how.gamma,
+            lam=how.lam,
+            truncation=how.truncation,
         )
-        if normalize:
+        if how.normalize:
             there = torch.ones_like(advantages, dtype=torch.bool)
-            advantages = whiten(advantages[:, None], there[:, None], floor=std_floor)[:, 0]
+            advantages = whiten(advantages[:, None], there[:, None], floor=how.std_floor)[:, 0]
     by_row = torch.zeros(2, batch.rows, dtype=advantages.dtype, device=advantages.device)
     by_row[:, order] = torch.stack([advantages, returns])
     wide = by_row[:, :, None].expand(2, *batch.mask.shape)

@@ -76,14 +76,7 @@ class VLDAC:
 
     def credit(self, batch: Batch) -> Batch:
         """One advantage and one return a step, on each of its tokens."""
-        return step_credit(
-            batch,
-            gamma=self.gamma,
-            lam=self.lam,
-            truncation=self.truncation,
-            normalize=self.normalize,
-            std_floor=self.std_floor,
-        )
+        return step_credit(self, batch)
 
     def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The values' explained variance."""
