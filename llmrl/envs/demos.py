@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.atomic import replacing, write_text
+from llmrl.data.rows import words
 from llmrl.envs.build import check_environment
 from llmrl.envs.game import Played
 from llmrl.errors import ConfigError
@@ -52,7 +53,7 @@ def write_demonstrations(config: EnvConfig, file: Path, *, rows: int, seed: int 
     pictures = file.with_suffix("")
     misses = 0
     for shown, answer in demonstrations(config, seed=seed, thoughts=thoughts):
-        turns = [{"role": m["role"], "content": _text(m["content"])} for m in shown.messages]
+        turns = [{"role": m["role"], "content": words(m["content"])} for m in shown.messages]
         row: dict[str, Any] = {"messages": [*turns, {"role": "assistant", "content": answer}]}
         for item in shown.media:
             pictures.mkdir(parents=True, exist_ok=True)
@@ -69,8 +70,3 @@ def write_demonstrations(config: EnvConfig, file: Path, *, rows: int, seed: int 
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(f"{line}\n" for line in lines))
     return file
-
-
-def _text(content: Any) -> str:
-    """A message's words; data rows have their pictures in a column of their own."""
-    return content if isinstance(content, str) else "".join(part.get("text", "") for part in content)

@@ -9,7 +9,6 @@ JSON such as {"thoughts": "...", "action": 1}, read by `llmrl.envs.actions` and 
 from __future__ import annotations
 
 import inspect
-import io
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -121,7 +120,7 @@ class Played:
         text = self.game.words(seen=self.view == "image")
         content = [{"type": "image"}, *([{"type": "text", "text": text}] if text else [])]
         frame = scrambled(self.game.frame(), self.seed) if self.scrambled else self.game.frame()
-        return Observation(messages=({"role": "user", "content": content},), media=(picture(frame),))
+        return Observation(messages=({"role": "user", "content": content},), media=(Media.image(frame),))
 
 
 def scrambled(image: Image, seed: int) -> Image:
@@ -132,13 +131,6 @@ def scrambled(image: Image, seed: int) -> Image:
     pixels = np.asarray(image.convert("RGB"))
     order = np.random.default_rng(seed).permutation(pixels.shape[0] * pixels.shape[1])
     return Pillow.fromarray(pixels.reshape(-1, 3)[order].reshape(pixels.shape))
-
-
-def picture(image: Image) -> Media:
-    """A Pillow image as PNG."""
-    with io.BytesIO() as file:
-        image.save(file, format="PNG", compress_level=1)
-        return Media.of(file.getvalue())
 
 
 def played(rules: Callable[..., Game]) -> Callable[..., Played]:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmrl.envs.game import picture
 from llmrl.envs.protocol import Turn
 from llmrl.importing import load
 from llmrl.types import Completion, Media, Message, Observation, Prompt
@@ -132,7 +131,7 @@ def parts_of(result: Any) -> tuple[Any, tuple[Media, ...]]:
     """(content of a message, its pictures) for what a tool or `reset` returned: a text, or a list of content parts."""
     if not isinstance(result, list):
         return "" if result is None else str(result), ()
-    media = tuple(picture(part["image"]) for part in result if part.get("type") == "image")
+    media = tuple(Media.image(part["image"]) for part in result if part.get("type") == "image")
     return [{"type": "image"} if part.get("type") == "image" else dict(part) for part in result], media
 
 
