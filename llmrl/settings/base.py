@@ -60,8 +60,10 @@ def _merged(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
     found = dict(old)
     for key, value in new.items():
         before = old.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        found[key] = _merged(before, value) if both and _alike(before, value) else value
+        if isinstance(before, Mapping) and isinstance(value, Mapping) and _alike(before, value):
+            found[key] = _merged(before, value)
+        else:
+            found[key] = value
     return found
 
 
