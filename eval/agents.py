@@ -13,6 +13,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 import yaml
 from pydantic import ValidationError
@@ -24,6 +25,7 @@ from llmrl.envs.build import check_environment, open_host
 from llmrl.errors import EvalError
 from llmrl.eval.metrics import clustered_interval
 from llmrl.eval.models import Model, find_models
+from llmrl.eval.tables import table
 from llmrl.hardware import dtype_here
 from llmrl.policy.model import load_tokenizer, model_length
 from llmrl.report.filmstrip import filmstrips
@@ -49,7 +51,7 @@ class AgentOptions:
     temperature: float = 0.0
     max_tokens: int = 128
     max_length: int | None = None
-    engine: str = "native"
+    engine: Literal["vllm", "hf", "native"] = "native"
     dtype: str = "auto"
     max_sequences: int = 64
 
@@ -176,13 +178,11 @@ def measured(rows: Sequence[Trajectory], model: str, environment: str, options: 
     clusters = list(by_level.values())
     low, high = clustered_interval(clusters) if len(clusters) > 1 else (0.0, 1.0)
     rewards = [reward for one in episodes if (reward := total(one)) is not None]
-    invalid = [
-        "invalid_action" in flags for row in rows if (flags := [f for s in row.scores for f in s.flags]) is not None
-    ]
+    invalid = sum(any("invalid_action" in score.flags for score in row.scores) for row in rows)
     return Success(
         model=model, environment=environment, low=low, high=high, levels=len(clusters), samples=options.samples,
         success=sum(map(sum, clusters)) / len(episodes), reward=sum(rewards) / max(1, len(rewards)),
-        turns=len(rows) / len(episodes), invalid=sum(invalid) / max(1, len(invalid)),
+        turns=len(rows) / len(episodes), invalid=invalid / len(rows),
         errored=sum(one[-1].status.kind is StatusKind.ERROR for one in episodes) / len(episodes),
     )  # fmt: skip
 
@@ -192,21 +192,17 @@ def agents_table(results: Sequence[Success]) -> str:
     environments = list(dict.fromkeys(one.environment for one in results))
     models = list(dict.fromkeys(one.model for one in results))
     cells = {(one.model, one.environment): f"{one.success:.2f} [{one.low:.2f}, {one.high:.2f}]" for one in results}
-    lines = ["Success rates with 95 % intervals over levels.", "", "| model | " + " | ".join(environments) + " |"]
-    lines.append("|---" * (len(environments) + 1) + "|")
-    for model in models:
-        lines.append(f"| {model} | " + " | ".join(cells.get((model, name), "") for name in environments) + " |")
-    lines += [
-        "",
-        "| model | environment | levels | reward | turns | invalid | errored |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    lines += [
-        f"| {o.model} | {o.environment} | {o.levels} x {o.samples} | {o.reward:.2f} | {o.turns:.1f} | {o.invalid:.2f} "
-        f"| {o.errored:.2f} |"
-        for o in results
-    ]
-    return "\n".join(lines)
+    success = [[model, *(cells.get((model, name), "") for name in environments)] for model in models]
+    counted = [
+        [
+            one.model, one.environment, f"{one.levels} x {one.samples}",
+            *(f"{number:.2f}" for number in (one.reward, one.turns, one.invalid, one.errored)),
+        ]
+        for one in results
+    ]  # fmt: skip
+    head = ["model", "environment", "levels", "reward", "turns", "invalid", "errored"]
+    tables = table(["model", *environments], success), table(head, counted)
+    return "\n\n".join(["Success rates with 95 % intervals over levels.", *tables])
 
 
 def _page(results: Sequence[Success], films: dict[tuple[str, str], Sequence[Trajectory]]) -> str:
@@ -220,7 +216,7 @@ def _page(results: Sequence[Success], films: dict[tuple[str, str], Sequence[Traj
 def _engine(model: Model, options: AgentOptions) -> RolloutEngine:
     return build_engine(
         EngineSettings(
-            kind=options.engine,  # type: ignore[arg-type]
+            kind=options.engine,
             model=model.path,
             dtype=dtype_here(options.dtype),
             max_length=_length(model, options),

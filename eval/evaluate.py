@@ -23,11 +23,12 @@ from llmrl.data.conversation import Renderer
 from llmrl.errors import EngineError, EvalError
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan, with_dtype
+from llmrl.eval.records import Record
 from llmrl.eval.results import Results, TaskResult, read_results, summarise
 from llmrl.eval.run import Judge, Progress, run_task, stream
 from llmrl.eval.scorers import build_scorers
 from llmrl.eval.strategies import find_rewrites, find_strategies
-from llmrl.eval.strategies.rewriting import Tools, rewrite_task
+from llmrl.eval.strategies.rewriting import Rewrite, Tools, rewrite_task
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, collect
@@ -81,9 +82,8 @@ def evaluate(
         for plan in plans:
             path = out / f"{plan.task.name}.jsonl"
             if options.restart:
-                path.unlink(missing_ok=True)
-                for old in out.glob(f"{plan.task.name}.*.jsonl"):
-                    old.unlink()
+                for old in (path, *out.glob(f"{plan.task.name}.*.jsonl")):
+                    old.unlink(missing_ok=True)
             records = run_task(
                 plan.prompts,
                 engine=engines(None),
@@ -99,14 +99,7 @@ def evaluate(
                 engines=engines, judge=judges[plan.task.name], renderer=Renderer(tokenizer, chat=plan.mode == "chat"),
                 tokenizer=tokenizer, sampling=plan.sampling, seed=options.seed, task=plan.task.name,
             )  # fmt: skip
-            again = [
-                rewrite_task(
-                    one, list(zip(plan.prompts, records, strict=True)), tools,
-                    path=out / f"{plan.task.name}.{one.name}.jsonl", settings=plan.settings,
-                )
-                for one in rewrites
-            ]  # fmt: skip
-            rewritten = list(zip(rewrites, again, strict=True))
+            rewritten = _asked_again(plan, rewrites, records, tools, out)
             results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks, rewritten))
             generated += results[-1].tokens.total
             seconds = time.monotonic() - started
@@ -127,6 +120,17 @@ def evaluate(
     finally:
         engines.close()
     return read_results(out)
+
+
+def _asked_again(
+    plan: Plan, rewrites: Sequence[Rewrite], records: Sequence[Record], tools: Tools, out: Path
+) -> list[tuple[Rewrite, list[Record]]]:
+    """What strategies that ask again made of a task's samples."""
+    asked, found = list(zip(plan.prompts, records, strict=True)), []
+    for one in rewrites:
+        path = out / f"{plan.task.name}.{one.name}.jsonl"
+        found.append((one, rewrite_task(one, asked, tools, path=path, settings=plan.settings)))
+    return found
 
 
 class _Engines:
