@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from llmrl.eval.metrics import PairedDifference
 
 
 def compare(
@@ -50,8 +53,7 @@ def compare(
     console.print(f"curves: {plot}", markup=False, highlight=False)
 
 
-def _told(problems: int, result: object) -> str:
+def _told(problems: int, found: PairedDifference) -> str:
     """One cell: the paired difference in points with its interval and p-value."""
-    size, low, high = (100 * getattr(result, name) for name in ("difference", "low", "high"))
-    p = result.p_value  # type: ignore[attr-defined]
-    return f"{size:+.1f} points [{low:+.1f}, {high:+.1f}], p = {p:.3g}, {problems} problems"
+    size, low, high = (100 * share for share in (found.difference, found.low, found.high))
+    return f"{size:+.1f} points [{low:+.1f}, {high:+.1f}], p = {found.p_value:.3g}, {problems} problems"

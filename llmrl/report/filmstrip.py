@@ -27,7 +27,8 @@ def filmstrips(trajectories: Sequence[Trajectory], *, most: int = 8) -> str:
 
 def _strip(rows: Sequence[Trajectory]) -> str:
     last, reward = rows[-1], total(rows)
-    won = {True: "solved", False: "not solved"}.get(last.info.get("success"), "")  # type: ignore[arg-type]
+    success = last.info.get("success")
+    won = "" if success is None else "solved" if success else "not solved"
     said = ", ".join(filter(None, [won, last.ending.value, "" if reward is None else f"reward {reward:g}"]))
     frames = "".join(_frame(row) for row in rows)
     return f'<h3>{escape(last.episode)} <small>{escape(said)}</small></h3><div class="film">{frames}</div>'

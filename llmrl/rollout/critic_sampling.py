@@ -143,9 +143,8 @@ class CriticSampling:
             refines = bool(pool[looked[0]].passed)
             if refines:
                 seeds = looked
-            elif all(verdict is not None for verdict in said.values()):
-                ranked = best_failing([said[i].whole for i in looked], self.failing)  # type: ignore[union-attr]
-                seeds = [looked[i] for i in ranked]
+            elif chances := [verdict.whole for verdict in said.values() if verdict is not None]:  # of all, or of none
+                seeds = [looked[i] for i in best_failing(chances, self.failing)]
             else:
                 seeds = looked[: self.failing]
             room = self._room(pool, sampling)
