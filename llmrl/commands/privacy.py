@@ -1,4 +1,4 @@
-"""`llmrl privacy`: plan and audit runs under differential privacy; `llmrl train` makes them."""
+"""`llmrl privacy`: audits of runs under differential privacy, and what `llmrl plan` says of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from llmrl.commands.arguments import Overrides, RecipeFile, RunFolder
+from llmrl.commands.arguments import RunFolder
 
 if TYPE_CHECKING:
     from llmrl.settings.recipe import Recipe
@@ -20,26 +20,21 @@ console = Console(soft_wrap=True)
 
 @privacy_app.callback()
 def privacy() -> None:
-    """Supervised fine-tuning under differential privacy: plan and audit; `llmrl train` trains recipes with `privacy`."""
-
-
-@privacy_app.command("plan")
-def plan_privacy(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Say what noise a recipe's budget needs, and what its steps cost by each accountant; no model is loaded."""
-    from llmrl.settings.load import load_recipe
-
-    show_plan(load_recipe(recipe, overrides))
+    """Audits of private runs; `llmrl plan` and `llmrl train` take recipes with a `privacy` section."""
 
 
 def show_plan(recipe: Recipe) -> None:
-    """Print the privacy plan of a recipe. Records are counted before any is left out as too long."""
+    """Print what noise a recipe's budget needs, and what its steps cost by each accountant; no model is loaded.
+
+    Records are counted before any is left out as too long.
+    """
     from llmrl.data.source import load_train_eval
     from llmrl.privacy.build import held_records, plan_of, section_of
     from llmrl.privacy.planning import epsilons
     from llmrl.seeding import key
 
     section = section_of(recipe)
-    rows = load_train_eval(recipe.data, recipe.eval.data, seed=key(recipe.seed, "data"))[0]
+    rows = load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"))[0]
     records = held_records([row.columns for row in rows], section)
     found, terms = plan_of(recipe, records=records)
     table = Table("privacy", "")
