@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -266,3 +267,21 @@ def test_the_plan_is_printed():
     assert shown.exit_code == 0, shown.output
     for word in ("guaranteed", "epsilon 4 at delta 0.0001", "q = 0.032", "epsilon by rdp"):
         assert word in " ".join(shown.output.split())
+
+
+def test_a_plan_counts_the_rows_that_training_will_draw_from(tmp_path):
+    rows = [json.dumps({"prompt": f"What is {n}?", "completion": str(n)}) for n in range(200)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(rows))
+    own = [
+        "plan",
+        "recipes/private/sft.yaml",
+        f"data.source={tmp_path / 'rows.jsonl'}",
+        "data.args={}",
+        "data.limit=null",
+    ]
+    counted = []
+    for how in ([], ["eval=off"]):
+        shown = CliRunner().invoke(app, [*own, *how])
+        assert shown.exit_code == 0, shown.output
+        counted.append(int(re.search(r"(\d+), of which a step draws", shown.output)[1]))
+    assert counted[0] < 200 and counted[1] == 200
