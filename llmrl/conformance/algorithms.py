@@ -77,7 +77,6 @@ STOPPED = {"cispo", "cispo, every term", "pacs, score function"}
 OTHER_DIRECTION = {"ppo", "ppo, every term", "ppo, KL in the loss", "reinforce_pp", "reinforce_pp, KL"}
 OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log-prob", "coderl, no baseline"}
 OTHER_DIRECTION |= {"sft", "critique_rl", "vl_dac", "rl4vlm"}  # all down or all alike is not what they learn from
-OTHER_DIRECTION |= {"pacs, score function", "pacs, naive score", "pacs, mean log-prob"}
 
 
 def build(name: str, **changes: Any) -> Algorithm:

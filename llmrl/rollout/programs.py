@@ -13,7 +13,7 @@ from llmrl.types import Role, StatusKind, Trajectory
 
 
 def programs(run: Path) -> Iterator[dict[str, Any]]:
-    """Every program that was sampled, as `data.stored` reads it, with its reward beside it."""
+    """Every program that was sampled, as `rollout.stored` reads it, with its reward beside it."""
     for row in _rows(run):
         if row.role is Role.GIVEN or row.status.kind is StatusKind.ERROR:
             continue

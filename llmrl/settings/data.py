@@ -19,9 +19,9 @@ class DataConfig(Section):
     """
 
     source: str = Field(
-        description="a generator (addition, arithmetic, countdown, programs), reasoning_gym:<task>, a .jsonl, .json or "
-        ".parquet path (globs allowed), apps:<path>, code_contests:<path>, mbpp:<path>, "
-        "attempts:<path> (drafts for critics), or a datasets hub id"
+        description="a generator (addition, arithmetic, chains, countdown, episodes, frames, programs), "
+        "reasoning_gym:<task>, a .jsonl, .json or .parquet path (globs allowed), apps:<path>, code_contests:<path>, "
+        "mbpp:<path>, attempts:<path> (drafts for critics), or a datasets hub id"
     )
     split: str = Field("train", description="hub split; for a generator: train or held_out")
     subset: str | None = Field(None, description="hub configuration name")

@@ -5,8 +5,8 @@
                               outcome_critic/  outcome_critic.safetensors                                   if there are any
 
 `policy/` is a plain Hugging Face folder; so are `outcome_critic/` and, beside its value head, the `critic/` of a value
-model of its own. A folder
-without a manifest, or whose files do not match it, is not used: resume names it and takes the one before.
+model of its own. A folder without a manifest, or whose files do not match it, is not used: resume names it and takes the
+one before.
 """
 
 from __future__ import annotations

@@ -24,9 +24,7 @@ from llmrl.train.world import World
 
 MISMATCH = "mismatch/mean_abs_logprob"  # |sampler - trainer|, nats per token
 COUNTS = frozenset({"update/skipped", "tokens/trained", "tokens/packed", "rows/skipped"})
-STILL = {"loss": 0.0, "grad_norm": 0.0, "lr": 0.0, MISMATCH: 0.0} | dict.fromkeys(
-    COUNTS, 0.0
-)  # the policy did not learn
+STILL = dict.fromkeys(("loss", "grad_norm", "lr", MISMATCH, *sorted(COUNTS)), 0.0)  # the policy did not learn
 Optimizers = dict[str, tuple[Optimizer, float]]  # metric of its gradient norm -> optimizer, learning rate
 
 
