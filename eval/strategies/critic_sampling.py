@@ -27,7 +27,7 @@ FULL_MARKS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class CriticSampled:
+class CriticSampled(CriticSampling):
     """`--strategy critic_sampling`.
 
     critic        an outcome critic's folder (runs/<name>/checkpoints/step-N/outcome_critic); None: lines are drawn.
@@ -39,19 +39,13 @@ class CriticSampled:
     """
 
     critic: str | None = None
-    rounds: int = 1
-    refine: bool = True
-    repair: bool = True
-    failing: int = 1
-    chop: bool = False
-    budget: int | None = None
     repair_model: str | None = None
     examples: str = "llmrl.rewards.code_tests:CodeTests"
     examples_args: Mapping[str, Any] = field(default_factory=lambda: {"tests": "example_tests"})
     dtype: str = "float32"
 
     def __post_init__(self) -> None:
-        self._search()
+        super().__post_init__()
         load_reward(self.examples, dict(self.examples_args))
 
     @property
@@ -76,7 +70,7 @@ class CriticSampled:
         mine = _Tools(tools, self, self._judge(tools))
         first = [[_program(sample, tools, mine.ends) for sample in record.samples] for _, record in searched]
         prompts = [prompt for prompt, _ in searched]
-        tested = self._search().search(prompts, first, mine, sampling=tools.sampling, seed=tools.seed)
+        tested = self.search(prompts, first, mine, sampling=tools.sampling, seed=tools.seed)
         new = {
             prompt.id: replace(record, samples=self._samples(prompt, record, programs, tools))
             for (prompt, record), programs in zip(searched, tested, strict=True)
@@ -96,12 +90,6 @@ class CriticSampled:
 
     def _shown(self, prompt: Prompt) -> bool:
         return bool(prompt.columns.get(str(self.examples_args.get("tests", "tests"))))
-
-    def _search(self) -> CriticSampling:
-        return CriticSampling(
-            rounds=self.rounds, refine=self.refine, repair=self.repair, failing=self.failing, chop=self.chop,
-            budget=self.budget,
-        )  # fmt: skip
 
     def _judge(self, tools: Tools) -> Any:
         if self.critic is None:
