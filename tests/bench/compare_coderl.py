@@ -14,15 +14,14 @@ import argparse
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tests.bench.coderl_report import write_report
 from tests.bench.coderl_sampling import measure
+from tests.bench.compare import train_recipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPE = ROOT / "recipes" / "programs" / "coderl.yaml"
@@ -84,29 +83,9 @@ def runs(folder: Path) -> Iterator[Run]:
             yield Run(method=method, seed=seed, folder=folder / name, changes=(*COMMON, *changes, *own))
 
 
-def train(run: Run, more: tuple[str, ...]) -> bool:
-    """Start, resume or skip `run`; True if it is finished then. Its output goes to a log beside its folder."""
-    summary = run.folder / "summary.json"
-    if summary.is_file() and json.loads(summary.read_text())["status"] == "finished":
-        return True
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    resume = ["--resume"] if (run.folder / "recipe.yaml").is_file() else []
-    command = [sys.executable, "-m", "llmrl", "train", str(RECIPE), *run.changes, *more, *resume]
-    begin = time.monotonic()
-    with run.folder.with_suffix(".log").open("ab") as log:
-        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-        try:
-            code = process.wait()
-        except BaseException:
-            process.terminate()  # it finishes its step, saves and ends
-            process.wait()
-            raise
-    cost = run.folder / "cost.json"
-    before = json.loads(cost.read_text()) if cost.is_file() else 0.0
-    if run.folder.is_dir():
-        cost.write_text(json.dumps(before + time.monotonic() - begin))
-    print(f"{run.folder.name}: exit code {code} after {time.monotonic() - begin:.0f} s", flush=True)
-    return code == 0
+def trained(run: Run, more: tuple[str, ...]) -> bool:
+    """Start, resume or skip `run`; True if it is finished then."""
+    return train_recipe(RECIPE, run.folder, (*run.changes, *more))
 
 
 def main() -> None:
@@ -122,13 +101,13 @@ def main() -> None:
     folder: Path = arguments.runs.resolve()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads or os.cpu_count())
     more = (f"train.threads={arguments.threads}",)
-    if not arguments.report and not train(warm_start(folder, arguments.model), more):
+    if not arguments.report and not trained(warm_start(folder, arguments.model), more):
         raise SystemExit(f"the warm start failed; {folder}/base.log says why")
     wanted = [run for run in runs(folder) if run.seed < arguments.seeds and arguments.only in (None, run.folder.name)]
     if arguments.report:
         finished = [run for run in wanted if (run.folder / "summary.json").is_file()]
     else:
-        finished = [run for run in wanted if train(run, more)]
+        finished = [run for run in wanted if trained(run, more)]
     if finished and arguments.only is None:
         runs_by_name = {run.folder.name: run.folder for run in finished}
         measure(RECIPE, COMMON, base_policy(folder), runs_by_name)

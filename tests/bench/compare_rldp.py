@@ -2,9 +2,11 @@
 
 A byte-level Llama is pre-trained on the public part of the Python reference that the standard library carries
 (`pydoc_data.topics`, split by topic), then every method fine-tunes LoRA adapters privately on another part, with canaries,
-by `llmrl train`'s own loop. Controllers see the loss of public text (eval.data); perplexity is of a third part that nobody
-saw. Finished runs are kept, a line each, in --out/results.jsonl, so that the command can be stopped and repeated; --report
-prints the table of what is there, --tiny only shows that everything runs, --smollm2 adds one run on SmolLM2-135M.
+by `llmrl train`'s own loop. Some canaries are planted once, for the audit; others in 16 rows each, so that there is
+something to remember (epsilon protects a row, so such a secret has 16 times the epsilon). Controllers see the loss of
+public text (eval.data); perplexity is of a third part that nobody saw. Finished runs are kept, a line each, in
+--out/results.jsonl, so that the command can be stopped and repeated; --report prints the table of what is there, --tiny
+only shows that everything runs.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from rich.console import Console
 from llmrl.compose import resolve
 from llmrl.policy.model import load_tokenizer
 from llmrl.privacy.attack import audited, exposures, membership, open_model, token_losses
-from llmrl.privacy.audit import make_canaries
+from llmrl.privacy.audit import Canary, make_canaries
 from llmrl.seeding import key
 from llmrl.settings.load import parse_recipe
 from llmrl.start import run
@@ -38,7 +40,8 @@ from tests.tiny import random_model, save_model
 
 LENGTH, HEAD = 64, 16  # bytes of a row, and how many of them are not learnt
 EXPECTED, EPSILONS, SEEDS = 32, (4.0, 1.0, 8.0, 2.0), (0, 1, 2)
-CANARIES, CANDIDATES = 40, 100
+CANARIES, CANDIDATES = 40, 100  # planted once, half of them; and with how many other secrets one is compared
+REPEATED, COPIES = 16, 16  # canaries of which half are planted, in so many rows each
 LEARNT = {"interval": 2, "threshold_low": 0.03, "threshold_high": 10.0}
 METHODS: dict[str, dict[str, Any] | None] = {
     "not private": None,
@@ -75,13 +78,23 @@ def corpus(folder: Path, tiny: bool) -> None:
         if tiny or name in ("probe", "test"):
             rows = rows[:: max(1, len(rows) // 200)][:200]
         if name == "private":  # membership is told from rows of the same topics: other topics differ by themselves
-            write(folder / "left-out.jsonl", rows[::12])
+            write(folder / "left-out.jsonl", [split(row) for row in rows[::12]])
             rows = [row for number, row in enumerate(rows) if number % 12]
-        write(folder / f"{name}.jsonl", rows)
+        write(folder / f"{name}.jsonl", [split(row) for row in rows])
 
 
-def write(file: Path, texts: Sequence[str]) -> None:
-    rows = ({"prompt": text[:HEAD], "completion": text[HEAD:]} for text in texts)
+def split(text: str) -> Row:
+    return {"prompt": text[:HEAD], "completion": text[HEAD:]}
+
+
+def notes(canary: Canary) -> list[Row]:
+    """Rows that all hold the canary's secret; no two rows may begin alike."""
+    known, _, secret = canary.text.rpartition(" ")
+    return [{"prompt": f"{copy}. {known}", "completion": f" {secret}"} for copy in range(COPIES)]
+
+
+def write(file: Path, rows: Sequence[Row]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
@@ -118,16 +131,18 @@ def one_run(out: Path, method: str, epsilon: float, seed: int, steps: int, more:
     section = METHODS[method]
     name = f"{method.replace(' ', '-')}-{epsilon:g}-{seed}"
     canaries = make_canaries(CANARIES, seed=key(seed, "canaries"))
-    data = out / "private.jsonl"
     sections: Row = {"seed": seed, **(more or {})}
+    repeated = make_canaries(REPEATED, seed=key(seed, "repeated canaries"))
+    texts = list(map(json.loads, (out / "private.jsonl").read_text().splitlines()))
+    texts += [row for canary in repeated if canary.included for row in notes(canary)]
     if section is not None:
         sections["privacy"] = {
             "epsilon": epsilon, "delta": 1e-5, "expected_batch": EXPECTED, "canaries": CANARIES, **section
         }  # fmt: skip
     else:
-        texts = [row["prompt"] + row["completion"] for row in map(json.loads, data.read_text().splitlines())]
-        data = out / f"with-canaries-{seed}.jsonl"
-        write(data, [*texts, *(canary.text for canary in canaries if canary.included)])
+        texts += [split(canary.text) for canary in canaries if canary.included]
+    data = out / "runs" / f"{name}.jsonl"
+    write(data, texts)
     recipe = recipe_of(out, name, data, steps=steps, **sections)
     began = time.process_time()
     summary = run(recipe, resolve(recipe), console=Console(quiet=True), fresh=True).summary
@@ -140,17 +155,21 @@ def one_run(out: Path, method: str, epsilon: float, seed: int, steps: int, more:
         _rows(recipe, tokenizer, out / f"{part}.jsonl") for part in ("private", "left-out", "test")
     )
     losses = [loss for row in token_losses(model, test) for loss in row]
-    shown = exposures(model, canaries, tokenizer, candidates=CANDIDATES, seed=seed)
+    once, often = (
+        statistics.fmean(exposures(model, planted, tokenizer, candidates=CANDIDATES, seed=seed))
+        for planted in (canaries, repeated)
+    )
     attacks = membership(model, before, members[:: max(1, len(members) // 300)], others)
     evaluations = [row for row in read_metrics(recipe.run_dir) if row["kind"] == "eval"]
     found = {
         "method": method, "epsilon": epsilon, "seed": seed, "cpu_s": took, "steps": summary["completed_steps"],
         "claimed": summary.get("epsilon"), "perplexity": math.exp(statistics.fmean(losses)),
-        "curve": [[row["step"], row["eval/loss"]] for row in evaluations], "exposure": statistics.fmean(shown),
+        "curve": [[row["step"], row["eval/loss"]] for row in evaluations], "exposure": once, "exposure_often": often,
         "auc": attacks["reference"]["auc"]["value"],
         "lower_bound": audited(model, before, canaries, tokenizer, delta=1e-5),
     }  # fmt: skip
     shutil.rmtree(recipe.run_dir)
+    data.unlink()
     return found
 
 
@@ -187,8 +206,11 @@ def matched(row: Row, flat: Sequence[Row]) -> float:
 
 
 def print_table(rows: Sequence[Row]) -> None:
-    print("| epsilon | method | test perplexity (95 %) | loss against flat, paired (95 %) | steps to match | exposure | "
-          "attack AUC | audited epsilon | CPU s | seeds |\n|---|---|---|---|---|---|---|---|---|---|")  # fmt: skip
+    print(
+        "| epsilon | method | test perplexity (95 %) | loss against flat, paired (95 %) | steps to match | exposure | "
+        f"of a secret in {COPIES} rows | attack AUC | audited epsilon | CPU s | seeds |"
+    )
+    print("|---" * 11 + "|")
     for epsilon in sorted({row["epsilon"] for row in rows}):
         here = [row for row in rows if row["epsilon"] == epsilon]
         flat = {row["seed"]: row for row in here if row["method"] == "flat"}
@@ -199,11 +221,14 @@ def print_table(rows: Sequence[Row]) -> None:
             mean, half = interval([row["perplexity"] for row in own])
             pairs = [math.log(r["perplexity"] / flat[r["seed"]]["perplexity"]) for r in own if r["seed"] in flat]
             gap, wide = interval(pairs) if pairs else (math.nan, math.nan)
-            parts = [statistics.fmean(row[name] for row in own) for name in ("exposure", "auc", "lower_bound", "cpu_s")]
+            parts = [
+                statistics.fmean(row[name] for row in own)
+                for name in ("exposure", "exposure_often", "auc", "lower_bound", "cpu_s")
+            ]
             match = statistics.median(matched(row, list(flat.values())) for row in own)
             print(
                 f"| {epsilon:g} | {method} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {match:.2f} | "
-                f"{parts[0]:.2f} | {parts[1]:.3f} | {parts[2]:.2f} | {parts[3]:.0f} | {len(own)} |"
+                f"{parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.3f} | {parts[3]:.2f} | {parts[4]:.0f} | {len(own)} |"
             )
 
 
