@@ -115,7 +115,7 @@ def check_trackers(recipe: Recipe) -> None:
 def rewards_of(recipe: Recipe) -> Any:
     """The recipe's reward: the weighted sum of its parts. A TRL reward function is adapted."""
     from llmrl.errors import ConfigError
-    from llmrl.rewards.combine import WeightedSum, no_outcome
+    from llmrl.rewards.combine import OfSources, WeightedSum, no_outcome
     from llmrl.rewards.scoring import load_reward
     from llmrl.rewards.trl_adapter import TRLReward
     from llmrl.settings.stages import replaced
@@ -135,7 +135,9 @@ def rewards_of(recipe: Recipe) -> Any:
             raise ConfigError(f"reward.{name}: {section.name} needs a package that is missing: {error}") from error
         if is_trl_reward(part):
             part = TRLReward(function=part)
-        parts[name] = _isolated(section, part) if section.isolated else part
+        part = _isolated(section, part) if section.isolated else part
+        judged = frozenset(one.title for one in recipe.data.sources if one.reward is None or name in one.reward)
+        parts[name] = OfSources(reward=part, sources=judged) if len(judged) < len(recipe.data.sources) else part
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 

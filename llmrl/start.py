@@ -24,7 +24,7 @@ from llmrl.batch import Algorithm, Controller, Steered
 from llmrl.data.conversation import Renderer
 from llmrl.data.gold import reference_rows
 from llmrl.data.pictures import load_pictures
-from llmrl.data.stream import PromptStream, Stream
+from llmrl.data.stream import MixedStream, PromptStream, Stream
 from llmrl.envs.build import open_host
 from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import cores
@@ -329,13 +329,13 @@ def _together(measures: Sequence[Evaluate]) -> Evaluate:
 
 def _streams(recipe: Recipe, problems: Problems) -> list[Stream]:
     """The prompts of steps, and those that take the place of groups that teach nothing."""
-    return [
-        PromptStream(
-            problems.train, seed=key(recipe.seed, name), prompts_per_step=recipe.rollout.prompts_per_step,
-            shuffle=recipe.data.shuffle,
-        )
-        for name in ("prompts", "spare prompts")
-    ]  # fmt: skip
+    how: dict[str, Any] = {"prompts_per_step": recipe.rollout.prompts_per_step, "shuffle": recipe.data.shuffle}
+    seeds = [key(recipe.seed, name) for name in ("prompts", "spare prompts")]
+    if not recipe.data.sources:
+        return [PromptStream(problems.train, seed=seed, **how) for seed in seeds]
+    weights = recipe.data.weights
+    sources = {name: [prompt for prompt in problems.train if prompt.source == name] for name in weights}
+    return [MixedStream(sources, weights, seed=seed, **how) for seed in seeds]
 
 
 def open_stage(recipe: Recipe, policy: Policy, sources: Sources, stack: ExitStack, *, rank: int = 0) -> Stage:

@@ -126,7 +126,7 @@ def read_run(run: Path) -> Measured:
         "tokens": [row["tokens/sampled"] / workers for row in rows],
         "decode_steps": decoded,
         "run_tokens": [row["tokens/packed"] / workers for row in rows],
-        "updates": [recipe.updates_per_step for _ in rows],
+        "updates": [recipe.train.updates_per_step for _ in rows],
         "samples": [len(_lengths(by_step[row["step"]])) / workers for row in rows],
         **{f"{name}_s": [row[f"time/{name}"] for row in rows] for name in ("generate", "update", "reward", "sync")},
         "step_s": [row["time/step"] - row["time/checkpoint"] for row in rows],

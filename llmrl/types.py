@@ -82,7 +82,7 @@ class Prompt:
 
     `id` is the group key: completions of one prompt share it. `tokens` are the ids the engine receives (the chat
     template is already applied), `text` the same as a string. `answer` and the other `columns` of the data row are what
-    verifiers compare with; no engine and no policy sees them.
+    verifiers compare with; no engine and no policy sees them. `source` names one of several `data.sources`.
 
     >>> Prompt(id="add/0", tokens=(1, 2), text="What is 3 + 4?", answer="7").answer
     '7'
@@ -95,6 +95,7 @@ class Prompt:
     messages: tuple[Mapping[str, Any], ...] = ()
     columns: Mapping[str, Any] = field(default_factory=dict)
     media: tuple[Media, ...] = ()
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,22 @@ def no_outcome(trajectory: Trajectory) -> Score:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OfSources:
+    """A reward for the rows of some of the recipe's `data.sources`; to others it does not apply, and does not see them."""
+
+    reward: Reward
+    sources: frozenset[str]
+
+    def __call__(self, trajectory: Trajectory) -> Score:
+        return self.score_batch([trajectory])[0]
+
+    def score_batch(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        mine = [t for t in trajectories if t.prompt.source in self.sources]
+        scores = iter(score_all(self.reward, mine) if mine else [])
+        return [next(scores) if t.prompt.source in self.sources else Score(value=None) for t in trajectories]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WeightedSum:
     """Sum of weight * value over the parts that apply.
 

@@ -129,7 +129,7 @@ def check_staleness(recipe: Recipe, algo: Algorithm, *, ranks: int) -> None:
 
 def warnings(recipe: Recipe, algo: Algorithm) -> list[str]:
     """What a user should know of the algorithm under this recipe's settings."""
-    return algo.warnings(updates=recipe.updates_per_step) if isinstance(algo, Warns) else []
+    return algo.warnings(updates=recipe.train.updates_per_step) if isinstance(algo, Warns) else []
 
 
 def _load(path: str) -> Any:

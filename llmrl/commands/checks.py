@@ -85,10 +85,13 @@ def check_rewards(
     if part is not None and part not in parts:
         raise ConfigError(f"--part {part}: the reward has no such part; {nearest(part, list(parts))}")
     found, held_out = load_train_eval(loaded.data, loaded.eval.held_out, seed=key(loaded.seed, "data"))
-    rows = [{**row.columns, "answer": row.answer, "id": row.id} for row in [*held_out, *found][:limit]]
+    chosen = [*held_out, *found][:limit]
+    judging = {one.title: one.reward for one in loaded.data.sources}
     console, bad = Console(soft_wrap=True), 0
     for name, reward in parts.items():
         if part in (None, name):
+            mine = [row for row in chosen if name in (judging.get(row.source) or parts)]
+            rows = [{**row.columns, "answer": row.answer, "id": row.id} for row in mine]
             problems = check_rows(reward, rows)
             bad += len(problems)
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(p.kind for p in problems).items())

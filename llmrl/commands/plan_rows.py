@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import fields
 
 from llmrl.algos.build import warnings
 from llmrl.automatic import settle
 from llmrl.batch import Algorithm
-from llmrl.data.files import is_file_source
-from llmrl.data.generators import is_generator
-from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.data.source import is_remote, load_train_eval
 from llmrl.seeding import key
 from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
@@ -27,7 +26,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
     recipe = settled.recipe
     rollout, train = recipe.rollout, recipe.train
     samples = rollout.prompts_per_step * rollout.group_size
-    updates = recipe.updates_per_step
+    updates = recipe.train.updates_per_step
     policy = (
         "on-policy: one update per rollout"
         if updates == 1
@@ -41,7 +40,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         *settled.chosen.items(),
         *(("warning", warning) for warning in settled.warnings),
         *stage_rows(recipe),
-        ("data", data),
+        *data,
         ("algorithm", f"{recipe.algo['name']}: {_settings(algo)}"),
         ("needs", ", ".join(algo.needs.names) or "nothing beyond the rollouts"),
         *([("value model", _critic(recipe))] if algo.needs.values else []),
@@ -111,16 +110,24 @@ def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
     return rows
 
 
-def _data(recipe: Recipe) -> tuple[str, int | None]:
-    """Counts of what generators and files give, and that of held-out problems; a data set on the hub is not fetched."""
-    held_out = held_out_config(recipe.eval.data, recipe.data)
-    remote = [c.source for c in (recipe.data, held_out) if not (is_generator(c.source) or is_file_source(c.source))]
-    if any("/" in source for source in remote):
-        return f"{recipe.data.source}, looked at when training starts", None
-    train_rows, eval_rows = load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
-    return f"{recipe.data.source}: {len(train_rows):,} problems to train on, {len(eval_rows):,} held out", len(
-        eval_rows
-    )
+def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None]:
+    """A row for each source that counts what generators and files give, and the number of held-out problems; a data set
+    on the hub is not fetched.
+    """
+    data = recipe.data
+    if is_remote(data, recipe.eval.data):
+        return [("data", f"{data.called}, looked at when training starts")], None
+    both = load_train_eval(data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
+    trained, held_out = (Counter(row.source for row in rows) for rows in both)
+    found = []
+    for name, own in data.each().items():
+        said = f"{own.source}: {trained[name]:,} problems to train on, {held_out[name]:,} held out"
+        found.append((f"data: {name}" if name else "data", said))
+    for place, source in enumerate(data.sources):
+        part = source.weight / sum(data.weights.values()) * recipe.rollout.prompts_per_step
+        judges = ", ".join(source.reward or recipe.reward)
+        found[place] = (found[place][0], f"{found[place][1]}; {part:.3g} prompts of a step, judged by {judges}")
+    return found, len(both[1])
 
 
 def _settings(algo: Algorithm) -> str:

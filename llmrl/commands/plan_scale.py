@@ -110,7 +110,7 @@ def _work(recipe: Recipe, question: Question) -> Work:
     size, speed = model_size(recipe.model.path), question.network_gb_s
     return Work(
         prompts_per_step=recipe.rollout.prompts_per_step, slots=recipe.rollout.max_sequences,
-        updates=recipe.updates_per_step, parameters=size.parameters if size else 0,
+        updates=recipe.train.updates_per_step, parameters=size.parameters if size else 0,
         bytes_per_s=speed * 1e9 if speed else None,
     )  # fmt: skip
 

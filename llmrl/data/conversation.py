@@ -9,7 +9,7 @@ completion.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -117,10 +117,7 @@ class Talk:
             tokens += said.tokens + self.renderer.following(said, shown.messages, shown.media)
             text += said.text + "".join(f"\n{m['role']}: {_words(m['content'])}\n" for m in shown.messages)
             media += shown.media
-        return Prompt(
-            id=self.prompt.id, tokens=tokens, text=text, answer=self.prompt.answer, messages=self.prompt.messages,
-            columns=self.prompt.columns, media=media,
-        )  # fmt: skip
+        return replace(self.prompt, tokens=tokens, text=text, media=media)
 
     def _opening(self, start: int, messages: Sequence[Message], media: Sequence[Media]) -> tuple[tuple[int, ...], str]:
         if start == 0 and messages == self.prompt.messages and self.prompt.tokens:

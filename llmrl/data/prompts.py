@@ -75,6 +75,7 @@ def to_prompts(
                 messages=turns if chat else (),
                 columns=_other_columns(row, config),
                 media=row.images,
+                source=row.source,
             )
         )
     if not prompts:

@@ -34,6 +34,7 @@ class Row:
     identity: str
     origin: str
     images: tuple[Media, ...] = ()
+    source: str = ""  # the name of one of several
 
 
 def make_row(

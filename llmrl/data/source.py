@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,17 +21,17 @@ from llmrl.data.rows import Row, check_disjoint, is_held_out, make_row
 from llmrl.errors import DataError
 from llmrl.nearest import closest, nearest
 from llmrl.seeding import generator
-from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.data import DataConfig, EvalDataConfig, shares
 from llmrl.settings.explain import plain_message
 
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
-Shape = Callable[[Any, str], Any]  # (record, its place) -> record
+Shape = Callable[[Mapping[str, str]], Callable[[Any, str], Any]]  # data.columns -> (record, its place) -> record
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MISSES = 50  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
 
 
 def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> list[Row]:
-    """All rows that `config` asks for. The same config and seed give the same list.
+    """All rows that `config`, which has one source, asks for. The same config and seed give the same list.
 
     Rows are shuffled (if `config.shuffle`) before the limit is applied. `shape` changes a stored record, which comes
     with its place, before its columns are read. Raises DataError: unknown source, missing file,
@@ -57,12 +58,26 @@ def _attempts(config: DataConfig, seed: int) -> list[Row]:
         raise DataError(f"data.args of {config.source}: {nearest(unknown.pop(), ['balance'])}")
     plain = config.model_copy(update={"source": config.source.removeprefix(attempts.PREFIX), "args": {}})
     whole = plain.model_copy(update={"limit": None, "shuffle": False})
-    rows = load_rows(whole, seed=seed, shape=attempts.attempt_record)
+    rows = load_rows(whole, seed=seed, shape=lambda _: attempts.attempt_record)
     return _drawn(attempts.balanced(rows, seed=seed) if config.args.get("balance") else rows, config, seed)
 
 
+def each_source(train: DataConfig, held_out: EvalDataConfig) -> dict[str, tuple[DataConfig, EvalDataConfig]]:
+    """Every source of `train` by name, and where its held-out problems come from: of `held_out.n` as many as its weight
+    says, unless it says something else.
+    """
+    if not train.sources:
+        return {"": (train, held_out)}
+    counts = shares(held_out.n, list(train.weights.values())) if held_out.n else [None] * len(train.sources)
+    drawn = [held_out.model_copy(update={"n": count and max(1, count)}) for count in counts]
+    return {
+        name: (own, source.eval or default)
+        for (name, own), source, default in zip(train.each().items(), train.sources, drawn, strict=True)
+    }
+
+
 def held_out_config(held_out: EvalDataConfig, train: DataConfig) -> DataConfig:
-    """The full configuration of the held-out data, given that of the training data.
+    """The full configuration of the held-out data, given that of the training data, which has one source.
 
     A source of its own does not inherit split, subset, args and columns, which describe the other source.
     """
@@ -81,11 +96,26 @@ def held_out_config(held_out: EvalDataConfig, train: DataConfig) -> DataConfig:
 def load_train_eval(
     train: DataConfig, held_out: EvalDataConfig | None, *, seed: int, shape: Shape | None = None
 ) -> tuple[list[Row], list[Row]]:
-    """(training rows, held-out rows), disjoint by problem identity; without `held_out` all rows train.
+    """(training rows, held-out rows), disjoint by problem identity, of every source; without `held_out` all rows train.
 
     If both come from one file or hub split, a tenth of its problems, chosen by a hash of the problem and of nothing
     else, is held out. Two different sources are loaded as they are. Either way disjointness is checked: DataError.
     """
+    found: tuple[list[Row], list[Row]] = ([], [])
+    for name, (own, its_held_out) in each_source(train, held_out or EvalDataConfig()).items():
+        try:
+            parts = _train_eval(own, its_held_out if held_out else None, seed=seed, shape=shape)
+        except DataError as error:
+            raise DataError(f"data source {name}: {error}" if name else str(error)) from error
+        for whole, part in zip(found, parts, strict=True):
+            whole += [replace(row, id=f"{name}/{row.id}", source=name) for row in part] if name else part
+    check_disjoint(*found)
+    return found
+
+
+def _train_eval(
+    train: DataConfig, held_out: EvalDataConfig | None, *, seed: int, shape: Shape | None
+) -> tuple[list[Row], list[Row]]:
     if held_out is None:
         return load_rows(train, seed=seed, shape=shape), []
     evaluation = held_out_config(held_out, train)
@@ -103,8 +133,14 @@ def load_train_eval(
     else:
         train_rows = load_rows(train, seed=seed, shape=shape)
         eval_rows = load_rows(evaluation, seed=held_out.seed, shape=shape)
-    check_disjoint(train_rows, eval_rows)
     return train_rows, eval_rows
+
+
+def is_remote(train: DataConfig, held_out: EvalDataConfig | None = None) -> bool:
+    """Whether some of the rows are fetched from a hub."""
+    both = each_source(train, held_out or EvalDataConfig()).values()
+    named = [config.source for own, its_held_out in both for config in (own, held_out_config(its_held_out, own))]
+    return any("/" in source and not (is_generator(source) or is_file_source(source)) for source in named)
 
 
 def _check_ids(rows: list[Row]) -> None:
@@ -196,8 +232,9 @@ def _stored(config: DataConfig, shape: Shape | None) -> Iterator[Row]:
             f"unknown data source {config.source!r}{guess}: it may be a generator ({', '.join(GENERATORS)}), "
             "a .jsonl, .json or .parquet file, attempts:file, or a hub id such as org/name"
         )
+    shaped = shape(config.columns) if shape else None
     for place, default_id, record in records:
-        record = shape(record, place) if shape else record
+        record = shaped(record, place) if shaped else record
         yield make_row(
             record, columns=config.columns, origin=place, default_id=default_id, template=config.template, folder=folder
         )

@@ -16,6 +16,7 @@ function evalCharts() {
     found.push(chart({ title: 'Held-out accuracy', hint: 'on held-out problems, with its interval', x: evals.step, span, min: 0, format: percent,
       series: [{ name: 'accuracy', color: 'c1', y: get('eval/accuracy'), low: get('eval/low'), high: get('eval/high'), dots: true }] }));
   }
+  found.push(...sourceCharts(evals, /^eval\/source\/(.+)\/accuracy$/, 'Held-out accuracy by source', 'of each of data.sources', { format: percent }, true));
   const names = Object.keys(evals.columns).flatMap((key) => /^eval\/(.+)\/score$/.exec(key)?.[1] ?? []);
   for (const name of names) {
     const voted = Object.keys(evals.columns).filter((key) => key.startsWith(`eval/${name}/`) && /\/(pass|maj)@\d+$/.test(key));
@@ -24,6 +25,14 @@ function evalCharts() {
         ...voted.map((key, i) => ({ name: key.split('/').pop(), color: ['c3', 'c2'][i % 2], y: get(key), dots: true }))] }));
   }
   return found;
+}
+
+// One curve for each data source whose metric fits the pattern; nothing where there is one source.
+function sourceCharts(points, pattern, title, hint, extra, dots) {
+  const keys = Object.keys(points.columns).filter((key) => pattern.test(key));
+  if (!keys.length) return [];
+  const series = keys.map((key, i) => ({ name: pattern.exec(key)[1], color: COLOURS[i % 8], y: points.columns[key], dots }));
+  return [chart({ title, hint, x: points.step, span, min: 0, series: dots ? series : noisy(series, 20), ...extra })];
 }
 
 function rewardChart() {
@@ -172,7 +181,7 @@ function fill(id, charts, missing) {
 
 outcome();
 if (data.stages.length) fill('stage-charts', stageCharts(), 'No step of a stage recorded yet.');
-fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...partsChart(), ...flagChart()], 'No evaluation and no step recorded yet.');
+fill('learning-charts', [...evalCharts(), ...(has('reward/mean') ? [rewardChart()] : []), ...sourceCharts(train, /^source\/(.+)\/reward$/, 'Reward by source', 'mean over the samples of a step', {}, false), ...partsChart(), ...flagChart()], 'No evaluation and no step recorded yet.');
 fill('optimisation-charts', singleCharts(), 'No training step recorded yet.');
 fill('time-charts', timeCharts(), 'No times recorded yet.');
 fill('distribution-charts', distributionCharts(), 'No stored rollouts to draw from.');

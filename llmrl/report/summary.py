@@ -41,6 +41,8 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
             f"  ({100 * (after - before):+.1f} points)", style="bold green" if after > before else "bold red"
         )
     table.add_row("held-out accuracy after", after_text)
+    for name, source in (summary.get("sources") or {}).items():
+        table.add_row(Text(f"  {name}", style="dim"), Text(", ".join(_changes(source))))
     table.add_row("held-out problems", count_text(summary.get("n_eval")))
     table.add_row("steps", steps_text(summary))
     table.add_row("training wall time", duration_text(finite(summary.get("train_wall_s"))))
@@ -72,18 +74,22 @@ def stage_text(stage: Mapping[str, Any]) -> str:
     >>> stage_text({"steps": 5, "completed_steps": 5, "eval_loss_before": 2.0, "eval_loss_after": 0.5})
     '5 steps, held-out loss 2.000 → 0.500'
     """
-    parts = [f"{steps_text(stage)} steps"]
-    before, after = (finite(stage.get(f"eval_loss_{when}")) for when in ("before", "after"))
-    if before is not None and after is not None:
-        parts.append(f"held-out loss {before:.3f} → {after:.3f}")
-    before, after = (finite(stage.get(f"accuracy_{when}")) for when in ("before", "after"))
-    if before is not None and after is not None:
-        parts.append(f"held-out accuracy {before:.1%} → {after:.1%}")
+    parts = [f"{steps_text(stage)} steps", *_changes(stage)]
     if (pairs := finite(stage.get("eval_pairs_accuracy_after"))) is not None:
         parts.append(f"{pairs:.1%} of pairs right")
     if (wall := finite(stage.get("train_wall_s"))) is not None:
         parts.append(duration_text(wall))
     return ", ".join(parts)
+
+
+def _changes(summary: Mapping[str, Any]) -> list[str]:
+    """Held-out loss and accuracy before and after, of a stage or of a data source."""
+    found = []
+    for name, what, form in (("eval_loss", "loss", ".3f"), ("accuracy", "accuracy", ".1%")):
+        before, after = (finite(summary.get(f"{name}_{when}")) for when in ("before", "after"))
+        if before is not None and after is not None:
+            found.append(f"held-out {what} {before:{form}} → {after:{form}}")
+    return found
 
 
 def accuracy_text(value: float | None, interval: Any) -> str:

@@ -39,6 +39,7 @@ SCHEMA = pa.schema(
         ("flags", pa.list_(pa.string())),
         ("advantage", pa.float64()),
         ("columns", pa.string()),
+        ("source", pa.string()),  # one of several data sources
         ("messages", pa.string()),  # JSON list
         ("media", pa.list_(pa.string())),  # hashes; the files lie in media/ beside this one
         ("episode", pa.string()),
@@ -114,6 +115,7 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
         "flags": list(last.flags),
         "advantage": advantage,
         "columns": json.dumps(dict(trajectory.prompt.columns), default=str),
+        "source": trajectory.prompt.source,
         "messages": json.dumps([dict(message) for message in trajectory.prompt.messages], default=str),
         "media": [item.hash for item in trajectory.prompt.media],
         "episode": trajectory.episode,
@@ -147,6 +149,7 @@ def _trajectory(row: dict[str, Any], media: Path) -> Trajectory:
             columns=json.loads(row["columns"]),
             messages=tuple(json.loads(row["messages"])),
             media=_read_media(media, row["media"]),
+            source=row.get("source") or "",
         ),
         tokens=row["tokens"],
         mask=row["mask"],

@@ -137,13 +137,15 @@ def _override(data: dict[str, Any], text: str) -> None:
     parts = key.strip().split(".")
     if not separator or not all(parts):
         raise ConfigError(f"override {text!r} is not of the form section.key=value")
-    node = data
-    if parts[0] == "stages" and len(parts) > 2:
-        node, parts = _stage(data.get("stages"), parts[1], text), parts[2:]
-    for part in parts[:-1]:
+    node, rest = data, parts[:-1]
+    while rest:
+        part, *rest = rest
         child = node.get(part)
         if child is None:
             child = node[part] = {}
+        if rest and isinstance(child, list) and any(isinstance(item, dict) for item in child):
+            part, *rest = rest
+            child = _item(child, part, text)
         if not isinstance(child, dict):
             raise ConfigError(f"override {text!r}: {part} holds {child!r}, not a section")
         node = child
@@ -154,14 +156,15 @@ def _override(data: dict[str, Any], text: str) -> None:
         raise ConfigError(f"override {text!r}: the value is not valid YAML ({reason}); quote it") from error
 
 
-def _stage(stages: Any, which: str, text: str) -> dict[str, Any]:
-    """The stage that an override names, by its place or by its name."""
+def _item(items: list[Any], which: str, text: str) -> dict[str, Any]:
+    """The stage or data source that an override names, by its place or by its name."""
     found = {}
-    for place, stage in enumerate(stages if isinstance(stages, list) else []):
-        if isinstance(stage, dict):
-            found[str(place)] = found[str(stage.get("name") or stage.get("kind"))] = stage
+    for place, item in enumerate(items):
+        if isinstance(item, dict):
+            name = item.get("name") or item.get("kind") or item.get("source")
+            found[str(place)] = found[str(name)] = item
     if which not in found:
-        raise ConfigError(f"override {text!r}: the recipe has no stage {which!r}; {nearest(which, list(found))}")
+        raise ConfigError(f"override {text!r}: the list has no {which!r}; {nearest(which, list(found))}")
     return found[which]
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from pydantic import model_validator as rule
 
 from llmrl.settings.base import with_lengths
-from llmrl.settings.data import DataConfig, EvalDataConfig
+from llmrl.settings.data import DataConfig, EvalDataConfig, check_mixture
 from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig, ReferenceConfig
 from llmrl.settings.privacy import PrivacyConfig
@@ -199,10 +199,6 @@ class Recipe(Section):
         return Path(self.runs_dir) / self.name
 
     @property
-    def updates_per_step(self) -> int:
-        return self.train.updates_per_step
-
-    @property
     def before(self) -> list[Stage]:
         """The stages before what the rest of the recipe describes, in order."""
         return self.stages[:-1] if self.stages and isinstance(self.stages[-1], RLStage) else list(self.stages)
@@ -254,7 +250,7 @@ class Recipe(Section):
         longest = min(data.max_prompt_tokens, self.model.max_length - 1)
         return {
             "model": model, "train": train, "algo": {"name": "sft"},
-            "data": data.model_dump() | {"max_prompt_tokens": longest},
+            "data": data.without_rewards() | {"max_prompt_tokens": longest},
             "rollout": {
                 "prompts_per_step": stage.train.batch_size, "group_size": 1, "max_tokens": self.model.max_length - longest
             },
@@ -294,6 +290,7 @@ class Recipe(Section):
         only: dict[str, tuple[object, object]] = {
             "train.epochs": (self.train.epochs, 1), "train.minibatches": (self.train.minibatches, 1),
             "rollout.max_staleness": (self.rollout.max_staleness, 0), "env": (self.env, None),
+            "data.sources": (self.data.sources, []),  # records are drawn alike, not by weights
             "train.max_hours": (self.train.max_hours, None),  # how long steps take tells how many records are drawn
         }  # fmt: skip
         for name, (value, wanted) in only.items():
@@ -316,6 +313,7 @@ class Recipe(Section):
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
+        check_mixture(self.data, self.eval.data, self.reward)
         taken = sorted(set(self.reward) & RESERVED_PARTS)
         if taken:
             raise ValueError(f"reward.{taken[0]}: this name is taken by a metric; rename the part")

@@ -13,6 +13,7 @@ from typing import Any
 from llmrl.data.gold import answered, completion_ids, plain_ids
 from llmrl.data.prompts import to_prompts
 from llmrl.data.rows import Row
+from llmrl.data.source import held_out_config
 from llmrl.errors import DataError
 from llmrl.seeding import key
 from llmrl.settings.data import DataConfig
@@ -37,7 +38,7 @@ def load_examples(stage: PairStage, recipe: Recipe, tokenizer: Any) -> Examples:
     with named(stage):
         train_rows, eval_rows, data, held_out = load_stage_rows(stage, recipe)
         train = _tokenized(stage, recipe, train_rows, tokenizer, data, notes)
-        evals = _tokenized(stage, recipe, eval_rows, tokenizer, held_out, notes)
+        evals = _tokenized(stage, recipe, eval_rows, tokenizer, held_out_config(held_out, data), notes)
     return Examples(train=train, held_out=evals, notes=tuple(notes))
 
 

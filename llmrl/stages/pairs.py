@@ -12,11 +12,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from llmrl.data.files import is_file_source
-from llmrl.data.generators import is_generator
 from llmrl.data.gold import prompt_from_chat, text_of, with_completions
 from llmrl.data.rows import Row, check_disjoint
-from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.data.source import is_remote, load_train_eval
 from llmrl.errors import DataError
 from llmrl.seeding import generator, key
 from llmrl.settings.data import DataConfig, EvalDataConfig
@@ -33,8 +31,8 @@ def named(stage: Stage) -> Iterator[None]:
         raise DataError(f"stage {stage.title}: {error}") from error
 
 
-def load_stage_rows(stage: Stage, recipe: Recipe) -> tuple[list[Row], list[Row], DataConfig, DataConfig]:
-    """(training rows, held-out rows, and how each are to become prompts) of a stage.
+def load_stage_rows(stage: Stage, recipe: Recipe) -> tuple[list[Row], list[Row], DataConfig, EvalDataConfig]:
+    """(training rows, held-out rows, and where each come from) of a stage.
 
     They are disjoint, and no training row poses a problem that the recipe's own held-out data poses: DataError.
     """
@@ -46,14 +44,16 @@ def load_stage_rows(stage: Stage, recipe: Recipe) -> tuple[list[Row], list[Row],
         if stage.data is None:
             held_out = recipe.eval.data.model_copy(update=held_out.model_dump(exclude_unset=True))
         held_out = None if not recipe.eval.enabled and stage.kind == "sft" else held_out
-        shape = prompt_from_chat(data.columns)
+        shape = prompt_from_chat
+        if data.sources and stage.kind != "sft":
+            raise DataError(f"{stage.kind} learns every pair of one source alike; give the stage a `data` of its own")
     seed = key(recipe.seed, "data")
     train_rows, eval_rows = load_train_eval(data, held_out, seed=seed, shape=shape)
     if data != recipe.data:
         check_disjoint(train_rows, load_train_eval(recipe.data, recipe.eval.held_out, seed=seed)[1])
     if stage.kind == "sft":
         train_rows, eval_rows = with_completions(train_rows), with_completions(eval_rows)
-    return train_rows, eval_rows, data, held_out_config(held_out or EvalDataConfig(), data)
+    return train_rows, eval_rows, data, held_out or EvalDataConfig()
 
 
 def stage_data(stage: Stage, recipe: Recipe) -> str:
@@ -61,13 +61,13 @@ def stage_data(stage: Stage, recipe: Recipe) -> str:
     which nothing can be learnt.
     """
     own = recipe.of_stage(stage).data if isinstance(stage, RLStage) else stage.data or recipe.data
-    if any(not (is_generator(c.source) or is_file_source(c.source)) and "/" in c.source for c in (own, recipe.data)):
-        return f"{own.source}, looked at when the stage starts"
+    if is_remote(own) or is_remote(recipe.data):
+        return f"{own.called}, looked at when the stage starts"
     with named(stage):
         train_rows, eval_rows, *_ = load_stage_rows(stage, recipe)
         if stage.kind in ("reward_model", "dpo"):
             with_pairs([*train_rows, *eval_rows], seed=key(recipe.seed, "wrong answers"))
-    return f"{own.source}: {len(train_rows):,} to train on, {len(eval_rows):,} held out"
+    return f"{own.called}: {len(train_rows):,} to train on, {len(eval_rows):,} held out"
 
 
 def with_pairs(rows: Sequence[Row], *, seed: int) -> list[tuple[Row, str, str]]:

@@ -53,21 +53,24 @@ def held_out(
             how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
             trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)
         episodes = by_episode(judged(trajectories, score))
-        told_of = [(one[0].prompt.id, measured(one, recipe.eval.threshold), parts_of(one)) for one in episodes]
-        names, rows, parts = zip(*world.gather(told_of), strict=True)
+        prompts_of = [one[0].prompt for one in episodes]
+        told_of = [
+            (prompt.id, prompt.source, measured(one, recipe.eval.threshold), parts_of(one))
+            for prompt, one in zip(prompts_of, episodes, strict=True)
+        ]
+        names, sources, rows, parts = zip(*world.gather(told_of), strict=True)
         if world.main:
             store_outcomes(recipe.run_dir, version, dict(zip(names, (row[0] for row in rows), strict=True)))
-        solved, count = sum(row[0] for row in rows), len(rows)
-        low, high = interval(solved, count)
+        count = len(rows)
         found = benchmarks(engine, world, version) if benchmarks else {}
+        for name in sorted({*sources} - {""}):
+            own = [row[0] for row, source in zip(rows, sources, strict=True) if source == name]
+            found |= accuracy(own, interval, f"eval/source/{name}")
         return (
             found
             | {f"eval/reward/{name}": value for name, value in averages(parts).items()}
+            | accuracy([row[0] for row in rows], interval, "eval")
             | {
-                "eval/accuracy": solved / count,
-                "eval/low": low,
-                "eval/high": high,
-                "eval/n": count,
                 "eval/errored": sum(row[1] for row in rows) / count,
                 "eval/length_mean": sum(row[2] for row in rows) / count,
                 "eval/truncated": sum(row[3] is StatusKind.TRUNCATED for row in rows) / count,
@@ -75,6 +78,13 @@ def held_out(
         )
 
     return evaluate
+
+
+def accuracy(solved: Sequence[bool], interval: Interval, prefix: str) -> dict[str, float]:
+    """The share that was solved, its interval and their number, as metrics."""
+    low, high = interval(sum(solved), len(solved))
+    found = {"accuracy": sum(solved) / len(solved), "low": low, "high": high, "n": len(solved)}
+    return {f"{prefix}/{name}": value for name, value in found.items()}
 
 
 def store_outcomes(run: Path, step: int, solved: Mapping[str, bool]) -> None:
@@ -103,17 +113,25 @@ def averages(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
 
 
 def held_out_loss(models: Models, rows: Sequence[Trajectory]) -> Callable[[int], dict[str, float]]:
-    """A function from the policy version to the loss on given completions: `eval/loss`, nats per token of them."""
+    """A function from the policy version to the loss on given completions: `eval/loss`, nats per token of them; of each
+    data source too, where there are several.
+    """
+    groups = ["", *(f"source/{name}/" for name in sorted({row.prompt.source for row in rows} - {""}))]
 
     def evaluate(version: int) -> dict[str, float]:
         mine = models.world.share(list(rows))
         batch = models.collate(mine or list(rows[:1]))  # a rank without rows takes part in the others' passes
         wanted = torch.arange(len(mine), device=batch.tokens.device)
         logprobs = models.logprob_model.logprobs(batch, rows=wanted)
-        found = models.world.sum_metrics(
-            {"loss": -float(logprobs.sum()), "tokens": float(batch.mask[wanted].sum()), "rows": len(mine)}
-        )
-        return {"eval/loss": found["loss"] / found["tokens"], "eval/n": found["rows"]}
+        tokens = batch.mask[wanted].sum(1)
+        sums = {"rows": float(len(mine))}
+        for group in groups:
+            own = torch.tensor([not group or group == f"source/{row.prompt.source}/" for row in mine], dtype=torch.bool)
+            sums |= {f"{group}loss": -float(logprobs[own].sum()), f"{group}tokens": float(tokens[own].sum())}
+        found = models.world.sum_metrics(sums)
+        return {f"eval/{group}loss": found[f"{group}loss"] / found[f"{group}tokens"] for group in groups} | {
+            "eval/n": found["rows"]
+        }
 
     return evaluate
 

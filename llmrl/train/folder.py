@@ -221,12 +221,8 @@ def write_summary(
     summary = {
         "name": recipe.name,
         "status": status,
-        "accuracy_before": first.get("eval/accuracy"),
-        "accuracy_before_interval": _interval(first),
-        "accuracy_after": last.get("eval/accuracy"),
-        "accuracy_after_interval": _interval(last),
+        **_before_and_after(first, last, "eval"),
         "accuracy_after_step": last.get("step"),
-        "n_eval": last.get("eval/n"),
         "train_wall_s": round(wall, 2),
         "seconds": seconds,
         "tokens_per_s": round(tokens / wall, 1) if wall else None,
@@ -236,8 +232,9 @@ def write_summary(
         "model": recipe.model.path,
         "algorithm": recipe.algo["name"],
     }
-    if "eval/loss" in first:
-        summary |= {"eval_loss_before": first["eval/loss"], "eval_loss_after": last["eval/loss"]}
+    names = [key.split("/")[2] for key in last if key.startswith("eval/source/")]
+    if sources := {name: _before_and_after(first, last, f"eval/source/{name}") for name in dict.fromkeys(names)}:
+        summary["sources"] = sources
     summary |= more or {}
     if stages := [json.loads(file.read_text()) for file in sorted((run / "stages").glob("*/summary.json"))]:
         summary["stages"] = stages
@@ -245,5 +242,13 @@ def write_summary(
     return summary
 
 
-def _interval(row: Mapping[str, Any]) -> list[float] | None:
-    return [row["eval/low"], row["eval/high"]] if "eval/low" in row else None
+def _before_and_after(first: Mapping[str, Any], last: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """Accuracies and losses of the first and the last evaluation, of all problems or (`prefix`) of a source's."""
+    found: dict[str, Any] = {}
+    for when, row in (("before", first), ("after", last)):
+        found[f"accuracy_{when}"] = row.get(f"{prefix}/accuracy")
+        bounds = [row.get(f"{prefix}/{bound}") for bound in ("low", "high")]
+        found[f"accuracy_{when}_interval"] = None if None in bounds else bounds
+        if f"{prefix}/loss" in row:
+            found[f"eval_loss_{when}"] = row[f"{prefix}/loss"]
+    return found | {"n_eval": last.get(f"{prefix}/n")}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,11 @@ def open_trackers(recipe: Recipe, folder: Path, accelerator: Any = None) -> Any:
         accelerator = Accelerator(cpu=on_cpu, log_with=recipe.tracking.to, project_dir=str(folder))
     accelerator.init_trackers(recipe.tracking.project)
     return accelerator
+
+
+def _with_interval(metrics: Mapping[str, float], prefix: str) -> str:
+    value, low, high, count = (metrics[f"{prefix}/{name}"] for name in ("accuracy", "low", "high", "n"))
+    return f"{value:.3f} [{low:.3f}, {high:.3f}] on {count:.0f} problems"
 
 
 class Log:
@@ -137,10 +143,11 @@ class Log:
         accuracy, loss = metrics.get("eval/accuracy"), metrics.get("eval/loss")
         told = []
         if accuracy is not None:
-            interval = f"[{metrics['eval/low']:.3f}, {metrics['eval/high']:.3f}]"
-            told.append(f"held-out accuracy {accuracy:.3f} {interval} on {metrics['eval/n']:.0f} problems")
+            told.append(f"held-out accuracy {_with_interval(metrics, 'eval')}")
         if loss is not None:
             told.append(f"held-out loss {loss:.4f}")
+        for name in (key.split("/")[2] for key in metrics if re.fullmatch("eval/source/[^/]+/accuracy", key)):
+            told.append(f"  {name}: {_with_interval(metrics, f'eval/source/{name}')}")
         for name in (key.split("/")[1] for key in metrics if key.endswith("/score")):
             told.append(f"{name} {metrics[f'eval/{name}/score']:.3f} on {metrics[f'eval/{name}/n']:.0f} questions")
         self._accuracy = f"  held-out {loss if accuracy is None else accuracy:.3f}"

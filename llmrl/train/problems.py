@@ -10,10 +10,10 @@ from llmrl.data.gold import gold_rows, prompt_from_chat, with_completions
 from llmrl.data.pictures import PictureReader
 from llmrl.data.prompts import PromptReport, to_prompts
 from llmrl.data.rows import Row
-from llmrl.data.source import held_out_config, load_train_eval
+from llmrl.data.source import each_source, held_out_config, load_train_eval
 from llmrl.data.stored import stored_rows
 from llmrl.seeding import key
-from llmrl.settings.data import DataConfig
+from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.types import Prompt, Trajectory
 
@@ -35,44 +35,40 @@ def load_problems(
     recipe: Recipe, tokenizer: Any, *, gold: bool = False, reader: PictureReader | None = None
 ) -> Problems:
     """The recipe's problems, with `gold` also their completions."""
-    shape = prompt_from_chat(recipe.data.columns) if gold else None
+    shape = prompt_from_chat if gold else None
     rows = load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"), shape=shape)
     train_rows, eval_rows = (with_completions(part) for part in rows) if gold else rows
-    held_out = held_out_config(recipe.eval.data, recipe.data)
     return problems_of(
-        train_rows,
-        eval_rows,
-        recipe.data,
-        held_out,
-        tokenizer,
-        gold=gold,
-        length=recipe.model.max_length,
+        train_rows, eval_rows, recipe.data, recipe.eval.data, tokenizer, gold=gold, length=recipe.model.max_length,
         reader=reader,
-    )
+    )  # fmt: skip
 
 
 def problems_of(
-    train_rows: Sequence[Row], eval_rows: Sequence[Row], data: DataConfig, held_out: DataConfig, tokenizer: Any, *,
+    train_rows: Sequence[Row], eval_rows: Sequence[Row], data: DataConfig, held_out: EvalDataConfig, tokenizer: Any, *,
     gold: bool, length: int, reader: PictureReader | None = None,
 ) -> Problems:  # fmt: skip
     """Rows as prompts; with `gold` also their completions, of at most `length` tokens together with the prompt."""
-    kept: list[list[Prompt]] = []
-    golds: list[Mapping[str, Trajectory]] = []
+    kept: tuple[list[Prompt], list[Prompt]] = ([], [])
+    golds: tuple[dict[str, Trajectory], dict[str, Trajectory]] = ({}, {})
     notes: list[str] = []
     if data.chat == "auto" and not tokenizer.chat_template:
         notes.append("the tokenizer has no chat template: prompts are plain text (data.chat=false says so on purpose)")
-    for rows, config, part in ((train_rows, data, "training"), (eval_rows, held_out, "held-out")):
-        if part == "held-out" and not rows:  # the recipe wants none
-            break
-        prompts, report = to_prompts(rows, tokenizer, config, reader=reader)
-        notes.append(_prompt_note(report, part))
-        found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
-        if too_long:
-            notes.append(f"{part}: {len(too_long)} of {len(prompts)} examples dropped as too long")
-            prompts = [prompt for prompt in prompts if prompt.id in found]
-        kept.append(prompts)
-        golds.append(found)
-    kept, golds = [*kept, []][:2], [*golds, {}][:2]
+    for name, (own, its_held_out) in each_source(data, held_out).items():
+        configs = {"training": own, "held-out": held_out_config(its_held_out, own)}
+        for place, (rows, (part, config)) in enumerate(zip((train_rows, eval_rows), configs.items(), strict=True)):
+            mine = [row for row in rows if row.source == name]
+            if place and not mine:  # the recipe wants none
+                continue
+            about = f"{part}, {name}" if name else part
+            prompts, report = to_prompts(mine, tokenizer, config, reader=reader)
+            notes.append(_prompt_note(report, about))
+            found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
+            if too_long:
+                notes.append(f"{about}: {len(too_long)} of {len(prompts)} examples dropped as too long")
+                prompts = [prompt for prompt in prompts if prompt.id in found]
+            kept[place].extend(prompts)
+            golds[place].update(found)
     if few := few_problems(len(kept[1]), gold=gold):
         notes.append(few)
     return Problems(train=kept[0], held_out=kept[1], notes=tuple(notes), gold=golds[0], held_out_gold=golds[1])

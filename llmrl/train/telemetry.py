@@ -49,6 +49,7 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
             for name, value in score.parts.items():
                 parts[name].append(value)
     return {
+        **_by_source(episodes, totals),
         "reward/mean": float(scored.mean()),
         "reward/std": float(scored.std()),
         "reward/errored": errored / count,
@@ -65,6 +66,20 @@ def describe_rollouts(trajectories: Sequence[Trajectory], *, step: int) -> dict[
         **{f"reward/{name}": float(np.mean(values)) for name, values in sorted(parts.items())},
         **{f"flag/{name}": number / count for name, number in sorted(flags.items())},
     }
+
+
+def _by_source(episodes: Sequence[Sequence[Trajectory]], totals: Sequence[float | None]) -> dict[str, float]:
+    """Mean reward of each data source, and its share of the samples; nothing where there is one source."""
+    rewards: dict[str, list[float | None]] = defaultdict(list)
+    for episode, reward in zip(episodes, totals, strict=True):
+        rewards[episode[0].prompt.source].append(reward)
+    found = {}
+    for name, values in sorted(rewards.items()):
+        if name:
+            known = [value for value in values if value is not None]
+            found[f"source/{name}/reward"] = float(np.mean(known)) if known else float("nan")
+            found[f"source/{name}/share"] = len(values) / len(totals)
+    return found
 
 
 def _lengths(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -145,7 +145,7 @@ def test_overrides_reach_a_stage_by_name_and_by_place(tmp_path):
     file.write_text(yaml.safe_dump({**PLAIN, "stages": [SFT, {"kind": "rl"}]}))
     assert load_recipe(file, ["stages.sft.train.lr=3e-6"]).before[0].train.lr == 3e-6
     assert load_recipe(file, ["stages.0.eval.every=2"]).before[0].eval.every == 2
-    with pytest.raises(ConfigError, match="has no stage 'stf'; did you mean 'sft'"):
+    with pytest.raises(ConfigError, match="has no 'stf'; did you mean 'sft'"):
         load_recipe(file, ["stages.stf.train.lr=1"])
 
 
