@@ -272,8 +272,9 @@ class Trajectory:
     cut, `final` is what the policy would have seen next. `info` is what the environment tells the reward. `logprobs` is
     None for completions that no engine sampled (gold rows).
 
-    `text` is what the policy wrote in its last turn, `version` the oldest and newest policy version that sampled a token
-    of it, `sample` its number within the group, `scores` one per environment step (empty before rewards ran).
+    `text` is what the policy wrote in its last turn, special tokens too, but not the one that ended it; `version` the oldest
+    and newest policy version that sampled a token of it, `sample` its number within the group, `scores` one per environment
+    step (empty before rewards ran).
 
     >>> t = Trajectory(prompt=Prompt(id="a", tokens=(5, 6), text="2+2="), tokens=[5, 6, 9], mask=[0, 0, 1],
     ...                logprobs=[0, 0, -0.5], step=[-1, -1, 0], text="4", status=Status.done())

@@ -170,7 +170,7 @@ class _Tools:
         return [Verdict(prefixes=prefixes, whole=whole) for prefixes, whole in found]
 
     def decode(self, tokens: Sequence[int]) -> str:
-        return str(self._tools.tokenizer.decode(list(tokens), skip_special_tokens=True))
+        return str(self._tools.tokenizer.decode(list(tokens), skip_special_tokens=False))
 
     def render(self, prompt: Prompt, message: str) -> tuple[int, ...]:
         before = tuple(prompt.messages[:-1]) if prompt.messages else ()

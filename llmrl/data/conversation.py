@@ -56,7 +56,7 @@ class Renderer:
         low, high = 0, len(completion.tokens)
         while low < high:  # the longest run of tokens whose text does not reach beyond `place`
             middle = (low + high + 1) // 2
-            text = self._tokenizer.decode(completion.tokens[:middle], skip_special_tokens=True)
+            text = self._tokenizer.decode(completion.tokens[:middle], skip_special_tokens=False)
             low, high = (middle, high) if len(text) <= place else (low, middle - 1)
         return low
 

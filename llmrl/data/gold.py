@@ -87,14 +87,16 @@ def given(prompt: Prompt, text: str, tokenizer: Any) -> Trajectory:
 def completion_ids(prompt: Prompt, text: str, tokenizer: Any) -> list[int]:
     """Tokens of `text` as a policy would sample them after `prompt`, with the end of the turn.
 
-    The end is what the chat template writes after an assistant's message; without one, or if the template renders the
-    prompt another way in a whole conversation, it is the end-of-sequence token.
+    The end is what the chat template writes after an assistant's message; without a template it is the end-of-sequence
+    token.
     """
     rest = text
     if prompt.messages and prompt.messages[-1]["role"] != "assistant":
         whole = tokenizer.apply_chat_template(answered(prompt, text), tokenize=False)
         if whole.startswith(prompt.text):
             rest = whole[len(prompt.text) :].rstrip()
+        elif text.strip() in whole:  # the prompt opens a thought, say, which a whole conversation does not
+            rest = text + whole.rpartition(text.strip())[2].rstrip()
     ids = plain_ids(tokenizer, rest)
     if rest.strip() == text.strip() and tokenizer.eos_token_id is not None:
         ids.append(tokenizer.eos_token_id)

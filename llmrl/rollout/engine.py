@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 from llmrl.errors import EngineError
-from llmrl.types import Completion, Request, Status
+from llmrl.types import Completion, Request, Sampling, Status
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -139,6 +139,15 @@ def seen_through(completion: Completion, reader: PictureReader | None) -> Comple
     if reader is None or reader.token not in completion.tokens:
         return completion
     return replace(completion, status=Status.error(f"the policy wrote {reader.placeholder}, which stands for an image"))
+
+
+def written(tokenizer: Any, tokens: Sequence[int], sampling: Sampling, *, ended: bool) -> str:
+    """The text of what a policy wrote, special tokens too (tags and tool calls may be such), but not the one that `ended`
+    it. A stop string ends the text, even if its last token goes on.
+    """
+    text: str = tokenizer.decode(list(tokens[:-1] if ended else tokens), skip_special_tokens=False)
+    ends = [text.find(stop) + len(stop) for stop in sampling.stop if stop in text]
+    return text[: min(ends)] if ends else text
 
 
 def collect(engine: StreamingEngine, requests: Sequence[Request], told: Told | None = None) -> list[Completion]:

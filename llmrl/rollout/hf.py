@@ -13,7 +13,7 @@ from llmrl.errors import EngineError
 from llmrl.policy.loading import ending_tokens, open_causal_lm
 from llmrl.policy.vision import seen
 from llmrl.rollout.draw import processed_logprobs
-from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through, written
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -135,7 +135,8 @@ class _RowState:
         return token
 
     def _text(self) -> str:
-        return self._tokenizer.decode(self._tokens, skip_special_tokens=True)
+        ended = bool(self._tokens) and self._tokens[-1] in self._ends
+        return written(self._tokenizer, self._tokens, self._sampling, ended=ended)
 
     def completion(self) -> Completion:
         return Completion(

@@ -31,7 +31,7 @@ from llmrl.policy.loading import ending_tokens, open_causal_lm
 from llmrl.policy.prepacked import prepacked_linears
 from llmrl.policy.vision import seen, text_config
 from llmrl.rollout.draw import draw_tokens
-from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
+from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through, written
 from llmrl.rollout.verify import checksum, chosen
 from llmrl.types import Completion, Request, Status
 
@@ -211,8 +211,7 @@ class NativeEngine:
         return bool(stop) and any(text in self._text(row) for text in stop)
 
     def _text(self, row: _Row) -> str:
-        text: str = self._tokenizer.decode(row.tokens, skip_special_tokens=True)
-        return text
+        return written(self._tokenizer, row.tokens, row.request.sampling, ended=row.tokens[-1] in self._ends)
 
     def _completion(self, row: _Row) -> Completion:
         made = Completion(

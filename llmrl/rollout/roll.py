@@ -38,16 +38,12 @@ def roll(
 
 
 def greedy(
-    engine: RolloutEngine, prompts: Sequence[Prompt], *, temperature: float, max_tokens: int, seed: int, version: int,
+    engine: RolloutEngine, prompts: Sequence[Prompt], *, sampling: Sampling, seed: int, version: int,
     told: Told | None = None,
 ) -> list[Trajectory]:  # fmt: skip
-    """One trajectory a prompt for evaluation, at `temperature` (0 is greedy); `told` hears how many are finished."""
+    """One trajectory a prompt for evaluation, each with a seed of its own; `told` hears how many are finished."""
     requests = [
-        Request(
-            tokens=prompt.tokens,
-            media=prompt.media,
-            sampling=Sampling(max_tokens=max_tokens, temperature=temperature, seed=key(seed, "eval", prompt.id)),
-        )
+        Request(tokens=prompt.tokens, media=prompt.media, sampling=replace(sampling, seed=key(seed, "eval", prompt.id)))
         for prompt in prompts
     ]
     completions = generated(engine, requests, told)

@@ -190,10 +190,9 @@ def completion_body(request: Request, model: str) -> dict[str, Any]:
         "seed": None if sampling.seed is None else sampling.seed % 2**63,
         "logprobs": 0,
         "return_token_ids": True,
+        "skip_special_tokens": False,  # but the one that ends a completion is no part of its text
     }
-    if sampling.stop:
-        body |= {"stop": list(sampling.stop), "include_stop_str_in_output": True}
-    return body
+    return body | ({"stop": list(sampling.stop)} if sampling.stop else {})
 
 
 def completion_of(choice: dict[str, Any], tokenizer: Any = None) -> Completion:
@@ -201,7 +200,8 @@ def completion_of(choice: dict[str, Any], tokenizer: Any = None) -> Completion:
 
     Raises KeyError, TypeError or ValueError for a choice that is none.
     """
-    text: str = choice["text"]
+    met = choice.get("stop_reason")
+    text: str = choice["text"] + (met if isinstance(met, str) else "")
     tokens, logprobs = choice.get("token_ids"), (choice.get("logprobs") or {}).get("token_logprobs") or []
     if tokens is None:
         if tokenizer is None:

@@ -151,7 +151,7 @@ def _sampling_params(sampling: Sampling) -> Any:
         top_k=sampling.top_k if sampling.top_k > 0 else 0,
         min_p=sampling.min_p,
         stop=list(sampling.stop) or None,
-        include_stop_str_in_output=True,
+        skip_special_tokens=False,  # but the one that ends a completion is no part of its text
         seed=sampling.seed,
         logprobs=0,  # the sampled token's own log-probability and no other
     )
@@ -164,4 +164,5 @@ def _completion(finished: Any) -> Completion:
     status = Status.truncated() if output.finish_reason == "length" else Status.done()
     if output.finish_reason not in ("length", "stop"):
         status = Status.error(f"the engine stopped with {output.finish_reason!r}")
-    return Completion(tokens=tokens, logprobs=logprobs, text=output.text, status=status)
+    stop = output.stop_reason if isinstance(output.stop_reason, str) else ""
+    return Completion(tokens=tokens, logprobs=logprobs, text=output.text + stop, status=status)

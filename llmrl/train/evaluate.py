@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -45,13 +46,12 @@ def held_out(
     def evaluate(version: int) -> dict[str, float]:
         mine = world.share(list(prompts))
         length = recipe.eval.max_tokens or recipe.rollout.max_tokens
-        settings = {"seed": recipe.seed, "version": version}
+        how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
+        settings: dict[str, Any] = {"seed": recipe.seed, "version": version, "sampling": how}
         if stage is None:
-            temperature = recipe.eval.temperature
-            trajectories = greedy(engine, mine, temperature=temperature, max_tokens=length, told=told, **settings)
+            trajectories = greedy(engine, mine, told=told, **settings)
         else:
-            how = Sampling(max_tokens=length, temperature=recipe.eval.temperature, stop=tuple(recipe.rollout.stop))
-            trajectories = play(engine, mine, stage, sampling=how, samples=1, step="eval", **settings)
+            trajectories = play(engine, mine, stage, samples=1, step="eval", **settings)
         episodes = by_episode(judged(trajectories, score))
         prompts_of = [one[0].prompt for one in episodes]
         told_of = [

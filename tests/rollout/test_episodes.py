@@ -94,6 +94,10 @@ def test_a_scripted_oracle_uses_the_calculator():
     )
     assert [row.turn for row in rows] == [0, 1] * 4
     assert [row.scores[0].value for row in rows] == [0.0, 1.0] * 4
+    assert [row.text for row in rows[:2]] == [
+        "calc: 37 * 4",
+        "answer: 148",
+    ]  # what a reward reads is the policy's alone
     assert (
         rows[0].prompt.tokens == prompts("What is 37 * 4?")[0].tokens
     )  # the data row's own prompt, not rendered again

@@ -6,14 +6,19 @@ import signal
 import time
 
 import pytest
+import torch
 
 from llmrl.errors import EngineError
+from llmrl.policy.model import load_policy
+from llmrl.policy.resize import resized
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings
 from llmrl.rollout.hf import HFEngine
+from llmrl.rollout.native import NativeEngine
 from llmrl.rollout.process import EngineFaults, ProcessEngine
 from llmrl.rollout.verify import checksum, sync
+from llmrl.settings.model import LoraConfig, ModelConfig
 from llmrl.types import Request, Sampling, StatusKind
-from tests.tiny import random_model, tiny_tokenizer
+from tests.tiny import random_model, save_model, tiny_tokenizer
 
 # find_spec and not importorskip: importing vllm changes this process, which has other tests to run
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vllm")]
@@ -86,6 +91,37 @@ def test_truncation_and_stop_strings(engine):
     (stopped,) = engine.generate(requests(1, max_tokens=60, seed=5, stop=(letter,)))
     assert stopped.status.kind is StatusKind.DONE and stopped.text.endswith(letter)
     assert stopped.tokens == whole.tokens[: len(stopped.tokens)]
+
+
+def test_texts_hold_special_tokens_and_stops_may_be_such(engine):
+    """huggingface/trl#2897, verl#1724: rewards could not see them, and a stop that is one was never met."""
+    tokenizer = tiny_tokenizer()
+    for made in engine.generate(requests(32, max_tokens=60)):
+        whole = made.tokens[:-1] if made.tokens[-1] == 2 else made.tokens
+        assert "\ufffd" in made.text or made.text == tokenizer.decode(whole, skip_special_tokens=False)
+    found = engine.generate(requests(32, max_tokens=60, stop=("<|assistant|>", "<|system|>")))
+    stopped = [made for made in found if made.tokens[-1] in (3, 4)]
+    assert stopped and all(made.text.endswith("|>") and made.status.kind is StatusKind.DONE for made in stopped)
+    assert not any({3, 4} & set(made.tokens[:-1]) for made in found)
+
+
+@pytest.mark.slow
+def test_vllm_opens_a_checkpoint_of_a_grown_model_with_an_adapter(tmp_path):
+    """OpenRLHF#920, verl#4761, #4553: folders that vLLM could not open, or that lacked the adapter."""
+    small = random_model(vocab_size=259, tie_word_embeddings=True)
+    grown = resized(str(save_model(tmp_path / "m", small)), cache_dir=tmp_path / "cache")
+    config = ModelConfig(path="x", dtype="float32", lora=LoraConfig(r=4, alpha=8, dora=True))
+    policy = load_policy(config, source=grown, device=torch.device("cpu"), seed=0)
+    with torch.no_grad():
+        for name, parameter in policy.trainable():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(len(name))))
+    policy.save(tmp_path / "saved")
+    own = NativeEngine(settings(grown, "native"), model=policy.causal_lm, tokenizer=policy.tokenizer)
+    opened = ProcessEngine(settings(tmp_path / "saved"), log=tmp_path / "engine.log", stall_timeout_s=60.0)
+    try:
+        assert_agree(opened.generate(requests(temperature=0.0)), own.generate(requests(temperature=0.0)))
+    finally:
+        opened.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
