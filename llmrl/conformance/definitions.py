@@ -92,9 +92,9 @@ def whiten(x: Grid, mask: Mask, floor: float) -> Grid:
 
 
 def clipped_surrogate(
-    new: float, old: float, advantage: float, low: float, high: float, dual: float | None = None
+    new: float, old: float, advantage: float, clip_low: float, clip_high: float, dual_clip: float | None = None
 ) -> float:
-    return surrogate_of_ratio(math.exp(new - old), advantage, low, high, dual)
+    return surrogate_of_ratio(math.exp(new - old), advantage, clip_low, clip_high, dual_clip)
 
 
 def surrogate_of_ratio(ratio: float, advantage: float, low: float, high: float, dual: float | None = None) -> float:
@@ -104,15 +104,18 @@ def surrogate_of_ratio(ratio: float, advantage: float, low: float, high: float, 
     return -objective
 
 
-def sequence_ratio(new: Row, old: Row, mask: list[bool], by_mean: bool) -> float:
-    differences = [n - o for n, o, sampled in zip(new, old, mask, strict=True) if sampled]
-    if not differences:
-        return 1.0
-    return math.exp(mean(differences) if by_mean else math.fsum(differences))
+def sequence_clipped_surrogate(
+    new: Grid, old: Grid, advantages: Grid, mask: Mask, ratio: str, clip_low: float, clip_high: float
+) -> Grid:
+    ratios = []
+    for i, row in enumerate(mask):
+        differences = [new[i][t] - old[i][t] for t, sampled in enumerate(row) if sampled] or [0.0]
+        ratios.append(math.exp(mean(differences) if ratio == "mean" else math.fsum(differences)))
+    return over(mask, lambda i, t: surrogate_of_ratio(ratios[i], advantages[i][t], clip_low, clip_high))
 
 
-def capped_reinforce(new: float, old: float, advantage: float, cap: float) -> float:
-    return -min(math.exp(new - old), cap) * advantage * new
+def capped_reinforce(new: float, old: float, advantage: float, ratio_cap: float) -> float:
+    return -min(math.exp(new - old), ratio_cap) * advantage * new
 
 
 def truncated_importance(old: float, sampler: float, cap: float) -> float:
@@ -124,16 +127,18 @@ def clipped_value(value: float, old: float, target: float, clip: float) -> float
     return max((value - target) ** 2, (clipped - target) ** 2) / 2
 
 
-def kl(new: float, ref: float, estimator: str) -> float:
+def kl_estimate(new: float, ref: float, estimator: str) -> float:
     ratio = math.exp(ref) / math.exp(new)
     return {"k1": new - ref, "k2": (new - ref) ** 2 / 2, "k3": ratio - 1 - math.log(ratio)}[estimator]
 
 
-def aggregate(x: Grid, mask: Mask, how: str, tokens: float, sequences: float, constant: float) -> float:
+def aggregate(
+    x: Grid, mask: Mask, normalize: str, tokens_total: float, sequences_total: float, constant: float
+) -> float:
     rows = [[x[i][t] for t, sampled in enumerate(row) if sampled] for i, row in enumerate(mask)]
-    if how == "sequence":
-        return math.fsum(mean(row) for row in rows if row) / sequences
-    return math.fsum(math.fsum(row) for row in rows) / (tokens if how == "token" else sequences * constant)
+    if normalize == "sequence":
+        return math.fsum(mean(row) for row in rows if row) / sequences_total
+    return math.fsum(map(math.fsum, rows)) / (tokens_total if normalize == "token" else sequences_total * constant)
 
 
 def pacs_scores(new: Grid, ref: Grid, mask: Mask, group: list[int], beta: float, proxy: str, score: str) -> Row:

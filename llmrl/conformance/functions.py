@@ -6,10 +6,11 @@ definition, finite differences, garbage outside the mask, padding, row order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -72,13 +73,40 @@ class Subject:
     """`fast(sample)` is [B, T], [B] or []; `slow` gives the same from lists; `wrt` names what to differentiate."""
 
     name: str
-    fast: Callable[[Sample], Tensor]
+    fast: Callable[[Sample], Any]
     slow: Callable[[Any], Any]
     wrt: tuple[str, ...] = ()
 
 
-def _tokens(rule: Callable[[Any, int, int], float]) -> Callable[[Any], slow.Grid]:
-    return lambda s: slow.over(s.mask, lambda i, t: rule(s, i, t))
+def _subject(name: str, *arguments: str, wrt: tuple[str, ...] = (), **options: Any) -> Subject:
+    """The function `name` of credit or losses on the sample's fields `arguments`; its definition has the same options."""
+    fast, definition = getattr(credit, name, None) or getattr(losses, name), getattr(slow, name)
+    return Subject(
+        name=" ".join([name, *(str(value) for value in options.values() if isinstance(value, str))]),
+        fast=lambda s: fast(*(getattr(s, one) for one in arguments), **options),
+        slow=lambda s: definition(*(getattr(s, one) for one in arguments), **options),
+        wrt=wrt,
+    )
+
+
+def _part(subject: Subject, name: str, place: int) -> Subject:
+    """One result of a function that gives several."""
+    return replace(
+        subject,
+        name=f"{subject.name} {name}",
+        fast=lambda s: subject.fast(s)[place],
+        slow=lambda s: subject.slow(s)[place],
+    )
+
+
+def _of_tokens(name: str, *arguments: str, wrt: tuple[str, ...] = (), **options: Any) -> Subject:
+    """The same for a function whose definition is about one token."""
+    rule = getattr(slow, name)
+
+    def definition(s: Any) -> slow.Grid:
+        return slow.over(s.mask, lambda i, t: rule(*(getattr(s, one)[i][t] for one in arguments), **options))
+
+    return replace(_subject(name, *arguments, wrt=wrt, **options), slow=definition)
 
 
 def subjects() -> list[Subject]:
@@ -87,98 +115,54 @@ def subjects() -> list[Subject]:
 
 
 def _credit_subjects() -> list[Subject]:
+    gae = _subject("gae", "rewards", "values", "mask", gamma=0.9, lam=0.8)
+    step_gae = _subject("step_gae", "rewards", "values", "step", gamma=0.9, lam=0.8)
     return [
-        Subject(
-            name="group_center",
-            fast=lambda s: credit.group_center(s.score, s.group),
-            slow=lambda s: slow.group_center(s.score, s.group),
-            wrt=("score",),
+        *(
+            _subject(name, "score", "group", wrt=("score",))
+            for name in ("group_center", "group_zscore", "leave_one_out")
         ),
-        Subject(
-            name="group_zscore",
-            fast=lambda s: credit.group_zscore(s.score, s.group),
-            slow=lambda s: slow.group_zscore(s.score, s.group),
-            wrt=("score",),
-        ),
-        Subject(
-            name="leave_one_out",
-            fast=lambda s: credit.leave_one_out(s.score, s.group),
-            slow=lambda s: slow.leave_one_out(s.score, s.group),
-            wrt=("score",),
-        ),
-        Subject(
-            name="gae advantages",
-            fast=lambda s: credit.gae(s.rewards, s.values, s.mask, gamma=0.9, lam=0.8)[0],
-            slow=lambda s: slow.gae(s.rewards, s.values, s.mask, 0.9, 0.8)[0],
-        ),
-        Subject(
-            name="gae returns",
-            fast=lambda s: credit.gae(s.rewards, s.values, s.mask, gamma=0.9, lam=0.8)[1],
-            slow=lambda s: slow.gae(s.rewards, s.values, s.mask, 0.9, 0.8)[1],
-        ),
-        Subject(
-            name="step_gae advantages",
-            fast=lambda s: credit.step_gae(s.rewards, s.values, s.step, gamma=0.9, lam=0.8)[0],
-            slow=lambda s: slow.step_gae(s.rewards, s.values, s.step, 0.9, 0.8)[0],
-        ),
-        Subject(
-            name="step_gae returns",
-            fast=lambda s: credit.step_gae(s.rewards, s.values, s.step, gamma=0.9, lam=0.8)[1],
-            slow=lambda s: slow.step_gae(s.rewards, s.values, s.step, 0.9, 0.8)[1],
-        ),
-        Subject(
-            name="discounted_returns",
-            fast=lambda s: credit.discounted_returns(s.rewards, s.mask, gamma=0.9),
-            slow=lambda s: slow.discounted_returns(s.rewards, s.mask, 0.9),
-        ),
-        Subject(
-            name="whiten",
-            fast=lambda s: credit.whiten(s.advantages, s.mask),
-            slow=lambda s: slow.whiten(s.advantages, s.mask, 1e-4),
-            wrt=("advantages",),
-        ),
+        *(_part(one, name, at) for one in (gae, step_gae) for at, name in enumerate(("advantages", "returns"))),
+        _subject("discounted_returns", "rewards", "mask", gamma=0.9),
+        _subject("whiten", "advantages", "mask", wrt=("advantages",), floor=1e-4),
     ]
 
 
 def _loss_subjects() -> list[Subject]:
+    ratio, clip = ("new", "old", "advantages"), {"clip_low": 0.2, "clip_high": 0.28}
+    clipped = _of_tokens("clipped_surrogate", *ratio, wrt=("new", "advantages"), **clip)
+    dual = _of_tokens("clipped_surrogate", *ratio, wrt=("new", "advantages"), **clip, dual_clip=2.5)
+    totals = {"tokens_total": 70.0, "sequences_total": 11.0, "constant": 9.0}
     return [
-        _clipped(None),
-        _clipped(2.5),
-        _sequence_clipped("mean"),
-        _sequence_clipped("sum"),
-        _kl("k1"),
-        _kl("k2"),
-        _kl("k3"),
-        Subject(
-            name="capped_reinforce",
-            fast=lambda s: losses.capped_reinforce(s.new, s.old, s.advantages, ratio_cap=2.0),
-            slow=_tokens(lambda s, i, t: slow.capped_reinforce(s.new[i][t], s.old[i][t], s.advantages[i][t], 2.0)),
-            wrt=("advantages",),  # its gradient in the log-probs is not its derivative: the weight has none
+        clipped,
+        replace(dual, name=f"{dual.name} dual"),
+        *(
+            _subject("sequence_clipped_surrogate", *ratio, "mask", wrt=("new",), ratio=of, **clip)
+            for of in ("mean", "sum")
         ),
-        Subject(
-            name="clipped_value",
-            fast=lambda s: losses.clipped_value(s.values, s.old_values, s.rewards, clip=0.2),
-            slow=_tokens(lambda s, i, t: slow.clipped_value(s.values[i][t], s.old_values[i][t], s.rewards[i][t], 0.2)),
-            wrt=("values",),
+        *(_of_tokens("kl_estimate", "new", "ref", wrt=("new",), estimator=k) for k in ("k1", "k2", "k3")),
+        # its gradient in the log-probs is not its derivative: the weight has none
+        _of_tokens("capped_reinforce", *ratio, wrt=("advantages",), ratio_cap=2.0),
+        _of_tokens("clipped_value", "values", "old_values", "rewards", wrt=("values",), clip=0.2),
+        _of_tokens("truncated_importance", "old", "new", cap=2.0),
+        *(
+            _subject("aggregate", "new", "mask", wrt=("new",), normalize=how, **totals)
+            for how in ("token", "sequence", "constant")
         ),
-        Subject(
-            name="truncated_importance",
-            fast=lambda s: losses.truncated_importance(s.old, s.new, cap=2.0),
-            slow=_tokens(lambda s, i, t: slow.truncated_importance(s.old[i][t], s.new[i][t], 2.0)),
-        ),
-        _aggregate("token"),
-        _aggregate("sequence"),
-        _aggregate("constant"),
     ]
 
 
 def _pacs_subjects() -> list[Subject]:
-    proxies: tuple[losses.PacsProxy, ...] = ("log_ratio", "mean_logprob")
-    scores: tuple[losses.PacsScore, ...] = ("rloo", "grpo", "drgrpo", "naive")
-    modes: tuple[losses.PacsWeight, ...] = ("question", "only_positive", "only_negative", "none")
+    grids, options = (
+        ("new", "ref", "mask", "group"),
+        itertools.product(get_args(losses.PacsProxy), get_args(losses.PacsScore)),
+    )
     return [
-        *(_pacs_scores(proxy, score) for proxy in proxies for score in scores),
-        *(_pacs_weights(mode) for mode in modes),
+        *(
+            _subject("pacs_scores", *grids, wrt=("new",), beta=0.7, proxy=proxy, score=score)
+            for proxy, score in options
+        ),
+        *(_subject("pacs_weights", "labels", "group", mode=mode) for mode in get_args(losses.PacsWeight)),
         Subject(
             name="pacs_loss",
             fast=lambda s: losses.pacs_loss(s.psi, s.labels, losses.pacs_weights(s.labels, s.group)),
@@ -189,108 +173,16 @@ def _pacs_subjects() -> list[Subject]:
 
 
 def _outcome_subjects() -> list[Subject]:
-    pools: tuple[losses.Pool, ...] = ("max", "mean", "last")
-    alignments: tuple[losses.Alignment, ...] = ("inclusive", "shifted")
-    scales: tuple[losses.ScoreScale, ...] = ("none", "mean_one", "max_one")
-    ways: tuple[losses.NllNormalize, ...] = ("token", "sequence", "sum")
+    options = itertools.product(get_args(losses.Alignment), get_args(losses.ScoreScale))
+    read = ("logits", "outcome", "mask")
     return [
-        *(_pooled(pool) for pool in pools),
-        *(_token_scores(alignment, scale) for alignment in alignments for scale in scales),
-        *(_weighted_nll(normalize) for normalize in ways),
+        *(_subject("pooled_logits", "logits", "mask", wrt=("logits",), pool=pool) for pool in get_args(losses.Pool)),
+        *(_subject("token_scores", *read, wrt=("logits",), alignment=at, scale=scale) for at, scale in options),
+        *(
+            _subject("weighted_nll", "new", "advantages", "mask", wrt=("new",), normalize=way)
+            for way in get_args(losses.NllNormalize)
+        ),
     ]
-
-
-def _pooled(pool: losses.Pool) -> Subject:
-    return Subject(
-        name=f"pooled_logits {pool}",
-        fast=lambda s: losses.pooled_logits(s.logits, s.mask, pool=pool),
-        slow=lambda s: slow.pooled_logits(s.logits, s.mask, pool),
-        wrt=("logits",),
-    )
-
-
-def _token_scores(alignment: losses.Alignment, scale: losses.ScoreScale) -> Subject:
-    return Subject(
-        name=f"token_scores {alignment} {scale}",
-        fast=lambda s: losses.token_scores(s.logits, s.outcome, s.mask, alignment=alignment, scale=scale),
-        slow=lambda s: slow.token_scores(s.logits, s.outcome, s.mask, alignment, scale),
-        wrt=("logits",),
-    )
-
-
-def _weighted_nll(normalize: losses.NllNormalize) -> Subject:
-    return Subject(
-        name=f"weighted_nll {normalize}",
-        fast=lambda s: losses.weighted_nll(s.new, s.advantages, s.mask, normalize=normalize),
-        slow=lambda s: slow.weighted_nll(s.new, s.advantages, s.mask, normalize),
-        wrt=("new",),
-    )
-
-
-def _clipped(dual: float | None) -> Subject:
-    def rule(s: Any, i: int, t: int) -> float:
-        return slow.clipped_surrogate(s.new[i][t], s.old[i][t], s.advantages[i][t], 0.2, 0.28, dual)
-
-    return Subject(
-        name=f"clipped_surrogate{' dual' if dual else ''}",
-        fast=lambda s: losses.clipped_surrogate(
-            s.new, s.old, s.advantages, clip_low=0.2, clip_high=0.28, dual_clip=dual
-        ),
-        slow=_tokens(rule),
-        wrt=("new", "advantages"),
-    )
-
-
-def _sequence_clipped(ratio: losses.SequenceRatio) -> Subject:
-    def rule(s: Any, i: int, t: int) -> float:
-        row = slow.sequence_ratio(s.new[i], s.old[i], s.mask[i], ratio == "mean")
-        return slow.surrogate_of_ratio(row, s.advantages[i][t], 0.2, 0.28)
-
-    return Subject(
-        name=f"sequence_clipped_surrogate {ratio}",
-        fast=lambda s: losses.sequence_clipped_surrogate(
-            s.new, s.old, s.advantages, s.mask, ratio=ratio, clip_low=0.2, clip_high=0.28
-        ),
-        slow=_tokens(rule),
-        wrt=("new",),
-    )
-
-
-def _kl(estimator: losses.KLEstimator) -> Subject:
-    return Subject(
-        name=f"kl_estimate {estimator}",
-        fast=lambda s: losses.kl_estimate(s.new, s.ref, estimator=estimator),
-        slow=_tokens(lambda s, i, t: slow.kl(s.new[i][t], s.ref[i][t], estimator)),
-        wrt=("new",),
-    )
-
-
-def _aggregate(normalize: losses.Normalize) -> Subject:
-    return Subject(
-        name=f"aggregate {normalize}",
-        fast=lambda s: losses.aggregate(
-            s.new, s.mask, normalize=normalize, tokens_total=70.0, sequences_total=11.0, constant=9.0
-        ),
-        slow=lambda s: slow.aggregate(s.new, s.mask, normalize, 70.0, 11.0, 9.0),
-        wrt=("new",),
-    )
-
-
-def _pacs_scores(proxy: losses.PacsProxy, score: losses.PacsScore) -> Subject:
-    return Subject(
-        name=f"pacs_scores {proxy} {score}",
-        fast=lambda s: losses.pacs_scores(s.new, s.ref, s.mask, s.group, beta=0.7, proxy=proxy, score=score),
-        slow=lambda s: slow.pacs_scores(s.new, s.ref, s.mask, s.group, 0.7, proxy, score),
-        wrt=("new",),
-    )
-
-
-def _pacs_weights(mode: losses.PacsWeight) -> Subject:
-    return Subject(
-        name=f"pacs_weights {mode}",
-        fast=lambda s: losses.pacs_weights(s.labels, s.group, mode=mode),
-        slow=lambda s: slow.pacs_weights(s.labels, s.group, mode),
-    )
 
 
 def check_function(subject: Subject, seed: int) -> Iterator[Finding]:
