@@ -9,12 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from llmrl.errors import EngineError
 from llmrl.eval.prompts import response_of
@@ -23,6 +21,7 @@ from llmrl.eval.task import Mode, Task
 from llmrl.importing import load
 from llmrl.rewards.scoring import load_reward, score_all
 from llmrl.rollout.engine import RolloutEngine
+from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.types import Completion, Prompt, Request, Reward, Sampling, Score, Trajectory
 
@@ -58,17 +57,8 @@ class Judge:
         )
 
     def _trajectory(self, prompt: Prompt, completion: Completion, sample: int) -> Trajectory:
-        asked, said = len(prompt.tokens), len(completion.tokens)
-        return Trajectory(
-            prompt=prompt,
-            tokens=np.array([*prompt.tokens, *completion.tokens]),
-            mask=np.repeat([False, True], [asked, said]),
-            logprobs=np.array([0.0] * asked + list(completion.logprobs)),
-            step=np.repeat([-1, 0], [asked, said]),
-            text=response_of(self.task, prompt, completion.text, mode=self.mode),
-            status=completion.status,
-            sample=sample,
-        )
+        text = response_of(self.task, prompt, completion.text, mode=self.mode)
+        return single_turn(prompt, replace(completion, text=text), sample=sample, version=0)
 
     def _vote(self, responses: list[str]) -> tuple[list[str | None], str]:
         if self.task.vote is None:
@@ -143,11 +133,13 @@ def _records(
     todo: Sequence[tuple[int, Prompt]], engine: RolloutEngine, judge: Judge, sampling: Sampling, samples: int, seed: int
 ) -> Iterator[Record]:
     """Records as their questions finish."""
-    questions = iter(todo)
+    questions, name = iter(todo), judge.task.name
     with ThreadPoolExecutor(JUDGES, thread_name_prefix="judge") as pool:
         while window := list(islice(questions, max(1, WINDOW // samples))):
             requests = [
-                Request(tokens=prompt.tokens, sampling=_seeded(sampling, seed, judge.task.name, prompt.id, sample))
+                Request(
+                    tokens=prompt.tokens, sampling=replace(sampling, seed=key(seed, "eval", name, prompt.id, sample))
+                )
                 for _, prompt in window
                 for sample in range(samples)
             ]
@@ -184,18 +176,6 @@ def _finished(
         if len(mine) == samples:
             del parts[place]
             yield place, [mine[i] for i in range(samples)]
-
-
-def _seeded(sampling: Sampling, seed: int, task: str, question: str, sample: int) -> Sampling:
-    return Sampling(
-        max_tokens=sampling.max_tokens,
-        temperature=sampling.temperature,
-        top_p=sampling.top_p,
-        top_k=sampling.top_k,
-        min_p=sampling.min_p,
-        stop=sampling.stop,
-        seed=key(seed, "eval", task, question, sample),
-    )
 
 
 def stream(engine: RolloutEngine, requests: Sequence[Request]) -> Iterable[tuple[int, Completion] | None]:

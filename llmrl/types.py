@@ -22,7 +22,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -311,6 +311,19 @@ class Trajectory:
             raise ValueError(f"a trajectory's arrays must have one length, got {lengths}")
         if bool(((self.step >= 0) != self.mask).any()):
             raise ValueError("step must be >= 0 exactly where mask is True")
+
+    @classmethod
+    def of(
+        cls, prompt: Prompt, said: Sequence[int], logprobs: Sequence[float] | None = None, *, text: str = "",
+        status: Status | None = None, **rest: Any,
+    ) -> Self:  # fmt: skip
+        """`prompt` and the tokens `said` after it, all of them environment step 0."""
+        sizes = len(prompt.tokens), len(said)
+        return cls(
+            prompt=prompt, tokens=[*prompt.tokens, *said], mask=np.repeat([False, True], sizes),
+            logprobs=None if logprobs is None else [*[0.0] * sizes[0], *logprobs], step=np.repeat([-1, 0], sizes),
+            text=text, status=status or Status.done(), **rest,
+        )  # fmt: skip
 
     @property
     def length(self) -> int:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import numpy as np
-
 from llmrl.rewards.scoring import describe, score_one
 from llmrl.types import Prompt, Reward, Status, Trajectory
 
@@ -20,17 +18,8 @@ def trajectory_of(
     status: Status | None = None,
 ) -> Trajectory:
     """A finished trajectory without tokens that says `text`; enough for rewards that read text."""
-    none = np.zeros(0)
     prompt = Prompt(id="validate", tokens=(), text=question, answer=answer, columns=dict(columns or {}))
-    return Trajectory(
-        prompt=prompt,
-        tokens=none,
-        mask=none,
-        logprobs=none,
-        step=none,
-        text=text,
-        status=status or Status.done(),
-    )
+    return Trajectory.of(prompt, (), (), text=text, status=status)
 
 
 def expect(

@@ -27,7 +27,7 @@ from llmrl.settings.recipe import Recipe
 from llmrl.train.evaluate import held_out_loss
 from llmrl.train.models import Models
 from llmrl.train.problems import Problems
-from llmrl.types import Prompt, Score, Status, Trajectory
+from llmrl.types import Prompt, Score, Trajectory
 
 LEDGER, CANARIES = "ledger.json", "canaries.json"
 
@@ -120,11 +120,7 @@ def canary_row(canary: Canary, tokenizer: Any) -> Trajectory:
     """A canary as a row of its own unit, all of it learnt."""
     ids = plain_ids(tokenizer, canary.text)
     prompt = Prompt(id=f"canary/{canary.text}", tokens=tuple(ids[:1]), text="")
-    learnt = len(ids) - 1
-    return Trajectory(
-        prompt=prompt, tokens=ids, mask=[False, *[True] * learnt], logprobs=None, step=[-1, *[0] * learnt],
-        text=canary.text, status=Status.done(), scores=(Score(value=0.0),),
-    )  # fmt: skip
+    return Trajectory.of(prompt, ids[1:], text=canary.text, scores=(Score(value=0.0),))
 
 
 def plan_of(recipe: Recipe, *, records: int) -> tuple[Plan, Terms]:

@@ -16,6 +16,7 @@ from llmrl.envs.protocol import Ask, Turn
 from llmrl.errors import DataError
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.rollout.partners import Partner
+from llmrl.rollout.roll import single_turn
 from llmrl.seeding import key
 from llmrl.types import (
     Completion,
@@ -76,10 +77,7 @@ class _Episode:
         self.over = True
         status = Status.error(f"environment: {reason}")
         if not self.rows:
-            nothing = {"tokens": list(self.prompt.tokens), "text": "", "sample": self.sample, "episode": self.name}
-            size = len(self.prompt.tokens)
-            blank = {"mask": [False] * size, "logprobs": [0.0] * size, "step": [-1] * size}
-            self.rows = [Trajectory(prompt=self.prompt, status=status, **nothing, **blank)]  # type: ignore[arg-type]
+            self.rows = [Trajectory.of(self.prompt, (), (), status=status, sample=self.sample, episode=self.name)]
         self.rows = [replace(row, status=status) for row in self.rows]
         self.rows[-1] = replace(self.rows[-1], ending=Ending.TERMINATED)
 
@@ -222,18 +220,5 @@ def _apply(one: _Episode, turn: Turn, *, last: bool) -> None:
 
 
 def _row(one: _Episode, context: Prompt, completion: Completion, turn: int, version: int) -> Trajectory:
-    before, after = len(context.tokens), len(completion.tokens)
-    return Trajectory(
-        prompt=context,
-        tokens=[*context.tokens, *completion.tokens],
-        mask=[False] * before + [True] * after,
-        logprobs=[0.0] * before + list(completion.logprobs),
-        step=[-1] * before + [0] * after,
-        text=completion.text,
-        status=completion.status,
-        version=(version, version),
-        sample=one.sample,
-        episode=one.name,
-        turn=turn,
-        ending=Ending.CONTINUES,
-    )
+    named = {"episode": one.name, "turn": turn, "ending": Ending.CONTINUES}
+    return single_turn(context, completion, sample=one.sample, version=version, **named)

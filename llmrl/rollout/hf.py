@@ -9,12 +9,11 @@ import torch
 
 from llmrl.batch import Picture
 from llmrl.data.pictures import load_pictures
-from llmrl.errors import EngineError
 from llmrl.policy.loading import ending_tokens, open_causal_lm
 from llmrl.policy.vision import seen
 from llmrl.rollout.draw import processed_logprobs
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through, written
-from llmrl.rollout.verify import checksum, chosen
+from llmrl.rollout.verify import checksums, copy_weights
 from llmrl.types import Completion, Request, Status
 
 if TYPE_CHECKING:
@@ -83,15 +82,10 @@ class HFEngine:
         return min(request.sampling.max_tokens, self._settings.max_length - len(request.tokens))
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        for name, tensor in weights:
-            if name not in own or own[name].shape != tensor.shape:
-                raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
-            own[name].data.copy_(tensor)
+        copy_weights(self._model, weights, source=self._settings.model)
 
     def checksums(self, request: ChecksumRequest) -> dict[str, int]:
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        return {name: checksum(chosen(own[name], request)) for name in request.shapes if name in own}
+        return checksums(self._model, request)
 
     def close(self) -> None:
         self._model = None

@@ -32,7 +32,7 @@ from llmrl.policy.prepacked import prepacked_linears
 from llmrl.policy.vision import seen, text_config
 from llmrl.rollout.draw import draw_tokens
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through, written
-from llmrl.rollout.verify import checksum, chosen
+from llmrl.rollout.verify import checksums, copy_weights
 from llmrl.types import Completion, Request, Status
 
 _Hidden = Callable[[Tensor, Tensor, KVCache], Tensor]  # tokens [L], positions [L] -> hidden states [L, D]
@@ -110,17 +110,11 @@ class NativeEngine:
 
     def load(self, weights: Iterable[tuple[str, Tensor]], *, version: int) -> None:
         """Nothing to do for the trainer's own model."""
-        if self._shared:
-            return
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        for name, tensor in weights:
-            if name not in own or own[name].shape != tensor.shape:
-                raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {self._settings.model}")
-            own[name].data.copy_(tensor)
+        if not self._shared:
+            copy_weights(self._model, weights, source=self._settings.model)
 
     def checksums(self, request: ChecksumRequest) -> dict[str, int]:
-        own = dict(self._model.named_parameters(remove_duplicate=False))
-        return {name: checksum(chosen(own[name], request)) for name in request.shapes if name in own}
+        return checksums(self._model, request)
 
     def close(self) -> None:
         self._model = None

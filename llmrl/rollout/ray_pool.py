@@ -7,20 +7,17 @@ no objects of ours are pickled.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter
-
 from llmrl.errors import EngineError
+from llmrl.rollout.as_json import from_json, to_json
 from llmrl.rollout.backend import Lost, Put
 from llmrl.rollout.build import build_engine
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, LocalEngine
 from llmrl.rollout.process import child_environment
-from llmrl.rollout.weight_check import from_json, to_json
 from llmrl.types import Completion, Request
 
 if TYPE_CHECKING:
@@ -36,9 +33,7 @@ class EngineWorker:
         self._engine: LocalEngine = build_engine(EngineSettings(**settings))
 
     def generate(self, requests: str) -> str:
-        asked = TypeAdapter(list[Request]).validate_python(json.loads(requests))
-        completions = self._engine.generate(asked)
-        return json.dumps([asdict(completion) for completion in completions])
+        return to_json(self._engine.generate(from_json(list[Request], requests)))
 
     def load(self, weights: bytes, version: int) -> int:
         from safetensors.torch import load
@@ -47,7 +42,7 @@ class EngineWorker:
         return version
 
     def checksums(self, request: str) -> dict[str, int]:
-        return self._engine.checksums(from_json(request))
+        return self._engine.checksums(from_json(ChecksumRequest, request))
 
     def pid(self) -> int:
         return os.getpid()
@@ -128,8 +123,8 @@ class RayActor:
         return found
 
     async def run(self, requests: Sequence[Request], put: Put) -> None:
-        answers = await self._call("generate", json.dumps([asdict(request) for request in requests]))
-        for number, completion in enumerate(TypeAdapter(list[Completion]).validate_python(json.loads(answers))):
+        answers = await self._call("generate", to_json(list(requests)))
+        for number, completion in enumerate(from_json(list[Completion], answers)):
             put(number, completion)
 
     async def healthy(self, timeout_s: float) -> None:

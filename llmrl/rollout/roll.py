@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any
 
 from llmrl.rollout.engine import RolloutEngine, Told, generated
 from llmrl.seeding import key
@@ -34,7 +34,7 @@ def roll(
     completions = engine.generate(requests)
     found = [single_turn(p, c, sample=i, version=version) for (p, i), c in zip(places, completions)]
     others = zip(prompts, completions[len(places) :])
-    return found + [replace(single_turn(p, c, sample=0, version=version), role=Role.BASELINE) for p, c in others]
+    return found + [single_turn(p, c, sample=0, version=version, role=Role.BASELINE) for p, c in others]
 
 
 def greedy(
@@ -63,17 +63,9 @@ def sampling(config: RolloutConfig, seed: int) -> Sampling:
     )
 
 
-def single_turn(prompt: Prompt, completion: Completion, *, sample: int, version: int) -> Trajectory:
-    """A prompt followed by one completion, all of it environment step 0."""
-    before, after = len(prompt.tokens), len(completion.tokens)
-    return Trajectory(
-        prompt=prompt,
-        tokens=[*prompt.tokens, *completion.tokens],
-        mask=[False] * before + [True] * after,
-        logprobs=[0.0] * before + list(completion.logprobs),
-        step=[-1] * before + [0] * after,
-        text=completion.text,
-        status=completion.status,
-        version=(version, version),
-        sample=sample,
-    )
+def single_turn(prompt: Prompt, completion: Completion, *, sample: int, version: int, **rest: Any) -> Trajectory:
+    """A prompt followed by one completion, all of it environment step 0; `rest` are further fields of the trajectory."""
+    return Trajectory.of(
+        prompt, completion.tokens, completion.logprobs, text=completion.text, status=completion.status,
+        version=(version, version), sample=sample, **rest,
+    )  # fmt: skip

@@ -16,11 +16,12 @@ from typing import Any, Protocol
 import httpx
 
 from llmrl.errors import EngineError
+from llmrl.rollout.as_json import to_json
 from llmrl.rollout.backend import Lost, Put, said, together
 from llmrl.rollout.engine import ChecksumRequest
 from llmrl.rollout.pool import EnginePool
 from llmrl.rollout.transfer import Transfer
-from llmrl.rollout.weight_check import METHOD, to_json
+from llmrl.rollout.weight_check import METHOD
 from llmrl.types import Completion, Request, Status
 
 WAIT_S = 1.0  # before the second try; doubled each time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,9 @@ SCHEMA = pa.schema(
 )
 
 
+AS_THEY_ARE = ("text", "tokens", "mask", "logprobs", "step", "sample", "episode", "turn")  # columns that are fields
+
+
 def rollouts_file(run: Path, step: int) -> Path:
     """Where the rollouts of `step` lie."""
     return run / "rollouts" / f"step-{step:06d}.parquet"
@@ -92,23 +96,18 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
     last = trajectory.scores[-1] if trajectory.scores else Score(value=None)
     final = trajectory.final
     return {
+        **{name: getattr(trajectory, name) for name in AS_THEY_ARE},
         "prompt_id": trajectory.prompt.id,
         "prompt_text": trajectory.prompt.text,
         "prompt_tokens": len(trajectory.prompt.tokens),
         "answer": trajectory.prompt.answer,
-        "text": trajectory.text,
-        "tokens": trajectory.tokens,
-        "mask": trajectory.mask,
-        "logprobs": trajectory.logprobs,
-        "step": trajectory.step,
         "status": trajectory.status.kind.value,
         "status_reason": trajectory.status.reason,
         "version_oldest": trajectory.version[0],
         "version_newest": trajectory.version[1],
-        "sample": trajectory.sample,
         "role": trajectory.role.value,
         "score": trajectory.reward,
-        "scores": json.dumps([_plain(score) for score in trajectory.scores]),
+        "scores": json.dumps([asdict(score) for score in trajectory.scores]),
         "parts": json.dumps(dict(last.parts)),
         "score_reason": last.reason,
         "score_error": last.error,
@@ -118,23 +117,11 @@ def _row(trajectory: Trajectory, advantage: float | None) -> dict[str, Any]:
         "source": trajectory.prompt.source,
         "messages": json.dumps([dict(message) for message in trajectory.prompt.messages], default=str),
         "media": [item.hash for item in trajectory.prompt.media],
-        "episode": trajectory.episode,
-        "turn": trajectory.turn,
         "thought": trajectory.thought,
         "ending": trajectory.ending.value,
         "final": None if final is None else json.dumps({"tokens": final.tokens, "text": final.text}),
         "final_media": [item.hash for item in final.media] if final is not None else [],
         "info": json.dumps(dict(trajectory.info), default=str),
-    }
-
-
-def _plain(score: Score) -> dict[str, Any]:
-    return {
-        "value": score.value,
-        "parts": dict(score.parts),
-        "reason": score.reason,
-        "error": score.error,
-        "flags": list(score.flags),
     }
 
 
@@ -151,19 +138,12 @@ def _trajectory(row: dict[str, Any], media: Path) -> Trajectory:
             media=_read_media(media, row["media"]),
             source=row.get("source") or "",
         ),
-        tokens=row["tokens"],
-        mask=row["mask"],
-        logprobs=row["logprobs"],
-        step=row["step"],
-        text=row["text"],
+        **{name: row[name] for name in AS_THEY_ARE},
+        thought=row.get("thought") or 0,
         status=Status(StatusKind(row["status"]), row["status_reason"]),
         version=(row["version_oldest"], row["version_newest"]),
-        sample=row["sample"],
         role=Role(row["role"]),
         scores=tuple(scores),
-        episode=row["episode"],
-        turn=row["turn"],
-        thought=row.get("thought") or 0,
         ending=Ending(row["ending"]),
         final=_final(row, media),
         info=json.loads(row["info"]),

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import httpx
 
 from llmrl.rollout import weight_broadcast
-from llmrl.rollout.weight_broadcast import Backend, Rendezvous, WeightChannel
+from llmrl.rollout.as_json import to_json
+from llmrl.rollout.weight_broadcast import Backend, Rendezvous, TensorSpec, WeightChannel
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -94,9 +95,7 @@ class Direct:
         if url not in self._channels:
             await self._open(url, rpc)
         channel, held = self._channels[url], self._held
-        specs = weight_broadcast.to_json(
-            [weight_broadcast.TensorSpec.of(name, tensor) for name, tensor in held.items()]
-        )
+        specs = to_json([TensorSpec.of(name, tensor) for name, tensor in held.items()])
         try:
             await asyncio.gather(
                 asyncio.to_thread(weight_broadcast.send, channel, held), rpc("llmrl_receive", specs=specs)
@@ -118,7 +117,7 @@ class Direct:
             timeout_s=self._timeout_s,
         )
         opening = asyncio.to_thread(WeightChannel, rendezvous, rank=0, device=_device(self._backend), listener=listener)
-        self._channels[url], _ = await asyncio.gather(opening, rpc("llmrl_join", rendezvous=rendezvous.to_json()))
+        self._channels[url], _ = await asyncio.gather(opening, rpc("llmrl_join", rendezvous=to_json(rendezvous)))
 
     def settle(self) -> None:
         pass

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from llmrl.errors import EngineError
 from llmrl.rollout.engine import ChecksumRequest, SleepingEngine, StreamingEngine, TrainedEngine
@@ -34,6 +34,21 @@ def checksum(values: Tensor) -> int:
     import torch
 
     return zlib.crc32((values.detach() + 0.0).cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+
+
+def copy_weights(model: Any, weights: Iterable[tuple[str, Tensor]], *, source: str) -> None:
+    """Put `weights` into a Hugging Face model (`source` in messages). Raises EngineError for one that does not fit."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    for name, tensor in weights:
+        if name not in own or own[name].shape != tensor.shape:
+            raise EngineError(f"weight {name} of shape {tuple(tensor.shape)} does not fit {source}")
+        own[name].data.copy_(tensor)
+
+
+def checksums(model: Any, request: ChecksumRequest) -> dict[str, int]:
+    """Checksums of a Hugging Face model's weights, of those in `request` that it has."""
+    own = dict(model.named_parameters(remove_duplicate=False))
+    return {name: checksum(chosen(own[name], request)) for name in request.shapes if name in own}
 
 
 def sync(

@@ -6,10 +6,9 @@ code; each needs no folder that both see.
 
 from __future__ import annotations
 
-import json
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
@@ -30,13 +29,6 @@ class Rendezvous:
     size: int
     backend: Backend
     timeout_s: float
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Rendezvous:
-        return cls(**json.loads(text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,14 +51,6 @@ class TensorSpec:
     def within(self, bucket: Tensor, offset: int) -> Tensor:
         """Its place in a bucket of bytes."""
         return bucket[offset : offset + self.bytes].view(getattr(torch, self.dtype)).view(self.shape)
-
-
-def to_json(specs: Sequence[TensorSpec]) -> str:
-    return json.dumps([asdict(spec) for spec in specs])
-
-
-def from_json(text: str) -> list[TensorSpec]:
-    return [TensorSpec(name=p["name"], dtype=p["dtype"], shape=tuple(p["shape"])) for p in json.loads(text)]
 
 
 class WeightChannel:

@@ -6,10 +6,9 @@ Our servers run with it; another's is started with `--worker-extension-cls llmrl
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from typing import Any
 
+from llmrl.rollout.as_json import from_json
 from llmrl.rollout.engine import ChecksumRequest
 
 METHOD = "llmrl_checksums"
@@ -27,7 +26,7 @@ class WeightCheck:
     def llmrl_checksums(self, request: str) -> dict[str, int]:
         from llmrl.rollout.packed_weights import checksums
 
-        return checksums(self.model_runner.get_model(), from_json(request))
+        return checksums(self.model_runner.get_model(), from_json(ChecksumRequest, request))
 
     def llmrl_leave(self) -> None:
         """Cut an older channel; every worker answers, which tells how many there are."""
@@ -39,25 +38,14 @@ class WeightCheck:
         """Open this worker's end of a channel from the trainer."""
         from llmrl.rollout import weight_broadcast
 
-        self.llmrl_channel = weight_broadcast.WeightChannel(
-            weight_broadcast.Rendezvous.from_json(rendezvous), rank=1 + self.rank, device=self.device
-        )
+        meeting = from_json(weight_broadcast.Rendezvous, rendezvous)
+        self.llmrl_channel = weight_broadcast.WeightChannel(meeting, rank=1 + self.rank, device=self.device)
 
     def llmrl_receive(self, specs: str) -> None:
         """Load the weights that come down the channel."""
         from llmrl.rollout import weight_broadcast
 
-        coming = weight_broadcast.receive(self.llmrl_channel, weight_broadcast.from_json(specs))
+        coming = weight_broadcast.receive(self.llmrl_channel, from_json(list[weight_broadcast.TensorSpec], specs))
         self.reload_weights(weights_iterator=coming)
         for _ in coming:  # what the model did not ask for must leave the channel too
             pass
-
-
-def to_json(request: ChecksumRequest) -> str:
-    return json.dumps(asdict(request))
-
-
-def from_json(text: str) -> ChecksumRequest:
-    fields = json.loads(text)
-    shapes = {name: tuple(shape) for name, shape in fields.pop("shapes").items()}
-    return ChecksumRequest(shapes=shapes, **fields)

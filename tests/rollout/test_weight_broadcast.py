@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from llmrl.rollout import weight_broadcast
+from llmrl.rollout.as_json import from_json, to_json
 from llmrl.rollout.weight_broadcast import Rendezvous, TensorSpec, WeightChannel
 
 CPU = torch.device("cpu")
@@ -52,15 +53,13 @@ def test_tensors_arrive_as_they_were_sent_whatever_the_size_of_a_bucket(
 ) -> None:
     monkeypatch.setattr(weight_broadcast, "BUCKET", bucket)
     sent = tensors()
-    specs = weight_broadcast.from_json(
-        weight_broadcast.to_json([TensorSpec.of(name, tensor) for name, tensor in sent.items()])
-    )
+    specs = from_json(list[TensorSpec], to_json([TensorSpec.of(name, tensor) for name, tensor in sent.items()]))
     rendezvous, listener = ends(size=3)
     others = []
     for rank in (1, 2):
 
         def other(rank: int = rank) -> list[dict[str, Tensor]]:
-            channel = WeightChannel(Rendezvous.from_json(rendezvous.to_json()), rank=rank, device=CPU)
+            channel = WeightChannel(from_json(Rendezvous, to_json(rendezvous)), rank=rank, device=CPU)
             return [
                 dict(weight_broadcast.receive(channel, specs)) for _ in range(2)
             ]  # a channel is used again and again
