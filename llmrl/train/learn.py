@@ -15,7 +15,7 @@ from torch import Tensor
 from llmrl.batch import Algorithm, Batch, DerivesMetrics, Needs, Output, stacked
 from llmrl.policy.critic import Critic
 from llmrl.settings.recipe import TrainConfig
-from llmrl.train.logprob_model import idle
+from llmrl.train.logprob_model import LogprobModel, idle
 from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
 from llmrl.train.models import Models
 from llmrl.train.protocols import Optimizer
@@ -55,12 +55,8 @@ def annotate(models: Models, needs: Needs, batch: Batch) -> Batch:
     if needs.values:
         if critic is None:
             raise ValueError("the algorithm needs values and there is no value model")
-        if critic.model is None:
-            logprobs, values = policy.logprobs_and_values(batch, critic.head)
-            batch = replace(batch, values=values, old_logprobs=logprobs if old else None)
-        else:
-            (values,) = policy.without_gradient(batch, lambda part: [critic.values(part)])
-            batch = replace(batch, values=values)
+        logprobs, values = _values(policy, critic, batch)
+        batch = replace(batch, values=values, old_logprobs=logprobs if old else None)
         batch = replace(batch, final_values=_final_values(models, critic, batch))
     if old and batch.old_logprobs is None:
         batch = replace(batch, old_logprobs=policy.logprobs(batch))
@@ -71,17 +67,21 @@ def annotate(models: Models, needs: Needs, batch: Batch) -> Batch:
     return batch
 
 
+def _values(policy: LogprobModel, critic: Critic, batch: Batch) -> tuple[Tensor | None, Tensor]:
+    """(log-probabilities if the same pass gives them, values): [B, T] without gradient."""
+    if critic.model is None:
+        return policy.logprobs_and_values(batch, critic.head)
+    (values,) = policy.without_gradient(batch, lambda part: [critic.values(part)])
+    return None, values
+
+
 def _final_values(models: Models, critic: Critic, batch: Batch) -> Tensor | None:
     """[B] the value of the state after each truncated row, 0 elsewhere; None if no rank has any."""
     cut = batch.final_tokens is not None and bool((batch.final_tokens >= 0).any())
     if not models.world.any(cut):
         return None
     after = after_truncation(batch) if cut else idle(batch)
-    policy = models.logprob_model
-    if critic.model is None:
-        _, values = policy.logprobs_and_values(after, critic.head)
-    else:
-        (values,) = policy.without_gradient(after, lambda part: [critic.values(part)])
+    _, values = _values(models.logprob_model, critic, after)
     found = torch.zeros(batch.rows, device=values.device)
     if cut and batch.final_tokens is not None:
         found[(batch.final_tokens[:, :1] >= 0).any(1)] = values.gather(1, after.length[:, None] - 1).squeeze(1)

@@ -31,7 +31,7 @@ from llmrl.train.backends.build import choose, share, share_critic
 from llmrl.train.collate import collate, with_totals
 from llmrl.train.logprob_model import LogprobModel
 from llmrl.train.outcomes import OutcomeTrainer
-from llmrl.train.protocols import Optimizer, Shards
+from llmrl.train.protocols import Optimizer, Shards, Stored
 from llmrl.train.reference import Reference
 from llmrl.train.values import CriticTrainer
 from llmrl.train.world import World
@@ -84,14 +84,13 @@ class Models:
 
     def tensors(self) -> dict[str, Mapping[str, Tensor]]:
         """What a checkpoint needs beside the policy's folder, by file, on rank 0. Every rank must call it."""
-        found: dict[str, Mapping[str, Tensor]] = {"optimizer": self.shards.state()}
-        if self.critic_trainer is not None:
-            found["critic"] = self.critic_trainer.state()
-        if self.outcome_trainer is not None:
-            found["outcome_critic"] = self.outcome_trainer.state()
-        if self.reference is not None and self.reference.stored:
-            found["reference"] = self.reference.state()
-        return found
+        return {name: part.state() for name, part in self._stored.items()}
+
+    @property
+    def _stored(self) -> dict[str, Stored]:
+        reference = self.reference if self.reference is not None and self.reference.stored else None
+        parts = {"critic": self.critic_trainer, "outcome_critic": self.outcome_trainer, "reference": reference}
+        return {"optimizer": self.shards} | {name: part for name, part in parts.items() if part is not None}
 
     def join_gather(self) -> None:
         """Take part in the gathering of a rank that writes a checkpoint."""
@@ -112,13 +111,8 @@ class Models:
 
     def load(self, read: Callable[[str], Mapping[str, Tensor]]) -> None:
         """Restore what `tensors` gave. Raises ValueError, KeyError or OSError if it is of other models."""
-        self.shards.load(read("optimizer"))
-        if self.critic_trainer is not None:
-            self.critic_trainer.load(read("critic"))
-        if self.outcome_trainer is not None:
-            self.outcome_trainer.load(read("outcome_critic"))
-        if self.reference is not None and self.reference.stored:
-            self.reference.load(read("reference"))
+        for name, part in self._stored.items():
+            part.load(read(name))
 
     def follow(self, step: int) -> None:
         """After `step` steps are done: let the reference follow the policy, if the recipe says so."""

@@ -120,11 +120,9 @@ class OutcomeTrainer:
         return self.critic.head.weight.device
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs: master weights and Adam's averages."""
         return self.updater.state()
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of another critic."""
         self.updater.load(state)
 
 

@@ -57,7 +57,19 @@ class Optimizer(Protocol):
         ...
 
 
-class Shards(Protocol):
+class Stored(Protocol):
+    """What a checkpoint holds tensors of. With several ranks all make the same calls."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Whole tensors by name, on rank 0 at least; of weights master/, exp_avg/, exp_avg_sq/ and step/ of each."""
+        ...
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Restore what `state` gave. Raises ValueError if it is of other weights."""
+        ...
+
+
+class Shards(Stored, Protocol):
     """Where the trained weights lie: whole on every rank, or cut. With several ranks all make the same calls."""
 
     def held(self) -> dict[str, Tensor]:
@@ -74,14 +86,6 @@ class Shards(Protocol):
 
     def shard(self, name: str, tensor: Tensor) -> Tensor:
         """This rank's part of a whole `tensor`, shaped as in `held`."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """master/, exp_avg/, exp_avg_sq/ and step/ of each trained weight, whole, on rank 0 at least."""
-        ...
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of other weights."""
         ...
 
 

@@ -69,11 +69,9 @@ class Reference:
         return self._config.kind != "fixed"
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint needs, whole tensors, on rank 0 at least. With several ranks all must call it."""
         return self._shards.unshard(self._average or self._kept) if self.stored else {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of another model."""
         if not self.stored:
             return
         if state.keys() != self._kept.keys():

@@ -14,6 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from llmrl.train.protocols import Optimizer
+
 Schedule = Literal["constant", "linear", "cosine"]
 
 
@@ -32,7 +34,8 @@ def learning_rate(step: int, *, peak: float, total: int, warmup: int, schedule: 
 
 
 class Updater:
-    """Holds the master weights and AdamW's state (Loshchilov & Hutter 2019) of `named` parameters.
+    """`Optimizer` and `Shards` over whole weights: the master weights and AdamW's state (Loshchilov & Hutter 2019) of
+    `named` parameters.
 
     `factors` multiply the learning rate of some of them, by name. `reduce` sums a tensor over ranks in place; gradients
     are shares of one global loss, so they are summed, not averaged.
@@ -69,7 +72,6 @@ class Updater:
         self._adam = torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps, weight_decay=weight_decay, fused=True)
 
     def backward(self, loss: Tensor, group: Tensor | None = None) -> None:
-        """Add the gradients of `loss` to those that `step` will apply."""
         loss.backward()
 
     def step(self, lr: float) -> tuple[float, bool]:
@@ -82,20 +84,15 @@ class Updater:
         if self._reduce is not None:
             for grad in grads:
                 self._reduce(grad)
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
-        size = float(norm)
-        if math.isfinite(size):
-            if size > self._max_grad_norm:
-                torch._foreach_mul_(grads, self._max_grad_norm / (size + 1e-6))
-            for group in self._adam.param_groups:
-                group["lr"] = lr * group["factor"]
-            self._adam.step()
+        norm = float(torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads))))
+        applied = clipped_step(self._adam, grads, norm, limit=self._max_grad_norm, lr=lr)
+        if applied:
             self._round_back()
         self.discard()
-        return size, math.isfinite(size)
+        return norm, applied
 
     def discard(self) -> None:
-        """Forget accumulated gradients; the memory of float32 copies is kept for the next ones."""
+        """The memory of float32 copies is kept for the next gradients."""
         self._touched.clear()
         for (_, parameter), (_, master) in zip(self._named, self._masters, strict=True):
             if master is parameter:
@@ -109,24 +106,19 @@ class Updater:
         return master.grad
 
     def held(self) -> dict[str, Tensor]:
-        """This rank's part of every trained weight by name, sharing the model's memory: here the weights themselves."""
         return {name: parameter.detach() for name, parameter in self._named}
 
     def swap(self, kept: dict[str, Tensor]) -> None:
-        """Put other weights, shaped as `held`, in the place of the model's, and the model's into `kept`. No copies."""
         for name, parameter in self._named:
             parameter.data, kept[name] = kept[name], parameter.data
 
     def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors of all ranks' `parts`, shaped as `held`, on rank 0 at least."""
         return dict(parts)
 
     def shard(self, name: str, tensor: Tensor) -> Tensor:
-        """This rank's part of a whole `tensor`, shaped as in `held`."""
         return tensor
 
     def reset(self) -> None:
-        """Forget Adam's averages, as if no step had been made; weights stay."""
         self._adam.state.clear()
 
     @contextmanager
@@ -147,7 +139,6 @@ class Updater:
                 parameter.copy_(master)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything a checkpoint needs, by name: master/, exp_avg/, exp_avg_sq/ and step/ of each parameter."""
         found: dict[str, Tensor] = {}
         for name, master in self._masters:
             found[f"master/{name}"] = master.detach()
@@ -156,7 +147,6 @@ class Updater:
         return found
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of other parameters."""
         check_names([name for name, _ in self._masters], state)
         with torch.no_grad():
             for name, master in self._masters:
@@ -167,6 +157,35 @@ class Updater:
                 if kept:
                     self._adam.state[master] = {key: value.clone() for key, value in kept.items()}
         self._round_back()
+
+
+def clipped_step(adam: torch.optim.Optimizer, grads: list[Tensor], norm: float, *, limit: float, lr: float) -> bool:
+    """Clip `grads`, whose norm over all ranks is `norm`, and apply them; nothing happens, and False, if it is not finite."""
+    if not math.isfinite(norm):
+        return False
+    if norm > limit:
+        torch._foreach_mul_(grads, limit / (norm + 1e-6))
+    for group in adam.param_groups:
+        group["lr"] = lr * group.get("factor", 1.0)
+    adam.step()
+    return True
+
+
+def exchange(held: Mapping[str, Tensor], kept: Mapping[str, Tensor]) -> None:
+    """Put the values of `kept` in the place of those of `held`, and the other way round: memory stays where it is."""
+    for name, own in held.items():
+        before = own.clone()
+        own.copy_(kept[name])
+        kept[name].copy_(before)
+
+
+@contextmanager
+def discarding(optimizer: Optimizer) -> Iterator[None]:
+    """`Optimizer.frozen` where weights cannot be told to need no gradient: what is accumulated inside is forgotten."""
+    try:
+        yield
+    finally:
+        optimizer.discard()
 
 
 def check_names(names: Sequence[str], state: Mapping[str, Tensor]) -> None:

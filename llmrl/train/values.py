@@ -51,7 +51,6 @@ class CriticTrainer:
         return self.updater.state() | {f"target/{name}": x.detach() for name, x in targets.items()}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `state` gave. Raises ValueError if it is of another value model."""
         self.updater.load(state)
         head = self.critic.head
         for name, x in (("mean", head.mean), ("deviation", head.deviation), ("moments", self.moments)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -24,7 +24,7 @@ from llmrl.policy.outcome_critic import OutcomeCritic
 from llmrl.train.backends.gather import Shard, gathered, rows_of
 from llmrl.train.backends.wrapped import Root, ValueRoot, blocks, sharded_scorer
 from llmrl.train.logprob_model import LogprobModel
-from llmrl.train.updater import check_names
+from llmrl.train.updater import check_names, clipped_step, discarding, exchange
 from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
@@ -126,15 +126,10 @@ class FSDP2Updater:
         own = [cast(Tensor, x.grad) for name, x in self._masters.items() if self._cut[name] or self._world.main]
         squares = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(own))).double().square()
         norm = math.sqrt(float(self._world.sum_(squares)))
-        if math.isfinite(norm):
-            if norm > self._max_grad_norm:
-                grads = [cast(Tensor, master.grad) for master in self._masters.values()]
-                torch._foreach_mul_(grads, self._max_grad_norm / (norm + 1e-6))
-            for group in self._adam.param_groups:
-                group["lr"] = lr
-            self._adam.step()
+        grads = [cast(Tensor, master.grad) for master in self._masters.values()]
+        applied = clipped_step(self._adam, grads, norm, limit=self._max_grad_norm, lr=lr)
         self.discard()
-        return norm, math.isfinite(norm)
+        return norm, applied
 
     def _gradient(self, name: str, parameter: Tensor) -> Tensor:
         if parameter.grad is None:
@@ -144,20 +139,13 @@ class FSDP2Updater:
         return grad if self._cut[name] else self._world.sum_(grad).div_(self._scale)
 
     def discard(self) -> None:
-        """Forget accumulated gradients."""
         for name, parameter in self._named:
             parameter.grad = self._masters[name].grad = None
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """What is accumulated inside is forgotten: shards cannot be told to need no gradient."""
-        try:
-            yield
-        finally:
-            self.discard()
+    def frozen(self) -> AbstractContextManager[None]:
+        return discarding(self)
 
     def reset(self) -> None:
-        """Forget Adam's averages, as if no step had been made; weights stay."""
         self._adam.state.clear()
 
     def state(self) -> dict[str, Tensor]:
@@ -197,10 +185,7 @@ class FSDP2Updater:
         """Other rows in the place of the model's, and the model's into `kept`: values move, since the model gathers from
         where they lie.
         """
-        for name, own in self.held().items():
-            before = own.clone()
-            own.copy_(kept[name])
-            kept[name].copy_(before)
+        exchange(self.held(), kept)
 
     def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Whole tensors of all ranks' `parts` on the CPU of rank 0; {} elsewhere."""

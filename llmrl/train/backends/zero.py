@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,7 +23,7 @@ from llmrl.policy.model import Policy
 from llmrl.train.backends.gather import BUCKET_BYTES, Shard, buckets, gathered, rows_of
 from llmrl.train.backends.wrapped import Root, sharded_scorer
 from llmrl.train.logprob_model import LogprobModel
-from llmrl.train.updater import check_names
+from llmrl.train.updater import check_names, discarding, exchange
 from llmrl.train.world import World, collective
 
 STATES = ("exp_avg", "exp_avg_sq")
@@ -135,16 +135,10 @@ class ZeROUpdater:
         for group in range(len(self._zero.bit16_groups)):
             self._zero.averaged_gradients[group] = self._zero.all_grad_tensors[group] = None
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
-        """What is accumulated inside is forgotten: DeepSpeed's parts cannot be told to need no gradient."""
-        try:
-            yield
-        finally:
-            self.discard()
+    def frozen(self) -> AbstractContextManager[None]:
+        return discarding(self)
 
     def reset(self) -> None:
-        """Forget Adam's averages, as if no step had been made; weights stay."""
         for flat in self._flat:
             for value in self._zero.optimizer.state.get(flat, {}).values():
                 value.zero_()  # DeepSpeed holds views of them
@@ -198,16 +192,11 @@ class ZeROUpdater:
         return {name: parameter.ds_tensor.detach() for name, parameter in self._named}
 
     def swap(self, kept: dict[str, Tensor]) -> None:
-        """Other parts in the place of the model's, and the model's into `kept`."""
         if self._stage == 3:
             self._engine.empty_partition_cache()  # gathered weights would outlive the exchange
-        for name, own in self.held().items():
-            before = own.clone()
-            own.copy_(kept[name])
-            kept[name].copy_(before)
+        exchange(self.held(), kept)
 
     def unshard(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Whole tensors of all ranks' `parts` on rank 0 at least."""
         if self._stage == 2:
             return dict(parts)
         shards = (self._shard(name, parts[name], parameter) for name, parameter in self._named)
