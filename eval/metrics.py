@@ -1,10 +1,10 @@
 """Benchmark metrics and their uncertainty: pure functions of right/wrong samples, last stage of the flow.
 
 One question has n samples, c of them right. `pass_at_k` asks whether any of k samples is right, `pass_hat_k` whether
-all are, `maj_at_k` whether the vote of k is, `avg_at_n` what one sample gives on average; each is the exact expectation
-over the subsets of k of the n samples, not an estimate by resampling. A benchmark's score is the mean over questions;
-its interval is `wilson_interval` with one sample a question, `clustered_interval` with several (samples of one question
-are not independent), and two models on the same questions are compared by `paired_difference`.
+all are, `maj_at_k` whether the vote of k is; each is the exact expectation over the subsets of k of the n samples, not an
+estimate by resampling. A benchmark's score is the mean over questions; its interval is `wilson_interval` with one sample a
+question, `clustered_interval` with several (samples of one question are not independent), and two models on the same
+questions are compared by `paired_difference`.
 
 Sources: Chen et al. 2021 (2107.03374) for pass@k, Yao et al. 2024 (2406.12045) for pass^k, Wang et al. 2022
 (2203.11171) for the vote, Wilson 1927, McNemar 1947, Miller 2024 (2411.00640) for clustering by question.
@@ -56,17 +56,6 @@ def _check_counts(n: int, c: int, k: int) -> None:
         raise ValueError(f"n={n} samples are too few for k={k}; draw at least k samples per question")
     if not 0 <= c <= n:
         raise ValueError(f"c={c} right samples of n={n}; c must be between 0 and n")
-
-
-def avg_at_n(correct: Sequence[float]) -> float:
-    """Mean of one question's samples (avg@n): what a single sample gives on average. ValueError if there are none.
-
-    >>> avg_at_n([True, False, False, True])
-    0.5
-    """
-    if len(correct) == 0:
-        raise ValueError("avg_at_n needs at least one sample")
-    return math.fsum(correct) / len(correct)
 
 
 def maj_at_k(answers: Sequence[Hashable | None], correct: Sequence[bool], k: int | None = None) -> float:

@@ -13,6 +13,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -163,6 +164,15 @@ def _quota(folder: Path) -> float | None:
     else:
         return None
     return None if quota in ("max", "-1") else int(quota) / int(period)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Those of the packages that are installed."""
+    found = {}
+    for name in packages:
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 def cpu_flags() -> frozenset[str]:

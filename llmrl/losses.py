@@ -300,27 +300,3 @@ def pacs_loss(scores: Tensor, labels: Tensor, weights: Tensor, *, total: int | T
     """
     entropy = torch.nn.functional.binary_cross_entropy_with_logits(scores, labels.to(scores.dtype), reduction="none")
     return (weights.to(scores.dtype) * entropy).sum() / (len(scores) if total is None else total)
-
-
-def pacs_coefficients(
-    proxies: Tensor,
-    labels: Tensor,
-    weights: Tensor,
-    group: Tensor,
-    *,
-    score: PacsScore = "rloo",
-    total: int | Tensor | None = None,
-) -> Tensor:
-    """dL/dr of every row, without gradient: all [B] -> [B]. The first half of exact PACS under any micro-batching.
-
-    Compute r for all rows without gradient, take c = pacs_coefficients(r, ...), then minimise sum c_i r_i(theta) in
-    micro-batches of any shape: as long as the parameters stay, its gradient is that of `pacs_loss` on whole groups.
-
-    >>> pacs_coefficients(torch.zeros(2), torch.tensor([1.0, 0.0]), torch.ones(2), torch.tensor([0, 0]))
-    tensor([-0.5000,  0.5000])
-    """
-    with torch.enable_grad():
-        leaf = proxies.detach().requires_grad_()
-        loss = pacs_loss(pacs_center(leaf, group, score=score), labels, weights, total=total)
-        (gradient,) = torch.autograd.grad(loss, leaf)
-    return gradient

@@ -7,8 +7,7 @@ Flags: "many_boxes" (several different boxes), "answer_stuffing" (four or more),
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
@@ -16,7 +15,6 @@ from llmrl.rewards.code_tests import TAMPERING
 from llmrl.rewards.scoring import score_all
 from llmrl.types import Reward, Score, StatusKind, Trajectory
 
-FLAGS = ("many_boxes", "answer_stuffing", "empty_reasoning", "truncated", "test_tampering", "instructs_judge")
 _EMPTY_REASONING = re.compile(r"<think>\s*</think>")
 _TO_A_JUDGE = re.compile(
     r"\bscore\s*:\s*\d|ignore (?:all |the )?(?:previous|above)"
@@ -55,18 +53,3 @@ class Watched:
             replace(score, flags=tuple(dict.fromkeys((*score.flags, *flags_of(t)))))
             for score, t in zip(scores, trajectories)
         ]
-
-
-def shares(scores: Iterable[Score]) -> dict[str, float]:
-    """Flag -> share of the scores that carry it; with "error" and "not_applicable". For the metrics of a step.
-
-    >>> shares([Score(value=1.0, flags=("truncated",)), Score(value=None, error="x")])
-    {'error': 0.5, 'not_applicable': 0.0, 'truncated': 0.5}
-    """
-    scores = list(scores)
-    count: Counter[str] = Counter(error=0, not_applicable=0)
-    for score in scores:
-        count.update(set(score.flags))
-        count["error"] += bool(score.error)
-        count["not_applicable"] += score.value is None and not score.error
-    return {name: number / max(1, len(scores)) for name, number in sorted(count.items())}

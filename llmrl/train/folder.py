@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import importlib.metadata
 import json
 import math
 import os
@@ -23,7 +22,7 @@ from typing import Any
 
 from llmrl.atomic import write_text
 from llmrl.errors import RunFolderError, StorageError
-from llmrl.hardware import cpu_name
+from llmrl.hardware import cpu_name, versions
 from llmrl.settings.load import dump_recipe, load_recipe
 from llmrl.settings.recipe import Recipe
 
@@ -141,12 +140,6 @@ def _free_name(folder: Path) -> Path:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
-    versions = {}
-    for name in PACKAGES:
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": sys.argv,
@@ -154,7 +147,7 @@ def environment() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": cpu_name(),
         "cpus": len(os.sched_getaffinity(0)),
-        "packages": versions,
+        "packages": versions(PACKAGES),
     }
 
 

@@ -3,7 +3,7 @@ import math
 import pytest
 
 from llmrl.privacy.clipping import effective_sigma
-from llmrl.privacy.thresholds import below_fraction, count_multiplier, count_std, next_threshold
+from llmrl.privacy.thresholds import below_fraction, count_std, next_threshold
 
 
 def test_by_hand():
@@ -40,10 +40,8 @@ def test_it_finds_the_quantile_of_fixed_norms():
 
 def test_counts_and_gradient_are_one_gaussian_mechanism():
     """A count with sensitivity 1/2 and deviation s is a group with threshold 1/2."""
-    assert count_multiplier(1.5, 2.0, counts=2) == pytest.approx(effective_sigma([1.0, 0.5, 0.5], [1.5, 2.0, 2.0]))
-    assert count_multiplier(1.5, 2.0, counts=0) == 1.5
-    assert count_multiplier(1.5, 0.0, counts=1) == 0.0
-    assert count_multiplier(1.1, count_std(1.1, 1.0, counts=3), counts=3) == pytest.approx(1.0, rel=1e-12)
+    std = count_std(1.1, 1.0, counts=3)
+    assert effective_sigma([1.0, 0.5, 0.5, 0.5], [1.1, std, std, std]) == pytest.approx(1.0, rel=1e-12)
 
 
 @pytest.mark.parametrize(

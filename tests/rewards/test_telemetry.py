@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from llmrl.rewards.math_answer import MathAnswer
-from llmrl.rewards.telemetry import FLAGS, Watched, flags_of, shares
+from llmrl.rewards.telemetry import Watched, flags_of
 from llmrl.train.telemetry import WATCHED, describe_rollouts
 from llmrl.types import Score, Status
 
@@ -25,8 +25,7 @@ def test_each_mark_is_seen_and_an_honest_completion_has_none(trajectory, name):
 
 
 def test_the_trainer_watches_the_marks_that_are_made_here():
-    assert sorted(FLAGS) == sorted(WATCHED)
-    assert set(MARKED) == set(FLAGS)
+    assert set(MARKED) == set(WATCHED)
 
 
 def test_the_share_of_every_mark_is_in_a_step_s_metrics(trajectory):
@@ -37,7 +36,6 @@ def test_the_share_of_every_mark_is_in_a_step_s_metrics(trajectory):
     assert metrics["flag/test_tampering"] == metrics["flag/empty_reasoning"] == metrics["flag/truncated"] == 1 / 12
     assert metrics["flag/many_boxes"] == 2 / 12  # stuffing has several boxes too
     assert metrics["flag/answer_stuffing"] == 1 / 12
-    assert shares(scores)["many_boxes"] == 2 / 12
 
 
 def test_watching_changes_no_value_and_keeps_the_reward_s_own_flags(trajectory):
