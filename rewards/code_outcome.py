@@ -6,15 +6,14 @@ filtering may look at; their result is reported in parts and never changes the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
-from llmrl.rewards.code_tests import extract_program, tampering
+from llmrl.rewards.code_tests import expect_programs, extract_program, run_for, tampering
 from llmrl.rewards.outcomes import Outcome, outcome_of, outcome_return
-from llmrl.rewards.sandbox import Limits, ProgramResult, run_program
+from llmrl.rewards.sandbox import Limits, ProgramResult
 from llmrl.rewards.scoring import failed
-from llmrl.rewards.validation import expect
 from llmrl.types import Score, StatusKind, Trajectory
 
 _CODES = {"passed": True, "failed": False, "runtime_error": -1, "timeout": -1, "compile_error": -2}
@@ -82,14 +81,14 @@ class CodeOutcome:
             return Score(
                 value=self.compile_error, parts=parts, reason="no program in the completion", flags=tuple(flags)
             )
-        result = self._run(program, hidden, columns)
+        result = run_for(self, program, hidden, columns)
         outcome = outcome_of(codes_of(result))
         if outcome is None:
             return failed(result.detail)
         share = result.passed / result.total
         parts = {"outcome": float(outcome), "tests_passed": share}
         if shown:
-            parts |= self._on_examples(self._run(program, shown, columns))
+            parts |= self._on_examples(run_for(self, program, shown, columns))
         if outcome is Outcome.PASSED_TEST and parts.get("examples_passed", 1.0) < 1.0:
             flags.append("examples_disagree")
         flags += ["timeout"] if result.status == "timeout" else []
@@ -100,18 +99,6 @@ class CodeOutcome:
             flags=(*flags, outcome.name.lower()),
         )
 
-    def _run(self, program: str, tests: Sequence[Any], columns: Mapping[str, Any]) -> ProgramResult:
-        return run_program(
-            program,
-            list(tests),
-            kind=columns.get("kind") or self.kind,
-            entry_point=columns.get("entry_point") or None,
-            timeout_s=self.timeout_s,
-            limits=self.limits,
-            comparison=self.comparison,
-            setup=str(columns.get("setup") or ""),
-        )
-
     def _on_examples(self, result: ProgramResult) -> dict[str, float]:
         outcome = outcome_of(codes_of(result))
         if outcome is None:  # the examples could not be run; that says nothing about the program
@@ -120,21 +107,9 @@ class CodeOutcome:
 
     def _return(self, outcome: Outcome, share: float) -> float:
         return outcome_return(
-            outcome,
-            passed=share if self.partial else None,
-            compile_error=self.compile_error,
-            runtime_error=self.runtime_error,
-            failed_test=self.failed_test,
-            passed_test=self.passed_test,
-        )
+            outcome, passed=share if self.partial else None, compile_error=self.compile_error,
+            runtime_error=self.runtime_error, failed_test=self.failed_test, passed_test=self.passed_test,
+        )  # fmt: skip
 
     def validate(self) -> None:
-        """Raises ValueError unless an honest program passes and empty and cheating ones do not."""
-        if self.kind == "stdio":
-            columns: dict[str, Any] = {self.tests: [{"input": "2 3\n", "output": "5\n"}]}
-            good = "```python\na, b = map(int, input().split())\nprint(a + b)\n```"
-        else:
-            columns = {self.tests: ["assert add(2, 3) == 5"]}
-            good = "```python\ndef add(a, b):\n    return a + b\n```"
-        cheat = "```python\nimport os\nos._exit(0)\n```"
-        expect(self, "", full=[good], none=["", cheat], columns=columns, best=self.passed_test, worst=self.failed_test)
+        expect_programs(self, best=self.passed_test, worst=self.failed_test)

@@ -85,6 +85,27 @@ def tampering(text: str) -> list[str]:
     return ["test_tampering"] if TAMPERING.search(text) else []
 
 
+def run_for(reward: Any, program: str, tests: Sequence[Any], columns: Mapping[str, Any]) -> ProgramResult:
+    """The program against a row's tests as `reward` (this one or `CodeOutcome`) runs them; a row's own `kind` comes first."""
+    return run_program(
+        program, list(tests), kind=columns.get("kind") or reward.kind, entry_point=columns.get("entry_point") or None,
+        timeout_s=reward.timeout_s, limits=reward.limits, comparison=reward.comparison,
+        setup=str(columns.get("setup") or ""),
+    )  # fmt: skip
+
+
+def expect_programs(reward: Any, *, best: float = 1.0, worst: float) -> None:
+    """Raises ValueError unless an honest program passes and empty, wrong and cheating ones do not."""
+    if reward.kind == "stdio":
+        columns: dict[str, Any] = {reward.tests: [{"input": "2 3\n", "output": "5\n"}]}
+        good = "```python\na, b = map(int, input().split())\nprint(a + b)\n```"
+    else:
+        columns = {reward.tests: ["assert add(2, 3) == 5", "assert abs(add(0.1, 0.2) - 0.3) < 1e-9"]}
+        good = "```python\ndef add(a, b):\n    return a + b\n```"
+    none = ["", "```python\nimport os\nos._exit(0)\n```", "```python\ndef add(a, b): return 6\n```"]
+    expect(reward, "", full=[good], none=none, columns=columns, best=best, worst=worst)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CodeTests:
     """1.0 if the completion's program passes all tests of its row, else 0.0 (or the share passed, or CodeRL's levels).
@@ -121,16 +142,8 @@ class CodeTests:
         if program is None:
             worst = -1.0 if self.grade == "coderl" else 0.0
             return Score(value=worst, reason="no program in the completion", flags=(*flags, "no_program"))
-        outcome = run_program(
-            str(columns.get(self.prefix, "")) + program if self.prefix else program,
-            list(tests),
-            kind=columns.get("kind") or self.kind,
-            entry_point=columns.get("entry_point") or None,
-            timeout_s=self.timeout_s,
-            limits=self.limits,
-            comparison=self.comparison,
-            setup=str(columns.get("setup") or ""),
-        )
+        program = str(columns.get(self.prefix, "")) + program if self.prefix else program
+        outcome = run_for(self, program, tests, columns)
         if outcome.status == "harness_error":
             return failed(outcome.detail)
         share = outcome.passed / outcome.total
@@ -144,14 +157,4 @@ class CodeTests:
         )
 
     def validate(self) -> None:
-        """Raises ValueError unless an honest program passes and empty and cheating ones do not."""
-        if self.kind == "stdio":
-            columns: dict[str, Any] = {self.tests: [{"input": "2 3\n", "output": "5\n"}]}
-            good = "```python\na, b = map(int, input().split())\nprint(a + b)\n```"
-        else:
-            columns = {self.tests: ["assert add(2, 3) == 5", "assert abs(add(0.1, 0.2) - 0.3) < 1e-9"]}
-            good = "```python\ndef add(a, b):\n    return a + b\n```"
-        cheat = "```python\nimport os\nos._exit(0)\n```"
-        worst = -0.3 if self.grade == "coderl" else 0.0
-        expect(self, "", full=[good], none=["", cheat, "```python\ndef add(a, b): return 6\n```"], columns=columns,
-               worst=worst)  # fmt: skip
+        expect_programs(self, worst=-0.3 if self.grade == "coderl" else 0.0)
