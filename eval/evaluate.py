@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llmrl.atomic import write_text
 from llmrl.data.conversation import Renderer
 from llmrl.errors import EngineError, EvalError
-from llmrl.eval.models import Model, find_models
+from llmrl.eval.models import Model, find_model, find_models
 from llmrl.eval.plan import Options, Plan, Say, engine_settings, make_plan, with_dtype
 from llmrl.eval.records import Record
 from llmrl.eval.results import Results, TaskResult, read_results, summarise
@@ -59,7 +59,7 @@ def evaluate(
     ValueError for anything wrong with arguments or data, before the engine starts; EngineError if it dies.
     """
     options = with_dtype(options or Options(), say)
-    found = model if isinstance(model, Model) else find_models(model)[0]
+    found = model if isinstance(model, Model) else find_model(model)
     chosen = [task if isinstance(task, Task) else find_task(task) for task in tasks]
     _check_names(chosen)
     tokenizer = _tokenizer(found.path)
@@ -144,7 +144,7 @@ class _Engines:
 
     def __call__(self, model: str | None) -> RolloutEngine:
         if model not in self._made:
-            other = find_models(model)[0] if model is not None else None
+            other = find_model(model) if model is not None else None
             settings = self._settings if other is None else replace(self._settings, model=other.path)
             self._made[model] = _OnDemand(self._factory(other), settings)
         return self._made[model]

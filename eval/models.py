@@ -43,6 +43,11 @@ def find_models(text: str, *, checkpoints: str | None = None) -> list[Model]:
         raise EvalError(str(error)) from error
 
 
+def find_model(text: str, *, step: int | None = None) -> Model:
+    """The one model that `text` names; of a run folder the newest checkpoint, or that of `step`. EvalError as there."""
+    return find_models(text, checkpoints=None if step is None else str(step))[0]
+
+
 def _chosen(run: Path, found: list[Model], wanted: str) -> list[Model]:
     if wanted == "all":
         return found

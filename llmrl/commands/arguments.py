@@ -11,6 +11,10 @@ from llmrl.nearest import closest
 
 RecipeFile = Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50 algo.clip_high=0.28.")]
+Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")]
+AnyModel = Annotated[str, typer.Argument(help="A run folder, a checkpoint, a model folder or a name.")]
+Step = Annotated[int | None, typer.Option(min=1, help="A checkpoint's step; default: the newest.")]
 
 
 def existing_run(run: Path) -> Path:

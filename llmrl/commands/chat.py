@@ -9,15 +9,17 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from llmrl.commands.arguments import AnyModel, Step
+
 HELP = "/reset starts over, /system TEXT sets the system prompt, /temperature T the temperature, /quit ends"
 
 
 def chat(
-    model: Annotated[str, typer.Argument(help="A run folder, a checkpoint, a model folder or a name.")],
+    model: AnyModel,
     system: Annotated[str | None, typer.Option(help="System prompt; default: the recipe's.")] = None,
     temperature: Annotated[float, typer.Option(min=0, help="0 is greedy.")] = 0.7,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 512,
-    step: Annotated[int | None, typer.Option(min=1, help="A checkpoint's step; default: the newest.")] = None,
+    step: Step = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
     """Chat with a run's policy: several turns, answers as they are written. Ends with /quit or Ctrl-D."""
@@ -27,12 +29,12 @@ def chat(
     from transformers import AutoTokenizer
 
     from llmrl.commands.train import quiet_transformers
-    from llmrl.eval.models import find_models
+    from llmrl.eval.models import find_model
     from llmrl.hardware import best_precision
     from llmrl.policy.loading import open_causal_lm
     from llmrl.settings.load import load_recipe
 
-    found = find_models(model, checkpoints=None if step is None else str(step))[0]
+    found = find_model(model, step=step)
     quiet_transformers()
     recipe = Path(model) / "recipe.yaml"
     if system is None and recipe.is_file():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from llmrl.commands.arguments import Overrides, RecipeFile
 
 rewards_app = typer.Typer(no_args_is_help=True)
 COLOURS = {"ok": "green", "warn": "yellow", "missing": "red"}
@@ -65,8 +66,8 @@ def rewards() -> None:
 
 @rewards_app.command("check")
 def check_rewards(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as data.limit=100.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     part: Annotated[str | None, typer.Option(help="Only this part of the reward.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="Rows to look at.")] = 500,
     show: Annotated[int, typer.Option(min=0, help="Problems to print of each part.")] = 5,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 from rich.console import Console
 
-from llmrl.commands.arguments import RunFolder
+from llmrl.commands.arguments import RunFolder, Step
 
 console = Console(soft_wrap=True)
 
@@ -18,7 +18,7 @@ def export(
     run: RunFolder,
     to: Annotated[Literal["folder", "gguf", "hub"], typer.Option(help="What to make.")] = "folder",
     out: Annotated[Path | None, typer.Option(help="The folder, or the .gguf file. Default: in the run folder.")] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="A checkpoint's step; default: the newest.")] = None,
+    step: Step = None,
     adapter: Annotated[bool, typer.Option("--adapter", help="The LoRA adapter by itself, not merged.")] = False,
     precision: Annotated[Literal["f32", "f16", "bf16", "q8_0"], typer.Option(help="Of a GGUF file.")] = "f16",
     repo: Annotated[str | None, typer.Option(help="org/name on the hub; needed with --to hub.")] = None,
@@ -26,14 +26,14 @@ def export(
 ) -> None:
     """Export a run's policy. Nothing leaves this machine unless --to hub names a repository."""
     from llmrl.errors import ConfigError
-    from llmrl.eval.models import find_models
+    from llmrl.eval.models import find_model
     from llmrl.policy.gguf_export import hf_to_gguf
 
     if (to == "hub") != (repo is not None):
         raise ConfigError("--to hub and --repo org/name belong together")
     if adapter and to == "gguf":
         raise ConfigError("a GGUF file holds the merged model; leave --adapter out")
-    (model,) = find_models(str(run), checkpoints=None if step is None else str(step))
+    model = find_model(str(run), step=step)
     if to == "gguf":
         file = out or run / "export" / f"{run.resolve().name}-{precision}.gguf"
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from llmrl.commands.arguments import Fresh, Overrides, RecipeFile, Resume
+
 if TYPE_CHECKING:
     from llmrl.launcher.slurm import SlurmSettings
     from llmrl.launcher.topology import Topology
@@ -20,8 +22,8 @@ RUN, CLUSTER, MEMORY = "What runs", "Slurm and Ray", "Memory plan"
 
 
 def launch(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     backend: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.", rich_help_panel=RUN)] = "ddp",
     nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=RUN)] = 1,
     gpus_per_node: Annotated[
@@ -35,8 +37,8 @@ def launch(
         str | None, typer.Option(help="First node's address, without Slurm or Ray.", rich_help_panel=RUN)
     ] = None,
     node_rank: Annotated[int, typer.Option(min=0, help="Which node this is.", rich_help_panel=RUN)] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
+    resume: Resume = False,
+    fresh: Fresh = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, and the plan; run nothing.")
     ] = False,

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from llmrl.commands.arguments import Overrides, RecipeFile
+
 if TYPE_CHECKING:
     from llmrl.batch import Algorithm
     from llmrl.settings.recipe import Recipe
@@ -16,8 +18,8 @@ SCALE = "With --scale"
 
 
 def plan(
-    recipe: Annotated[Path, typer.Argument(help="A recipe, such as recipes/arithmetic/grpo.yaml.")],
-    overrides: Annotated[list[str] | None, typer.Argument(help="Changes, such as train.steps=50.")] = None,
+    recipe: RecipeFile,
+    overrides: Overrides = None,
     scale: Annotated[bool, typer.Option("--scale", help="Predict step time and the best split on a cluster.")] = False,
     measured: Annotated[
         list[Path] | None,

