@@ -30,8 +30,8 @@ HASH_ORDERED = ("isomorphic_strings", "knight_swap", "polynomial_multiplication"
 def gym_rows(source: str, args: dict[str, Any], seed: int) -> Callable[[int], RawRow]:
     """index -> row of the task that `source` names, with the task's own configuration fields as knobs.
 
-    A row has id, problem, answer (empty where the task has many right answers), and what a scorer needs: `task`, `args`
-    and `entry`, the package's own row, for `create_dataset(task, **args).score_answer(answer, entry)`. Raises
+    A row has id, problem, answer (empty where the task has many right answers), identity, and what a scorer needs: `task`,
+    `args` and `entry`, the package's own row, for `create_dataset(task, **args).score_answer(answer, entry)`. Raises
     DataError: package missing, unknown task or knob (with the nearest names), values that the task refuses.
     """
     try:
@@ -71,6 +71,7 @@ def gym_rows(source: str, args: dict[str, Any], seed: int) -> Callable[[int], Ra
             "task": task,
             "args": args,
             "entry": entry,
+            "identity": " ".join(entry["question"].casefold().split()),
         }
 
     return row

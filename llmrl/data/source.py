@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -159,7 +160,13 @@ def _drawn(rows: list[Row], config: DataConfig, seed: int) -> list[Row]:
 
 
 def _generated(config: DataConfig, seed: int) -> list[Row]:
+    return list(_problems(config.model_dump_json(), seed))
+
+
+@lru_cache(maxsize=8)  # a stage and the run after it often have the same problems
+def _problems(config_json: str, seed: int) -> tuple[Row, ...]:
     """Distinct problems of the wanted part, in the order of their index."""
+    config = DataConfig.model_validate_json(config_json)
     if config.split not in ("train", "held_out"):
         raise DataError(f"split={config.split!r} of generator {config.source}: use train or held_out")
     make = _row_maker(config, seed)
@@ -172,22 +179,24 @@ def _generated(config: DataConfig, seed: int) -> list[Row]:
             break
         place = f"{config.source} #{index} (seed {seed})"
         record = make(index)
-        identity = record.get("identity")
-        row = make_row(
-            record, columns=config.columns, origin=place, default_id=place, identity=identity, template=config.template
-        )
-        if row.identity in seen or is_held_out(row.identity) != (config.split == "held_out"):
+        identity = str(record["identity"])
+        if identity in seen or is_held_out(identity) != (config.split == "held_out"):
             misses += 1
             continue
         misses = 0
-        seen.add(row.identity)
-        rows.append(row)
+        seen.add(identity)
+        rows.append(
+            make_row(
+                record, columns=config.columns, origin=place, default_id=place, identity=identity,
+                template=config.template,
+            )
+        )  # fmt: skip
     if not rows or (config.limit and len(rows) < config.limit):
         raise DataError(
             f"{config.source}({_shown(config.args)}) has only {len(rows)} different {config.split} problems, "
             f"{wanted} were asked for; make it harder or lower the number"
         )
-    return rows
+    return tuple(rows)
 
 
 def _row_maker(config: DataConfig, seed: int) -> Callable[[int], RawRow]:
