@@ -15,14 +15,12 @@ from html import escape
 from pathlib import Path
 from typing import Literal
 
-import yaml
-from pydantic import ValidationError
-
 from llmrl.atomic import write_text
 from llmrl.data.conversation import Renderer
 from llmrl.data.pictures import load_pictures
-from llmrl.envs.build import check_environment, open_host
+from llmrl.envs.build import open_host
 from llmrl.errors import EvalError
+from llmrl.eval.environments import find_environment
 from llmrl.eval.metrics import clustered_interval
 from llmrl.eval.models import Model, find_models
 from llmrl.eval.tables import table
@@ -34,7 +32,6 @@ from llmrl.rollout.engine import EngineSettings, RolloutEngine
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.store import write_rollouts
 from llmrl.settings.env import EnvConfig
-from llmrl.settings.load import find_recipe, load_recipe
 from llmrl.train.sample import judged
 from llmrl.types import Prompt, Sampling, Score, StatusKind, Trajectory, by_episode, total
 
@@ -71,27 +68,6 @@ class Success:
     turns: float
     invalid: float  # share of steps without a valid action
     errored: float  # share of episodes that failed; they count as not solved
-
-
-def find_environment(text: str) -> tuple[str, EnvConfig]:
-    """(what to call it, the environment): a name, a YAML mapping such as '{name: minigrid, turns: 20}', or a recipe.
-
-    Raises EvalError for anything else.
-    """
-    if text.endswith((".yaml", ".yml")):
-        recipe = load_recipe(find_recipe(Path(text)))
-        if recipe.env is None:
-            raise EvalError(f"--env {text}: this recipe has no env section")
-        return recipe.name, recipe.env
-    try:
-        section = yaml.safe_load(text)
-        config = EnvConfig(**(section if isinstance(section, dict) else {"name": str(section)}))
-    except (yaml.YAMLError, ValidationError, TypeError) as error:
-        raise EvalError(f"--env {text!r} is no name, recipe or mapping of an env section: {error}") from error
-    check_environment(config)
-    levels = config.args.get("level") or config.args.get("id") or config.args.get("challenge")
-    view, scrambled = config.args.get("view", ""), "scrambled" if config.args.get("scrambled") else ""
-    return "-".join(str(part) for part in (config.name, levels, view, scrambled) if part), config
 
 
 def evaluate_agents(

@@ -81,23 +81,31 @@ def run(
         return
     with _errors():
         from llmrl.errors import EvalError
-        from llmrl.eval.agents import AgentOptions
-        from llmrl.eval.evaluate import evaluate_all
-        from llmrl.eval.plan import Options
+        from llmrl.eval.environments import find_environment
+        from llmrl.eval.models import find_models
+        from llmrl.eval.tasks import find_task
 
         if not model:
             raise EvalError("no model; give --model with a folder, a hub id, a catalog name or a run")
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        # Mistakes in names are told before torch is imported.
+        _ = [find_models(text, checkpoints=checkpoints) for text in model], list(map(find_task, names))
         if env:
             if tasks:
                 raise EvalError("--env and --tasks are two evaluations; run them one after the other")
-            options = AgentOptions(
+            _ = [find_environment(text) for text in env]
+            from llmrl.eval.agents import AgentOptions
+
+            played = AgentOptions(
                 levels=levels, samples=samples or 1, seed=seed, temperature=temperature or 0.0,
                 max_tokens=max_tokens or 128, max_length=max_length, engine=engine, dtype=dtype,
             )  # fmt: skip
-            _agents(model, env, out or Path("evals") / "agents", options, checkpoints)
+            _agents(model, env, out or Path("evals") / "agents", played, checkpoints)
             return
         if engine == "native":
             raise EvalError("--engine native plays environments; give --env, or --engine vllm or hf")
+        from llmrl.eval.evaluate import Options, evaluate_all
+
         options = Options(
             samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens,
             seed=seed, mode=mode, shots=shots, system=system, template=template, limit=limit, first=first,
@@ -107,7 +115,6 @@ def run(
             ks=tuple(k or ()), scorers=_scorers(scorer or [], scorer_args or []),
             strategies=tuple(strategy or ()), strategy_args=_arguments("--strategy-args", strategy_args),
         )  # fmt: skip
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
         with _progress() as progress:
             done = evaluate_all(
                 model, names, out=out, options=options, checkpoints=checkpoints, progress=progress, say=_say

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Collection
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
 
     `coming` are folders that stages before this recipe will leave; they stay what they are.
     """
-    from llmrl.algos.build import build_algorithm
+    from llmrl.algos.build import build_algorithm, check_run
     from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
     from llmrl.settings.stages import RLStage, SFTStage
@@ -27,7 +28,10 @@ def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
     # Mistakes in these are told before torch is imported.
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
+    check_run(recipe, algo, ranks=int(os.environ.get("WORLD_SIZE", "1")))
     check_benchmarks(recipe)
+    check_models(recipe, coming=coming)
+    check_data(recipe)
     from llmrl.eval.metrics import wilson_interval
     from llmrl.start import Parts
 
@@ -67,6 +71,31 @@ def sources_of(recipe: Recipe, *, coming: Collection[str] = ()) -> Sources:
         outcome_critic=folder(recipe.outcome_critic.path) if recipe.outcome_critic else "",
         partners={name: folder(partner.model) for name, partner in recipe.engines.items() if partner.loaded},
     )
+
+
+def check_models(recipe: Recipe, *, coming: Collection[str] = ()) -> None:
+    """Raise CatalogError for a model's name that is none; nothing is fetched. `coming`: see `sources_of`."""
+    from llmrl.policy.catalog import MODELS
+    from llmrl.policy.catalog import resolve as resolve_model
+    from llmrl.settings.stages import replaced
+
+    critics = [critic.path for critic in (recipe.critic, recipe.outcome_critic) if critic is not None and critic.path]
+    engines = [partner.model for partner in recipe.engines.values() if partner.loaded]
+    paths = {replaced(path, recipe.stage_models) for path in (recipe.model.path, *critics, *engines)}
+    for path in paths - {*coming, *recipe.stage_models.values(), *MODELS}:
+        resolve_model(path)
+
+
+def check_data(recipe: Recipe) -> None:
+    """Raise DataError for a data source that is none, or a generator that cannot give what is asked; files are not read."""
+    from llmrl.data.files import is_file_source
+    from llmrl.data.generators import is_generator
+    from llmrl.data.source import load_train_eval
+    from llmrl.seeding import key
+
+    source = recipe.data.source
+    if is_generator(source) or not (is_file_source(source) or "/" in source):
+        load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
 
 
 def check_benchmarks(recipe: Recipe) -> None:

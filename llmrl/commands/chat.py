@@ -25,16 +25,17 @@ def chat(
     """Chat with a run's policy: several turns, answers as they are written. Ends with /quit or Ctrl-D."""
     from pathlib import Path
 
+    from llmrl.eval.models import find_model
+
+    found = find_model(model, step=step)  # a misspelt name is answered before torch is imported
     import torch
     from transformers import AutoTokenizer
 
     from llmrl.commands.train import quiet_transformers
-    from llmrl.eval.models import find_model
     from llmrl.hardware import best_precision
     from llmrl.policy.loading import open_causal_lm
     from llmrl.settings.load import load_recipe
 
-    found = find_model(model, step=step)
     quiet_transformers()
     recipe = Path(model) / "recipe.yaml"
     if system is None and recipe.is_file():

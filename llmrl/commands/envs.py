@@ -35,7 +35,7 @@ def demos(
 ) -> None:
     """Write examples for an sft stage: the form of an answer, its actions drawn at random."""
     from llmrl.envs.demos import write_demonstrations
-    from llmrl.eval.agents import find_environment
+    from llmrl.eval.environments import find_environment
 
     _, config = find_environment(env)
     print(write_demonstrations(config, out, rows=rows, seed=seed, thoughts=thoughts))

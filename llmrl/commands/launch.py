@@ -116,12 +116,11 @@ class _Job:
 
 
 def _topology(backend: str, nodes: int, gpus_per_node: int | None, processes: int | None) -> Topology:
+    from llmrl.hardware import gpus
     from llmrl.launcher.topology import topology
 
     if gpus_per_node is None:
-        import torch
-
-        gpus_per_node = 0 if processes else torch.cuda.device_count()
+        gpus_per_node = 0 if processes else gpus()
     return topology(backend=backend, nodes=nodes, gpus_per_node=gpus_per_node, processes=processes)
 
 

@@ -85,14 +85,11 @@ def _show(recipe: Recipe, algo: Algorithm, console: Console) -> None:
     from llmrl.automatic import settle
     from llmrl.commands.memory_table import memory_table
     from llmrl.commands.plan_rows import rows_of
+    from llmrl.compose import check_models
     from llmrl.hardware import gpus
     from llmrl.launcher.topology import Topology
-    from llmrl.policy.catalog import MODELS, resolve
 
-    own = [critic.path for critic in (recipe.critic, recipe.outcome_critic) if critic is not None and critic.path]
-    for source in (recipe.model.path, *own):
-        if source not in MODELS:
-            resolve(source)  # a misspelt name is answered here, and nothing is fetched
+    check_models(recipe)
     table = Table(show_header=False)
     for what, how_much in rows_of(recipe, algo):
         table.add_row(what, how_much)

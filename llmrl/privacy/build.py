@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,16 @@ from typing import Any
 from llmrl.data.gold import plain_ids
 from llmrl.errors import ConfigError, DataError, RunFolderError
 from llmrl.privacy.audit import Canary, make_canaries
-from llmrl.privacy.controllers import controller_of, decayed_sigmas
+from llmrl.privacy.controllers import controller_of
 from llmrl.privacy.forward import through_the_head
 from llmrl.privacy.gradients import RecordGradients
 from llmrl.privacy.groups import parameter_groups
-from llmrl.privacy.ledger import Ledger, Terms, load_ledger, terms_of
+from llmrl.privacy.ledger import Ledger, load_ledger
 from llmrl.privacy.optimizer import PrivateOptimizer
-from llmrl.privacy.planning import Plan, epsilon_by, plan
+from llmrl.privacy.planning import Plan
 from llmrl.privacy.randomness import PoissonStream, SecureSource
 from llmrl.privacy.steering import Steering
+from llmrl.privacy.terms import plan_of, section_of
 from llmrl.seeding import key
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.recipe import Recipe
@@ -42,13 +43,6 @@ class Private:
     controller: Steering
     admits: Callable[[], bool]
     claim: Callable[[], dict[str, Any]]  # what the summary says of privacy
-
-
-def section_of(recipe: Recipe) -> PrivacyConfig:
-    """The recipe's privacy section. Raises ConfigError if it has none."""
-    if recipe.privacy is None:
-        raise ConfigError("the recipe has no privacy section; add one, such as privacy: {epsilon: 4, delta: 1.0e-5}")
-    return recipe.privacy
 
 
 def make_private(recipe: Recipe, models: Models, problems: Problems, folder: Path) -> Private:
@@ -123,35 +117,6 @@ def canary_row(canary: Canary, tokenizer: Any) -> Trajectory:
     return Trajectory.of(prompt, ids[1:], text=canary.text, scores=(Score(value=0.0),))
 
 
-def plan_of(recipe: Recipe, *, records: int) -> tuple[Plan, Terms]:
-    """The plan and the terms of a recipe on so many records. Raises ConfigError."""
-    section = section_of(recipe)
-    q = section.expected_batch / max(1, records)
-    if not q <= 1:
-        raise ConfigError(
-            f"privacy.expected_batch={section.expected_batch} of {records} records is more than all; lower it"
-        )
-    found = plan(section.epsilon, section.delta, q=q, steps=recipe.train.steps, accountant=section.accountant)
-    terms = terms_of(
-        found, unit=section.unit, mode=section.mode, accountant=section.accountant, sigmas=_schedule(found, section),
-        guarantee=section.state == "released",
-    )  # fmt: skip
-    return found, terms
-
-
-def _schedule(found: Plan, section: PrivacyConfig) -> tuple[tuple[float, int], ...]:
-    """A falling schedule scaled up until it costs no more than the target; empty for constant noise."""
-    if section.sigma_decay == 1.0:
-        return ()
-    scale = 1.0
-    while True:
-        schedule = decayed_sigmas(scale * found.sigma, found.steps, ratio=section.sigma_decay)
-        history = [(sigma, found.q, steps) for sigma, steps in schedule]
-        if epsilon_by(section.accountant, history, found.delta) <= found.epsilon:
-            return schedule
-        scale *= 1.01
-
-
 def _ledger(recipe: Recipe, records: int, file: Path) -> tuple[Ledger, Plan]:
     found, terms = plan_of(recipe, records=records)
     ledger = load_ledger(file) if file.is_file() else Ledger(terms)
@@ -189,8 +154,3 @@ def _opened(models: Models, recipe: Recipe, optimizer: PrivateOptimizer) -> Mode
 def public_notes(notes: Sequence[str]) -> list[str]:
     """What may be told of the data: lengths of training rows stay inside."""
     return [note for note in notes if not note.startswith("training")]
-
-
-def held_records(prompts: Sequence[Mapping[str, Any]], section: PrivacyConfig) -> int:
-    """How many records rows with these columns are."""
-    return len(prompts) if section.unit == "row" else len({str(columns.get(section.unit)) for columns in prompts})

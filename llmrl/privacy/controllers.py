@@ -79,16 +79,6 @@ class Quantile:
         self._thresholds = state["thresholds"].tolist()
 
 
-def decayed_sigmas(sigma: float, steps: int, *, ratio: float, pieces: int = 8) -> tuple[tuple[float, int], ...]:
-    """A schedule (sigma, steps) that falls geometrically by `ratio` overall around `sigma`: noisy first, exact later.
-
-    It is fixed before training, so that it needs no filter; `terms_of` refuses it if it costs more than the target.
-    """
-    lengths = [steps // pieces + (piece < steps % pieces) for piece in range(pieces)]
-    exponents = [piece / max(1, pieces - 1) - 0.5 for piece in range(pieces)]
-    return tuple((sigma * ratio**exponent, n) for exponent, n in zip(exponents, lengths, strict=True) if n)
-
-
 def utility(before: float, after: float, *, cost: float, form: Reward = "linear", floor: float = 1e-3) -> float:
     """What a controller is paid for an interval: the drop of the public probe's loss against the share of budget spent.
 

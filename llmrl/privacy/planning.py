@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
@@ -114,12 +115,19 @@ def plan(
     )  # fmt: skip
 
 
-def epsilons(history: Sequence[Step], delta: float) -> dict[str, float]:
-    """The epsilon of a history that was fixed beforehand, by every accountant that is installed."""
-    found = {"rdp": epsilon(history, delta)}
+def decayed_sigmas(sigma: float, steps: int, *, ratio: float, pieces: int = 8) -> tuple[tuple[float, int], ...]:
+    """A schedule (sigma, steps) that falls geometrically by `ratio` overall around `sigma`: noisy first, exact later.
+
+    It is fixed before training, so that it needs no filter; `terms_of` refuses it if it costs more than the target.
+    """
+    lengths = [steps // pieces + (piece < steps % pieces) for piece in range(pieces)]
+    exponents = [piece / max(1, pieces - 1) - 0.5 for piece in range(pieces)]
+    return tuple((sigma * ratio**exponent, n) for exponent, n in zip(exponents, lengths, strict=True) if n)
+
+
+def epsilons(history: Sequence[Step], delta: float) -> Iterator[tuple[str, float]]:
+    """(accountant, epsilon) of a history that was fixed beforehand, of each that is installed; the slow ones come last."""
+    yield "rdp", epsilon(history, delta)
     for name, account in (("prv", prv_epsilon), ("pld", pld_epsilon)):
-        try:
-            found[name] = account(history, delta)
-        except AccountantMissing:
-            continue
-    return found
+        with suppress(AccountantMissing):
+            yield name, account(history, delta)

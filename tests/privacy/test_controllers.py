@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from llmrl.errors import ConfigError
-from llmrl.privacy.controllers import FIELDS, Quantile, controller_of, decayed_sigmas, utility
+from llmrl.privacy.controllers import FIELDS, Quantile, controller_of, utility
 from llmrl.privacy.optimizer import Release
-from llmrl.privacy.planning import plan
+from llmrl.privacy.planning import decayed_sigmas, plan
 from llmrl.privacy.thresholds import next_threshold
 from llmrl.privacy.view import SIGNALS, ControllerView, signal_ratio
 from llmrl.settings.privacy import PrivacyConfig

@@ -5,9 +5,8 @@ import pytest
 
 from llmrl.errors import ConfigError
 from llmrl.privacy.accounting import epsilon, rdp
-from llmrl.privacy.controllers import decayed_sigmas
 from llmrl.privacy.ledger import Ledger, LedgerError, load_ledger, terms_of
-from llmrl.privacy.planning import best_order, epsilons, lowest_sigma, plan, sigma_for
+from llmrl.privacy.planning import best_order, decayed_sigmas, epsilons, lowest_sigma, plan, sigma_for
 
 
 def terms(mode="fixed", steps=50, **more):
@@ -28,7 +27,7 @@ def test_numerical_accountants_need_less_noise():
 
 def test_a_plan_says_what_it_costs_by_each_accountant():
     found = plan(2.0, 1e-5, q=0.05, steps=100)
-    costs = epsilons([(found.sigma, 0.05, 100)], 1e-5)
+    costs = dict(epsilons([(found.sigma, 0.05, 100)], 1e-5))
     assert costs["rdp"] == pytest.approx(2.0, rel=5e-3) and costs["rdp"] <= 2.0
     assert costs["prv"] == pytest.approx(costs["pld"], abs=0.03)
     assert found.order == best_order([(found.sigma, 0.05, 100)], 1e-5)

@@ -19,9 +19,10 @@ from llmrl.cli import app
 from llmrl.compose import resolve
 from llmrl.errors import ConfigError, LlmrlError, RunFolderError
 from llmrl.privacy import build
-from llmrl.privacy.build import CANARIES, LEDGER, plan_of
+from llmrl.privacy.build import CANARIES, LEDGER
 from llmrl.privacy.ledger import LedgerError, load_ledger
 from llmrl.privacy.randomness import SeededSource
+from llmrl.privacy.terms import plan_of
 from llmrl.settings.load import parse_recipe
 from llmrl.start import run
 from llmrl.train.checkpoint import digest, folder_of
