@@ -87,11 +87,12 @@ def evaluate_agents(
     if len(set(names)) < len(names):
         raise EvalError(f"two environments are called alike: {', '.join(names)}")
     chosen = [model for text in models for model in find_models(text, checkpoints=checkpoints)]
+    labels = {model: model.name if model.step is None else f"{model.name}@{model.step}" for model in chosen}
     asked = json.dumps(asdict(options), sort_keys=True)
     done = _read(out / RESULTS, asked)
     films: dict[tuple[str, str], Sequence[Trajectory]] = {}
     for model in chosen:
-        label = model.name if model.step is None else f"{model.name}@{model.step}"
+        label = labels[model]
         missing = [(name, config) for name, config in found if (label, name) not in done]
         if not missing:
             continue
@@ -106,8 +107,9 @@ def evaluate_agents(
                 out.mkdir(parents=True, exist_ok=True)
                 file = out / "rollouts" / f"{_file(label)}-{_file(name)}.parquet"
                 write_rollouts(file, rows, [None] * len(rows))
-                _write(out / RESULTS, asked, list(done.values()))
-    order = {(m.name if m.step is None else f"{m.name}@{m.step}"): place for place, m in enumerate(chosen)}
+                stored = {"options": asked, "results": [asdict(one) for one in done.values()]}
+                write_text(out / RESULTS, json.dumps(stored, indent=1))
+    order = {label: place for place, label in enumerate(labels.values())}
     results = [one for one in done.values() if one.model in order and one.environment in names]
     results.sort(key=lambda one: (order[one.model], names.index(one.environment)))
     out.mkdir(parents=True, exist_ok=True)
@@ -217,7 +219,3 @@ def _read(file: Path, asked: str) -> dict[tuple[str, str], Success]:
     if stored["options"] != asked:
         raise EvalError(f"{file} was played with other options; choose another --out, or delete it")
     return {(one["model"], one["environment"]): Success(**one) for one in stored["results"]}
-
-
-def _write(file: Path, asked: str, results: Sequence[Success]) -> None:
-    write_text(file, json.dumps({"options": asked, "results": [asdict(one) for one in results]}, indent=1))

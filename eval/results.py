@@ -149,7 +149,10 @@ def summarise(
             *_strategies(records, kept, every_k, strategies),
             *(result for rewrite, again in rewritten for result in _rewritten(rewrite.name, again, every_k)),
         ],
-        rewritten={rewrite.name: _finite(rewrite.metrics(again)) for rewrite, again in rewritten},
+        rewritten={
+            rewrite.name: {name: x if math.isfinite(x) else None for name, x in rewrite.metrics(again).items()}
+            for rewrite, again in rewritten
+        },
         mean_reward=mean(values) if any(value not in (0.0, FULL_MARKS) for value in values) else None,
         tokens=_tokens(records),
         health=_health(records, unscored=len(records) - len(kept)),
@@ -260,10 +263,6 @@ def _rewritten(name: str, records: Sequence[Record], every_k: Sequence[int]) -> 
         for k in every_k
         if k == 1 or (voted and k <= fewest)
     ]
-
-
-def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _scorers(kept: Sequence[Sequence[Sample]]) -> list[str]:

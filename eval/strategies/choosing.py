@@ -94,11 +94,9 @@ def as_weights(per_question: Sequence[Sequence[float]]) -> list[list[float]]:
     """
     if all(0.0 <= score <= 1.0 for scores in per_question for score in scores):
         return [list(scores) for scores in per_question]
-    return [[_logistic(score) for score in scores] for scores in per_question]
+    from scipy.special import expit
 
-
-def _logistic(score: float) -> float:
-    return 1 / (1 + math.exp(-score)) if score >= 0 else math.exp(score) / (1 + math.exp(score))
+    return [expit(scores).tolist() for scores in per_question]
 
 
 def _check(scores: Sequence[float], correct: Sequence[float], k: int) -> None:

@@ -106,15 +106,11 @@ def _reader(file: TaskFile) -> Any:
             columns["problem"] = text(row, "problem", "question", "prompt")
         for name in (*wanted, *file.breakdown):
             column(columns, name)
-        return Question(
-            id=identity(columns, number, file.name), answer=text(columns, "answer"), columns=_without_id(columns)
-        )
+        name = identity(columns, number, file.name)
+        columns.pop("id", None)
+        return Question(id=name, answer=text(columns, "answer"), columns=columns)
 
     return read
-
-
-def _without_id(columns: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in columns.items() if name != "id"}
 
 
 def fields(template: str) -> list[str]:

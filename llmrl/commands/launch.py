@@ -81,7 +81,8 @@ def launch(
     chosen = _topology(backend, nodes, gpus_per_node, processes)
     if node_rank >= nodes:
         raise ConfigError(f"--node-rank {node_rank}: with --nodes {nodes} the last one is {nodes - 1}")
-    changes = _with_backend(list(overrides or []), chosen)
+    # the back-end is a part of the recipe, so that every process knows it without a launcher's help
+    changes = [*(overrides or []), *([] if backend == "ddp" else [f"train.backend={chosen.backend}"])]
     changes = _with_threads(recipe, changes, chosen, elsewhere=slurm or ray, cores=cores)
     loaded = load_recipe(recipe, changes)
     console = Console(soft_wrap=True)
@@ -122,11 +123,6 @@ def _topology(backend: str, nodes: int, gpus_per_node: int | None, processes: in
     if gpus_per_node is None:
         gpus_per_node = 0 if processes else gpus()
     return topology(backend=backend, nodes=nodes, gpus_per_node=gpus_per_node, processes=processes)
-
-
-def _with_backend(overrides: list[str], chosen: Topology) -> list[str]:
-    """The back-end is a part of the recipe, so that every process knows it without a launcher's help."""
-    return overrides if chosen.backend == "ddp" else [*overrides, f"train.backend={chosen.backend}"]
 
 
 def _with_threads(

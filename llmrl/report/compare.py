@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from llmrl.report.read import Run, series
+from llmrl.settings.load import flat
 
 CURVES = {"eval/accuracy": "held-out accuracy", "eval/loss": "held-out loss", "reward/mean": "reward"}
 ALWAYS_DIFFERENT = ("name", "runs_dir", "description")
@@ -15,16 +16,10 @@ ALWAYS_DIFFERENT = ("name", "runs_dir", "description")
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """What the recipes differ in: dotted key -> its value in each run, None where it is not set."""
-    flat = [dict(_flat(run.recipe)) for run in runs]
+    flat = [dict(flat(run.recipe)) for run in runs]
     keys = list(dict.fromkeys(key for one in flat for key in one))
     found = {key: [one.get(key) for one in flat] for key in keys if key not in ALWAYS_DIFFERENT}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    if not isinstance(value, Mapping) or not value:
-        return [(prefix, value)]
-    return [item for key, part in value.items() for item in _flat(part, f"{prefix}.{key}" if prefix else str(key))]
 
 
 def solved(run: Path) -> tuple[int, dict[str, bool]] | None:

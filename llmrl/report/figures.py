@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from llmrl.report.read import Point, columns, finite, spread
 from llmrl.report.stored import read_scores_and_lengths, rollout_files
 
@@ -57,7 +59,7 @@ def distributions(run: Path, notes: list[str], *, limit: int = MAX_DISTRIBUTION_
         "step": steps,
         "stored": len(files),
         "reward": {"labels": labels, "shares": shares},
-        "length": [[quantile(sorted(row), q) for q in QUANTILES] for row in lengths],
+        "length": [np.quantile(row, QUANTILES).tolist() for row in lengths],
         "thirds": length_histograms(steps, lengths),
     }
 
@@ -86,18 +88,6 @@ def reward_shares(scores: Sequence[Sequence[float | None]]) -> tuple[list[str], 
     return labels, shares
 
 
-def quantile(ordered: Sequence[float], q: float) -> float:
-    """The q-quantile of sorted values, linear between neighbours.
-
-    >>> quantile([1, 2, 3, 4], 0.5)
-    2.5
-    """
-    place = q * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (place - below) * (ordered[above] - ordered[below])
-
-
 def length_histograms(steps: Sequence[int], lengths: Sequence[Sequence[int]]) -> dict[str, Any]:
     """Shares of the sampled lengths in equal bins, over the first, middle and last third of the steps.
 
@@ -112,9 +102,7 @@ def length_histograms(steps: Sequence[int], lengths: Sequence[Sequence[int]]) ->
     groups = []
     for name, (start, stop) in zip(names, cuts):
         found = [length for row in lengths[start:stop] for length in row]
-        counts = [0] * bins
-        for length in found:
-            counts[length // width] += 1
+        counts = np.bincount(np.array(found) // width, minlength=bins).tolist()
         label = f"{name}: steps {steps[start]} to {steps[stop - 1]}"
         groups.append({"label": label, "shares": [rounded(count / len(found)) for count in counts]})
     return {"edges": [i * width for i in range(bins)], "width": width, "groups": groups}

@@ -17,6 +17,7 @@ from llmrl.report.read import finite
 
 MEDIA = "media"  # the folder of images beside the files
 HASH = re.compile(r"^[0-9a-f]{64}$")
+TEXTS = ("prompt_id", "prompt_text", "answer", "text", "status_reason", "score_reason", "score_error")  # columns
 ROLLOUT_FILE = re.compile(r"^step-(\d+)\.parquet$")
 
 
@@ -74,18 +75,12 @@ def read_samples(file: Path, *, step: int) -> list[Sample]:
     return [
         Sample(
             step=step,
-            prompt_id=str(row.get("prompt_id") or ""),
-            prompt_text=str(row.get("prompt_text") or ""),
-            answer=str(row.get("answer") or ""),
-            text=str(row.get("text") or ""),
+            **{name: str(row.get(name) or "") for name in TEXTS},
             status=str(row.get("status") or "done"),
-            status_reason=str(row.get("status_reason") or ""),
             version=(int(row.get("version_oldest") or 0), int(row.get("version_newest") or 0)),
             sample=int(row.get("sample") or 0),
             score=finite(row.get("score")),
             parts=_parts(row.get("parts")),
-            score_reason=str(row.get("score_reason") or ""),
-            score_error=str(row.get("score_error") or ""),
             flags=tuple(str(flag) for flag in row.get("flags") or ()),
             advantage=finite(row.get("advantage")),
             sampled=sampled[i],

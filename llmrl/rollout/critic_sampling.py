@@ -268,7 +268,8 @@ def split_point(p_pass: Sequence[float], *, p_fail: Sequence[float] | None = Non
     1
     """
     passing = [float(p) for p in p_pass]
-    kept = 1 + max(range(len(passing)), key=lambda t: _rank(passing[t])) if _any_number(passing) else 0
+    known = [t for t, p in enumerate(passing) if not math.isnan(p)]
+    kept = 1 + max(known, key=lambda t: passing[t]) if known else 0
     if p_fail is None:
         return kept
     failing = [float(p) for p in p_fail]
@@ -305,11 +306,3 @@ def best_failing(p_pass: Sequence[float], m: int) -> list[int]:
     likely = [float(p) for p in p_pass]
     ranked = sorted((i for i, p in enumerate(likely) if not math.isnan(p)), key=lambda i: -likely[i])
     return ranked[:m]
-
-
-def _rank(p: float) -> float:
-    return -math.inf if math.isnan(p) else p
-
-
-def _any_number(values: Sequence[float]) -> bool:
-    return any(not math.isnan(p) for p in values)

@@ -18,7 +18,8 @@ def checksums(model: Any, request: ChecksumRequest) -> dict[str, int]:
     """Checksums of the weights in `request`, those that the model has."""
     import torch
 
-    joined = {part: (whole, parts) for whole, parts in _joined(model).items() for part in parts}
+    packed: Mapping[str, list[str]] = getattr(model, "packed_modules_mapping", None) or {}
+    joined = {part: (whole, parts) for whole, parts in packed.items() for part in parts}
     found: dict[str, int] = {}
     last, values = "", None
     for name, shape in request.shapes.items():
@@ -31,10 +32,6 @@ def checksums(model: Any, request: ChecksumRequest) -> dict[str, int]:
         # Some kernels want biases in float32; what was bfloat16 comes back from that unchanged.
         found[name] = checksum(rows.to(getattr(torch, request.dtypes[name])))
     return found
-
-
-def _joined(model: Any) -> Mapping[str, list[str]]:
-    return getattr(model, "packed_modules_mapping", None) or {}
 
 
 def _place(name: str, joined: Mapping[str, tuple[str, list[str]]], shapes: Mapping[str, Any]) -> tuple[str, int]:

@@ -9,7 +9,7 @@ to do.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def check_same_run(recipe: Recipe) -> None:
     file = recipe.run_dir / "recipe.yaml"
     if not file.is_file():
         return
-    before, now = (dict(_flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
+    before, now = (dict(flat(r.model_dump(mode="json"))) for r in (load_recipe(file), recipe))
     keys = [key for key in dict.fromkeys([*before, *now]) if before.get(key) != now.get(key)]
     # `auto` goes on with what the run was started with
     changed = [key for key in keys if not key.startswith(MAY_CHANGE) and now.get(key) != "auto"]
@@ -97,12 +97,13 @@ def check_same_run(recipe: Recipe) -> None:
         )
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flat(data: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """(dotted key, value) of nested plain data; sections of a list are numbered."""
     for key, value in data.items():
         if isinstance(value, list) and value and isinstance(value[0], dict):
             value = {str(place): item for place, item in enumerate(value)}
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from flat(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 

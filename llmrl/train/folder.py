@@ -167,7 +167,9 @@ class Metrics:
         self._file.truncate(keep_bytes)
 
     def append(self, kind: str, step: int, values: Mapping[str, float]) -> None:
-        row = {"kind": kind, "step": step} | {name: _finite(value) for name, value in sorted(values.items())}
+        row = {"kind": kind, "step": step} | {
+            name: value if math.isfinite(value) else None for name, value in sorted(values.items())
+        }
         line = (json.dumps(row) + "\n").encode()
         if self._file.write(line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
@@ -180,10 +182,6 @@ class Metrics:
 
     def close(self) -> None:
         self._file.close()
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
 
 from llmrl.batch import Algorithm, Batch, DerivesMetrics, Needs, Output, stacked
 from llmrl.policy.critic import Critic
-from llmrl.settings.recipe import TrainConfig
 from llmrl.train.logprob_model import LogprobModel, idle
 from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
 from llmrl.train.models import Models
@@ -143,7 +143,9 @@ def update(models: Models, algo: Algorithm, batch: Batch, step: int) -> dict[str
         )
     found: list[dict[str, float]] = []
     stopped = False
-    for part in _parts(batch, config, order=(models.seed, step, "minibatches")):
+    order = (models.seed, step, "minibatches")
+    parts = (minibatches(batch, config.minibatches, order=(*order, epoch)) for epoch in range(config.epochs))
+    for part in chain.from_iterable(parts):
         part = models.with_totals(part)
         with models.optimizer.frozen() if warming else nullcontext():
             metrics = _accumulate(models, algo, part)
@@ -168,11 +170,6 @@ def update(models: Models, algo: Algorithm, batch: Batch, step: int) -> dict[str
 def only_released(metrics: Mapping[str, float], released: Mapping[str, float]) -> dict[str, float]:
     """What a private step may tell: what its optimizer did, which is noised, and what it has `released`."""
     return {name: metrics[name] for name in ("lr", "grad_norm", "update/skipped")} | dict(released)
-
-
-def _parts(batch: Batch, config: TrainConfig, *, order: tuple[str | int, ...]) -> Iterator[Batch]:
-    for epoch in range(config.epochs):
-        yield from minibatches(batch, config.minibatches, order=(*order, epoch))
 
 
 def _too_far(metrics: Mapping[str, float], limit: float | None) -> bool:

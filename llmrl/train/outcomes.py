@@ -63,8 +63,8 @@ class OutcomeTrainer:
                 scores = token_scores(logits, label, mask, alignment=self.config.alignment, scale=self.config.scale)
                 found[rows, : scores.shape[1]] = scores.to(found)
                 said = pooled_logits(logits, mask, pool=self.critic.pool).tolist()
-                sampled = _sampled(part).tolist()
-                seen += [pair for pair, own in zip(zip(said, label.tolist()), sampled, strict=True) if own]
+                given = [False] * part.rows if part.given is None else part.given.tolist()
+                seen += [pair for pair, other in zip(zip(said, label.tolist()), given, strict=True) if not other]
         everyone = self.world.gather(seen)
         metrics = quality([said for said, _ in everyone], [label for _, label in everyone], self.critic.classes)
         return replace(batch, token_scores=found), {f"outcome_critic/{name}": x for name, x in metrics.items()}
@@ -141,8 +141,3 @@ def _outcome(batch: Batch) -> Tensor:
 def _judged(batch: Batch) -> Tensor:
     """Numbers of the rows that the critic can learn from: a program with a verdict."""
     return (batch.mask.any(1) & (_outcome(batch) >= 0)).nonzero().squeeze(1)
-
-
-def _sampled(batch: Batch) -> Tensor:
-    """[B] bool: rows that the policy wrote."""
-    return torch.ones(batch.rows, dtype=torch.bool) if batch.given is None else ~batch.given

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from llmrl.report.figures import distributions, length_histograms, metric_columns, quantile, reward_shares
+from llmrl.report.figures import distributions, length_histograms, metric_columns, reward_shares
 from llmrl.report.read import Point
 from tests.report.synthetic import write_run
-
-
-def test_quantiles_agree_with_numpy() -> None:
-    rng = random.Random(0)
-    for n in (1, 2, 3, 10, 101):
-        values = sorted(rng.random() for _ in range(n))
-        for q in (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0):
-            assert quantile(values, q) == pytest.approx(float(np.quantile(values, q)))
 
 
 def test_few_reward_levels_are_shown_as_they_are_with_unscored_rows_last() -> None:
