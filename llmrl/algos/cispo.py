@@ -16,6 +16,7 @@ from llmrl.algos.terms import (
     check_ranges,
     coefficient_needs,
     group_credit,
+    own_terms,
     policy_gradient_loss,
     ratio_metrics,
 )
@@ -64,8 +65,5 @@ class CISPO:
             surrogate=lambda t: capped_reinforce(t.logprobs, t.old_logprobs, t.advantages, ratio_cap=cap),
             ratios=lambda t: ratio_metrics(t, batch, clip_low=1.0, clip_high=cap - 1.0),
             normalize="token",
-            kl_coef=self.kl_coef,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
+            **own_terms(self),
         )

@@ -25,6 +25,7 @@ from llmrl.algos.terms import (
     check_ranges,
     coefficient_needs,
     group_credit,
+    own_terms,
     partial_mean,
     policy_gradient_loss,
     ratio_metrics,
@@ -130,10 +131,7 @@ class CodeRL:
             ratios=lambda t: self._movement(t, batch),
             normalize=normalize,
             constant_tokens=constant,
-            kl_coef=self.kl_coef,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
+            **own_terms(self),
         )
 
     def _weighted_nll(self, terms: Terms) -> Tensor:

@@ -22,18 +22,16 @@ from dataclasses import dataclass, replace
 
 from llmrl.algos.terms import (
     check_ranges,
+    clipped_loss,
     coefficient_needs,
     group_credit,
     last_sampled,
     minus_kl,
-    policy_gradient_loss,
-    ratio_metrics,
     required,
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import discounted_returns, leave_one_out, whiten
 from llmrl.later import torch
-from llmrl.losses import clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,13 +70,4 @@ class CritiqueRL:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        return policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, **clip),
-            ratios=lambda t: ratio_metrics(t, batch, **clip),
-            normalize="sequence",
-            importance_cap=self.importance_cap,
-            entropy_coef=0.0,
-        )
+        return clipped_loss(self, out, batch, normalize="sequence", kl_coef=0.0)  # the KL is in the reward

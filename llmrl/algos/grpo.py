@@ -19,17 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmrl.algos.terms import (
-    check_normalize,
-    check_ranges,
-    coefficient_needs,
-    group_credit,
-    policy_gradient_loss,
-    ratio_metrics,
-)
+from llmrl.algos.terms import check_normalize, check_ranges, clipped_loss, coefficient_needs, group_credit
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_center, group_zscore, leave_one_out
-from llmrl.losses import clipped_surrogate
 
 CREDIT = {"zscore": group_zscore, "center": group_center, "leave_one_out": leave_one_out}
 
@@ -79,18 +71,4 @@ class GRPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        return policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: clipped_surrogate(
-                t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip
-            ),
-            ratios=lambda t: ratio_metrics(t, batch, **clip),
-            normalize=self.normalize,
-            constant_tokens=self.constant_tokens,
-            kl_coef=self.kl_coef,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
-        )
+        return clipped_loss(self, out, batch, normalize=self.normalize)

@@ -13,16 +13,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmrl.algos.terms import (
-    check_ranges,
-    coefficient_needs,
-    group_credit,
-    policy_gradient_loss,
-    sequence_ratio_metrics,
-)
+from llmrl.algos.terms import check_ranges, coefficient_needs, group_credit, sequence_clipped_loss
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import group_zscore
-from llmrl.losses import sequence_clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +53,4 @@ class GSPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        return policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: sequence_clipped_surrogate(
-                t.logprobs, t.old_logprobs, t.advantages, t.mask, ratio="mean", **clip
-            ),
-            ratios=lambda t: sequence_ratio_metrics(t, batch, ratio="mean", **clip),
-            normalize="sequence",
-            kl_coef=self.kl_coef,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
-        )
+        return sequence_clipped_loss(self, out, batch, ratio="mean")

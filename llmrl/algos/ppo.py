@@ -26,16 +26,15 @@ from llmrl.algos.terms import (
     bootstrapped,
     check_normalize,
     check_ranges,
+    clipped_loss,
     coefficient_needs,
     partial_mean,
-    policy_gradient_loss,
-    ratio_metrics,
     required,
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
 from llmrl.later import torch
-from llmrl.losses import clipped_surrogate, clipped_value, keep, kl_estimate
+from llmrl.losses import clipped_value, keep, kl_estimate
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -175,21 +174,8 @@ class PPO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy and value loss."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        policy = policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: clipped_surrogate(
-                t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip
-            ),
-            ratios=lambda t: ratio_metrics(t, batch, **clip),
-            normalize=self.normalize,
-            constant_tokens=self.constant_tokens,
-            kl_coef=self.kl_coef if self.kl_in == "loss" else 0.0,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
-        )
+        kl_coef = self.kl_coef if self.kl_in == "loss" else 0.0
+        policy = clipped_loss(self, out, batch, normalize=self.normalize, kl_coef=kl_coef)
         value, metrics = self._value_loss(out, batch)
         if self.kl_coef and self.kl_in == "reward":
             metrics["kl_ref"] = partial_mean(batch)(self._kl_of_sampling(batch))

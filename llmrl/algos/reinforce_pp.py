@@ -16,18 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from llmrl.algos.terms import (
-    check_ranges,
-    coefficient_needs,
-    group_credit,
-    minus_kl,
-    policy_gradient_loss,
-    ratio_metrics,
-    required,
-)
+from llmrl.algos.terms import check_ranges, clipped_loss, coefficient_needs, group_credit, minus_kl, required
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import discounted_returns, group_center, whiten
-from llmrl.losses import clipped_surrogate, keep
+from llmrl.losses import keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,15 +66,5 @@ class ReinforcePP:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        return policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, **clip),
-            ratios=lambda t: ratio_metrics(t, batch, **clip),
-            normalize="token",
-            kl_coef=self.kl_coef if self.baseline == "group" else 0.0,
-            kl_estimator="k2",
-            importance_cap=self.importance_cap,
-            entropy_coef=self.entropy_coef,
-        )
+        kl_coef = self.kl_coef if self.baseline == "group" else 0.0
+        return clipped_loss(self, out, batch, normalize="token", kl_coef=kl_coef, kl_estimator="k2")

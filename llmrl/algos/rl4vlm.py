@@ -20,9 +20,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmrl.algos.steps import explained_variance, step_credit, step_value_loss, thought_weights
-from llmrl.algos.terms import Terms, check_ranges, coefficient_needs, policy_gradient_loss, sequence_ratio_metrics
+from llmrl.algos.terms import check_ranges, coefficient_needs, sequence_clipped_loss
 from llmrl.batch import Batch, Loss, Needs, Output
-from llmrl.losses import sequence_clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,21 +74,7 @@ class RL4VLM:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy and value loss."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
         weights = thought_weights(batch, self.thought_weight)
-
-        def weighed(t: Terms) -> Terms:
-            return replace(t, logprobs=weights * t.logprobs, old_logprobs=weights * t.old_logprobs)
-
-        policy = policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: sequence_clipped_surrogate(
-                weighed(t).logprobs, weighed(t).old_logprobs, t.advantages, t.mask, ratio="sum", **clip
-            ),
-            ratios=lambda t: sequence_ratio_metrics(weighed(t), batch, ratio="sum", **clip),
-            normalize="sequence",
-            entropy_coef=self.entropy_coef,
-        )
+        policy = sequence_clipped_loss(self, out, batch, ratio="sum", weights=weights)
         value, metrics = step_value_loss(out, batch, coef=self.value_coef, clip=self.value_clip)
         return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **metrics})

@@ -17,13 +17,12 @@ from llmrl.algos.terms import (
     check_ranges,
     coefficient_needs,
     group_credit,
-    policy_gradient_loss,
     required,
-    sequence_ratio_metrics,
+    sequence_clipped_loss,
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import leave_one_out
-from llmrl.losses import keep, sequence_clipped_surrogate
+from llmrl.losses import keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,14 +61,4 @@ class RLOO:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
-        return policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: sequence_clipped_surrogate(
-                t.logprobs, t.old_logprobs, t.advantages, t.mask, ratio="sum", **clip
-            ),
-            ratios=lambda t: sequence_ratio_metrics(t, batch, ratio="sum", **clip),
-            normalize="sequence",
-            entropy_coef=self.entropy_coef,
-        )
+        return sequence_clipped_loss(self, out, batch, ratio="sum", kl_coef=0.0)  # the KL is in the reward

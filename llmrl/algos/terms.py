@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from llmrl.batch import Batch, Loss, Needs, Output
@@ -18,9 +19,11 @@ from llmrl.losses import (
     Normalize,
     SequenceRatio,
     aggregate,
+    clipped_surrogate,
     keep,
     kl_estimate,
     probability_ratio,
+    sequence_clipped_surrogate,
     truncated_importance,
 )
 
@@ -184,7 +187,7 @@ def policy_gradient_loss(
     surrogate: Callable[[Terms], Tensor],
     ratios: Callable[[Terms], dict[str, Tensor]],
     normalize: Normalize,
-    entropy_coef: float,
+    entropy_coef: float = 0.0,
     kl_coef: float = 0.0,
     kl_estimator: KLEstimator = "k3",
     importance_cap: float | None = None,
@@ -206,6 +209,51 @@ def policy_gradient_loss(
         entropy_coef=entropy_coef,
         metrics={**ratios(terms), **weight_metrics, **kl_metrics},
     )
+
+
+# Terms of `policy_gradient_loss` that are hyper-parameters under the same name.
+OWN_TERMS = ("kl_coef", "kl_estimator", "importance_cap", "entropy_coef", "constant_tokens")
+
+
+def own_terms(algo: Any) -> dict[str, Any]:
+    """The terms of `policy_gradient_loss` that `algo` has as hyper-parameters."""
+    return {name: getattr(algo, name) for name in OWN_TERMS if hasattr(algo, name)}
+
+
+def clipped_loss(
+    algo: Any, out: Output, batch: Batch, *, normalize: Normalize, weights: Tensor | float = 1.0, **terms: Any
+) -> Loss:
+    """The loss of PPO's surrogate, clipped token by token as `algo` says and times `weights`; its other terms are those
+    that `algo` has, or `terms`.
+    """
+    clip, dual = {"clip_low": algo.clip_low, "clip_high": algo.clip_high}, getattr(algo, "dual_clip", None)
+
+    def surrogate(t: Terms) -> Tensor:
+        return weights * clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, dual_clip=dual, **clip)
+
+    ratios = partial(ratio_metrics, batch=batch, **clip)
+    terms = {**own_terms(algo), **terms}
+    return policy_gradient_loss(out, batch, surrogate=surrogate, ratios=ratios, normalize=normalize, **terms)
+
+
+def sequence_clipped_loss(
+    algo: Any, out: Output, batch: Batch, *, ratio: SequenceRatio, weights: Tensor | float = 1.0, **terms: Any
+) -> Loss:
+    """The same with one ratio a row, of log-probabilities times `weights`; a mean over rows."""
+    clip = {"clip_low": algo.clip_low, "clip_high": algo.clip_high, "ratio": ratio}
+
+    def weighed(t: Terms) -> Terms:
+        return replace(t, logprobs=weights * t.logprobs, old_logprobs=weights * t.old_logprobs)
+
+    def surrogate(t: Terms) -> Tensor:
+        own = weighed(t)
+        return sequence_clipped_surrogate(own.logprobs, own.old_logprobs, t.advantages, t.mask, **clip)
+
+    def ratios(t: Terms) -> dict[str, Tensor]:
+        return sequence_ratio_metrics(weighed(t), batch, **clip)
+
+    terms = {**own_terms(algo), **terms}
+    return policy_gradient_loss(out, batch, surrogate=surrogate, ratios=ratios, normalize="sequence", **terms)
 
 
 def partial_mean(batch: Batch) -> Callable[[Tensor], Tensor]:

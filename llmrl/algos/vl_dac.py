@@ -23,9 +23,8 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llmrl.algos.steps import explained_variance, step_credit, step_value_loss, thought_weights
-from llmrl.algos.terms import check_ranges, coefficient_needs, policy_gradient_loss, ratio_metrics
+from llmrl.algos.terms import check_ranges, clipped_loss, coefficient_needs
 from llmrl.batch import Batch, Loss, Needs, Output
-from llmrl.losses import clipped_surrogate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,21 +83,8 @@ class VLDAC:
 
     def loss(self, out: Output, batch: Batch) -> Loss:
         """The share of one micro-batch: policy, KL and value loss."""
-        clip = {"clip_low": self.clip_low, "clip_high": self.clip_high}
         weights = thought_weights(batch, self.thought_weight)
         weights = weights * batch.mask.sum(1, keepdim=True) / weights.sum(1, keepdim=True).clamp_min(1e-9)
-        policy = policy_gradient_loss(
-            out,
-            batch,
-            surrogate=lambda t: (
-                weights * clipped_surrogate(t.logprobs, t.old_logprobs, t.advantages, dual_clip=self.dual_clip, **clip)
-            ),
-            ratios=lambda t: ratio_metrics(t, batch, **clip),
-            normalize="sequence",
-            kl_coef=self.kl_coef,
-            kl_estimator=self.kl_estimator,
-            importance_cap=self.importance_cap,
-            entropy_coef=0.0,
-        )
+        policy = clipped_loss(self, out, batch, normalize="sequence", weights=weights)
         value, metrics = step_value_loss(out, batch, coef=self.value_coef, clip=self.value_clip)
         return Loss(value=policy.value + self.value_coef * value, metrics={**policy.metrics, **metrics})
