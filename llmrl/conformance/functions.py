@@ -80,10 +80,10 @@ class Subject:
 
 def _subject(name: str, *arguments: str, wrt: tuple[str, ...] = (), **options: Any) -> Subject:
     """The function `name` of credit or losses on the sample's fields `arguments`; its definition has the same options."""
-    fast, definition = getattr(credit, name, None) or getattr(losses, name), getattr(slow, name)
+    home, definition = credit if hasattr(credit, name) else losses, getattr(slow, name)
     return Subject(
         name=" ".join([name, *(str(value) for value in options.values() if isinstance(value, str))]),
-        fast=lambda s: fast(*(getattr(s, one) for one in arguments), **options),
+        fast=lambda s: getattr(home, name)(*(getattr(s, one) for one in arguments), **options),
         slow=lambda s: definition(*(getattr(s, one) for one in arguments), **options),
         wrt=wrt,
     )

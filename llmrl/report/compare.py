@@ -16,9 +16,9 @@ ALWAYS_DIFFERENT = ("name", "runs_dir", "description")
 
 def differences(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """What the recipes differ in: dotted key -> its value in each run, None where it is not set."""
-    flat = [dict(flat(run.recipe)) for run in runs]
-    keys = list(dict.fromkeys(key for one in flat for key in one))
-    found = {key: [one.get(key) for one in flat] for key in keys if key not in ALWAYS_DIFFERENT}
+    recipes = [dict(flat(run.recipe)) for run in runs]
+    keys = list(dict.fromkeys(key for one in recipes for key in one))
+    found = {key: [one.get(key) for one in recipes] for key in keys if key not in ALWAYS_DIFFERENT}
     return {key: values for key, values in found.items() if any(value != values[0] for value in values)}
 
 
