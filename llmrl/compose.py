@@ -93,8 +93,8 @@ def check_data(recipe: Recipe) -> None:
     from llmrl.data.source import load_train_eval
     from llmrl.seeding import key
 
-    source = recipe.data.source
-    if is_generator(source) or not (is_file_source(source) or "/" in source):
+    sources = [own.source for own in recipe.data.each().values()]
+    if all(is_generator(source) or not (is_file_source(source) or "/" in source) for source in sources):
         load_train_eval(recipe.data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
 
 
