@@ -31,7 +31,7 @@ _DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)"
 _PLAIN = rf"{_DIGITS}(?:\.[0-9]+)?(?:/[0-9]+)?"
 _NUMBER = re.compile(rf"[+-]?{_PLAIN}")
 # Everything that could be part of a number or of a word with digits in it, in one piece.
-_TOKEN = re.compile(r"[A-Za-z0-9_.,/]*[0-9][A-Za-z0-9_/]*(?:[.,][A-Za-z0-9_/]+)*")
+_TOKEN = re.compile(r"(?<![A-Za-z0-9_.,/])[A-Za-z0-9_.,/]*[0-9][A-Za-z0-9_/]*(?:[.,][A-Za-z0-9_/]+)*")
 _LIST_JOINT = re.compile(r"(?:[ \t]*(?:[,;/|&]|\bor\b|\band\b)[ \t]*)+|[ \t]+", re.IGNORECASE)
 _OPERATOR_BEFORE = re.compile(r"[0-9)\]}][ \t$]*(?:[-+*/×÷^·%−]|\*\*|\\times|\\cdot|\\div)[ \t$]*\(?[ \t]*[+-]?$")
 _BULLET = r"[\s>*#$-]*(?:\(?[0-9]+[.)]\s+)?"

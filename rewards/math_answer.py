@@ -13,11 +13,12 @@ import json
 import os
 import re
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llmrl.rewards.exact_number import parse_number
 from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
-from llmrl.rewards.maths.judge import CALCULUS, approximate, judge, split_list
+from llmrl.rewards.maths.judge import CALCULUS, approximate, bare, judge, split_list, unit_of
+from llmrl.rewards.maths.question import Asked, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
@@ -28,15 +29,13 @@ _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
 _FREE_BEFORE = re.compile(r"(?:^|[=$(\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Za-z]")
-_OTHER_TURN = re.compile(r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n\W*(?:User|Human|Instruction|Question|Problem|Q)\b")
-_DENIES = re.compile(r"n't|\b(?:not|wrong|incorrect|never|either)\b")
-_ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
-_PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
-# A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
-_ASKING = re.compile(
-    r"[^.!?]*\?|[^.!?]*\b(?:find|determine|calculate|compute|express|give|what|how|answer)\b[^.?!]*", re.IGNORECASE
+_OTHER_TURN = re.compile(
+    r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n[ \t#*]*(?:User|Human|Instruction|Question|Problem|Q)\b"
 )
-_PERCENT = re.compile(r"(?<![\d}$])(?<![\d}$] )(?<!-)\bper\s?cent(?:age)?s?\b|[a-z]\$?\s*\\?%", re.IGNORECASE)
+_DENIES = re.compile(r"n't|\b(?:not|wrong|incorrect|never|either|would)\b")
+_ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
+_IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
+_PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 _POOL = WorkerPool(
     "llmrl.rewards.maths.worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -56,12 +55,15 @@ class Verdict:
     flags: tuple[str, ...] = field(default=())
 
 
-def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False) -> Verdict:
+def verify_answer(
+    response: str, gold: str, *, timeout_s: float = 5.0, strict: bool = False, question: str = ""
+) -> Verdict:
     """Check the final answer of `response` against `gold` (LaTeX, plain text or unicode; may be boxed or GSM8K's ####).
 
     timeout_s: limit of the whole call, the start of a worker included (0.4 s of an idle core, 1.5 s for the first integral
     or sum); only waiting for a worker while other threads use all of them comes on top. strict: refuse arithmetic left
-    undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. Raises nothing for any text.
+    undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. question: what was asked; it decides
+    whether "7 more than Bob" or "$a+b = 7$" answers, and which unit does not. Raises nothing for any text.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -80,12 +82,17 @@ def verify_answer(response: str, gold: str, *, timeout_s: float = 5.0, strict: b
             if not _touched(response, box, plain.end()):
                 right = said == gold or int(said) == int(gold)
                 return Verdict(right, said, "equal integers" if right else "different integers")
-    return _verify_response(response, gold, time.monotonic() + timeout_s, strict)
+    return _verify_response(response, gold, time.monotonic() + timeout_s, strict, asked(question[-4_000:]))
 
 
-def _verify_response(response: str, gold: str, deadline: float, strict: bool) -> Verdict:
-    found = extract(response)
+def _verify_response(response: str, gold: str, deadline: float, strict: bool, wanted: Asked) -> Verdict:
+    found = extract(response, difference=wanted.difference, words=_IN_WORDS.fullmatch(gold) is not None)
     verdict = _verify(found, gold, deadline, strict)
+    named, _, value = (found.answer or "").rpartition("=")
+    if verdict.correct is False and named and bare(named.partition("=")[0]) in wanted.expressions:
+        verdict = _verify(replace(found, answer=value), gold, deadline, strict)
+    if verdict.correct and wanted.other_units and unit_of(found.answer or "") in wanted.other_units:
+        return replace(verdict, correct=False, reason="another unit than asked")
     if found.where == "box" and verdict.reason.startswith("the answer cannot be read") and not found.stuffed:
         again = after_the_box(response)  # an unreadable box does not hide "The answer is 7." after it
         return verdict if again is None else _verify(again, gold, deadline, strict)
@@ -153,15 +160,6 @@ def _within(answer: str, gold: str, tolerance: float) -> bool:
     return all(abs(x - y) <= tolerance for x, y in zip(*pairs))  # type: ignore[operator]
 
 
-def _asks_for_percent(question: str) -> bool:
-    """Whether a question wants a percentage, and does not just mention one.
-
-    >>> _asks_for_percent("By what percent did it grow?"), _asks_for_percent("At a 20% discount, what is the price?")
-    (True, False)
-    """
-    return any(_PERCENT.search(sentence) for sentence in _ASKING.findall(question[-4_000:]))
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MathAnswer:
     """1.0 if the completion's final answer equals `prompt.answer`, 0.0 if not, None if the gold cannot be read.
@@ -180,8 +178,9 @@ class MathAnswer:
         gold, text = trajectory.prompt.answer, trajectory.text
         truncated = trajectory.status.kind is StatusKind.TRUNCATED
         deadline = time.monotonic() + self.timeout_s
-        verdict = verify_answer(text, gold, timeout_s=self.timeout_s, strict=self.strict)
-        if verdict.correct is not None and verdict.extracted and _asks_for_percent(trajectory.prompt.text):
+        question = trajectory.prompt.text[-4_000:]
+        verdict = verify_answer(text, gold, timeout_s=self.timeout_s, strict=self.strict, question=question)
+        if verdict.correct is not None and verdict.extracted and asked(question).percent:
             verdict = self._as_percent(verdict, gold, deadline)
         correct, reason = verdict.correct, verdict.reason
         allowed = trajectory.prompt.columns.get(self.tolerance)
@@ -201,7 +200,7 @@ class MathAnswer:
         marked = said != (verdict.extracted or "").strip()
         if marked == (wanted != gold.strip()):
             return verdict
-        again = _verify_response(f"\\boxed{{{said}}}", wanted, deadline, self.strict)
+        again = _verify_response(f"\\boxed{{{said}}}", wanted, deadline, self.strict, Asked())
         value = parse_number(wanted)
         if again.correct or (marked and value is not None and abs(value) > 1):
             return Verdict(again.correct, verdict.extracted, again.reason, verdict.flags)

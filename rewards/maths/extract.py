@@ -13,9 +13,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
-from llmrl.rewards.maths.sentences import DOUBT, NUMBER, TAIL, spans_of, stated, without_denials
+from llmrl.rewards.maths.sentences import DENIAL, DOUBT, NUMBER, TAIL, says_something, spans_of, stated, without_denials
 from llmrl.rewards.maths.units import ONE_WORD, canonical_unit, numerals, spoken_value
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
@@ -27,9 +28,9 @@ _OPENING = re.compile(
 )
 _TURN_ENDS = re.compile(
     r"<\|(?:im_end|im_start|eot_id|eom_id|endoftext|end_of_text|end|start_header_id|user)\|>|</s>|<end_of_turn>"
-    r"|<start_of_turn>|<eos>|\[INST\]|\n\s*(?:#+\s*)?(?:\*\*)?(?:User|Human|Instruction)(?:\*\*)?\s*:"
+    r"|<start_of_turn>|<eos>|\[INST\]|\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:User|Human|Instruction)(?:\*\*)?\s*:"
 )
-_NEXT_QUESTION = re.compile(r"\n\s*(?:#+\s*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
+_NEXT_QUESTION = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
 _COMMITS = re.compile(r"####|boxed|\banswer\b", re.IGNORECASE)
 _EMPTY_BOX = re.compile(
     r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?"
@@ -56,21 +57,29 @@ _NEGATED_BEFORE = re.compile(
     re.IGNORECASE,
 )
 _NEGATED_AFTER = re.compile(
-    r"^[\s$*})\].,]*(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)", re.IGNORECASE
+    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)|would be\b"
+    r"|(?:(?:no|wait|but|hmm|oops)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| must be| looks| seems)?\s*"
+    r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b))",
+    re.IGNORECASE,
 )
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
-    r"|finish|decide|figure|see how|compute)\b"
+    r"|finish|decide|figure|see how|compute|view|see|access)\b"
     r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\bnot enough information\b",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"(?<![0-9])\.(?=\s|$)|\.(?=\s+[A-Z])|\.\s*$|\n\s*\n|[!?](?=\s+[A-Z]|\s*$)")
 _SENTENCES = re.compile(
-    r"(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<=[.!?])\s+|\n|;|\bbut\b(?<!not)", re.IGNORECASE
+    r"(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?:(?<=[.!?])|(?<=[.!?][$)])|(?<=[.!?]\$\$))\s+"
+    r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|\n+|;",
+    re.IGNORECASE,
 )
-_TAKEN_BACK = re.compile(
-    r",\s*(?:which|but (?:this|that|it))\s+(?:is|was|can|must|seems)\s*(?:n't|not|wrong|incorrect|false|impossible)"
+_ASIDE_SENTENCE = re.compile(
+    r"\W*(?:note|remark|check\w*|verif\w+|verification|indeed|more generally)\b|\(", re.IGNORECASE
 )
+_TAKES_BACK = re.compile(
+    r"\W*(?:no|wait|that|this|it|but)\b[^\d]{0,30}\b(?:not|wrong|incorrect|false|no)\b|no\b", re.IGNORECASE
+)
+_IF = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 # What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
 _REFUSED_BEFORE = re.compile(
@@ -100,17 +109,19 @@ _LEAD = re.compile(
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:,]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
-_CHOICE_IN_BOLD = re.compile(r"\*\*\s*(\(?[A-E]\)?[).:]?\s[^*\n]*?)\s*\*\*[.\s]*$")
-_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
-_ONE_LINE_BLOCK = re.compile(r"```(?:latex|tex|text|math|plaintext|md)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```")
-_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
-_IN_WORDS = re.compile(rf"(?:negative |minus )?(?:{ONE_WORD}\b|\d)", re.IGNORECASE)
-# 27 apples were sold: the number and what it counts.
-_PREDICATE = re.compile(
-    rf"^({NUMBER.pattern}(?: [a-z]+){{0,3}}?) (?:is|are|was|were|will|would|have|has|had|can|remain\w*|left)\b"
-    r"(?! (?:not|wrong|in))[^\d$\\]*$"
+_CHOICE = re.compile(r"(?:^|\s)(\([A-E]\)\s[^\n]*?|[A-E][).:]\s[^\n]*?)[.\s]*$")
+_OPTION = re.compile(
+    r"\b(?:option|choice)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b", re.IGNORECASE
 )
-_MORE = re.compile(r"^([$€£]?[\d.,/]+) more (?=[a-z])(?!than\b)(?!\w+ than\b)")
+_PREDICATE_WORDS = re.compile(
+    r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
+    re.IGNORECASE,
+)
+_TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
+_ONE_LINE_BLOCK = re.compile(
+    r"```(?:latex|tex|text|math|plaintext|md|json|output)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```"
+)
+_BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +178,7 @@ def _from_boxes(text: str) -> Extracted | None:
     if len(run) == 1 and (
         _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])
     ):
-        return Extracted(None, "the last box is negated", count)
+        return _from_phrase(text[end:][-FINAL_PART:], False) or Extracted(None, "the last box is negated", count)
     answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else _join(pieces, run)
     if answer is None:
         return Extracted(None, "the last box is part of something else", count)
@@ -207,7 +218,7 @@ def _with_neighbours(piece: tuple[int, int, str], text: str) -> str | None:
     return said
 
 
-def _from_phrase(text: str) -> Extracted | None:
+def _from_phrase(text: str, difference: bool) -> Extracted | None:
     """What follows the last "#### " or "answer is" that has something behind it."""
     _, marker, rest = text.rpartition("####")
     if marker:
@@ -215,99 +226,59 @@ def _from_phrase(text: str) -> Extracted | None:
         return Extracted(line.strip() or None, "####")
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
-        clause = _CLAUSES.split(_SENTENCES.split(text[: match.start()])[-1] or "")[-1]
-        if DOUBT.search(clause):
+        clause = _CLAUSES.split(_sentences(text[: match.start()])[-1])[-1]
+        if DOUBT.search(clause) or DENIAL.search(clause) or _IF.search(clause):
             return Extracted(None, "the answer is only supposed")
         if rest and not _ELSEWHERE.match(rest) and not (rest[0] == "\\" and boxes_of(rest[:200])[:1]):
-            return _after_marker(rest[:LONGEST_ANSWER])
+            return _after_marker(rest[:LONGEST_ANSWER], difference)
     return None
 
 
-def _after_marker(rest: str) -> Extracted:
-    rest = re.sub(r"^-\s+(?=\d)", "", rest)
-    spans = spans_of(rest)
-    if spans and spans[0][0] <= 2:
-        return _phrase_spans(rest, spans)
-    end = _SENTENCE_END.search(rest)
-    sentence = (rest[: end.start()] if end else rest).split("\n", 1)[0]
-    if (
-        re.match(r"(?:not|never|unknown|unclear)\b|n't|n’t", rest, re.IGNORECASE)
-        and without_denials(sentence) == sentence
-    ):
-        return Extracted(None, "the answer is negated")
-    if _TAKEN_BACK.search(sentence):
-        return Extracted(None, "the answer is taken back")
-    sentence = without_denials(sentence).strip()
+def _after_marker(rest: str, difference: bool) -> Extracted:
+    """What the sentence behind "answer is" says: all of it if it is nothing but an answer, else what it states."""
+    sentence = without_denials(_sentences(re.sub(r"^-\s+(?=\d)", "", rest))[0]).strip(' *_`"')
     while lead := _LEAD.match(sentence):
         sentence = sentence[lead.end() :]
-    prose = re.match(r"[A-Za-z']{2,}[ ,]|\w+\s+is\b", sentence) and re.search(r"\d|\$|\\[(\[]", sentence)
-    if prose and not _IN_WORDS.match(sentence):
-        whole = rest[: end.start()] if end else rest
-        return Extracted(stated(whole.split("\n", 1)[0]), "answer sentence")
-    line = _PREDICATE.sub(r"\1", TAIL.sub("", sentence)).strip(' *_`.,;"')
-    if line.count("}") > line.count("{"):  # of a JSON object around the answer
-        line = line.rstrip('} "')
-    if re.search(r"\bnot\b|n't", line):
-        line = re.split(r"[,;]?\s*\b(?:and\s+|but\s+)?not\b", line)[0].strip(" ,;(")
-    if re.search(r"\b(?:or|and)$", line):
-        return Extracted(None, "the answer is one of several")
-    return Extracted(_MORE.sub(r"\1 ", line) or None, "answer phrase")
+    if sentence.count("}") > sentence.count("{"):  # of a JSON object around the answer
+        sentence = sentence.rstrip('} "')
+    line = TAIL.sub("", re.sub(r"(?<=\d) times\W*$", "", sentence))
+    if re.search(r"\b(?:otherwise|unless|depending|maybe)\b", sentence[len(line) :]):
+        return Extracted(None, "the answer is only supposed")
+    line = line.strip(" *_`.,;")
+    if _stands_alone(line) or _CHOICE.match(line):
+        return Extracted(line, "answer phrase")
+    return Extracted(stated(f"is {sentence}", difference=difference), "answer sentence")
 
 
-def _phrase_spans(rest: str, pieces: list[tuple[int, int, str]]) -> Extracted:
-    stop = 1
-    while stop < len(pieces) and len(_joint(pieces[: stop + 1], rest)) == stop + 1:
-        stop += 1
-    if _NEGATED_AFTER.search(rest[pieces[stop - 1][1] : pieces[stop - 1][1] + 40]):
-        return Extracted(None, "the answer is negated")
-    answer = ", ".join(content.strip() for _, _, content in pieces[:stop])
-    after = rest[pieces[stop - 1][1] :]
-    if scaled := _SCALED.match(after):
-        return Extracted(f"{answer} {scaled.group(1)}", "answer phrase")
-    tail = re.match(r"\s*((?:[a-zA-Z]+[ /]?){1,3})(?:\^\{?(\d)\}?)?\s*(?:[.,;\n]|$)", after)
-    if stop == 1 and tail and not TAIL.match(" " + tail.group(1)):
-        power = f"^{tail.group(2)}" if tail.group(2) else ""
-        answer += f" \\text{{ {tail.group(1).strip()}}}{power}"
-    return Extracted(answer, "answer phrase")
+def _sentences(text: str) -> list[str]:
+    """The sentences of a text, at least one; a stop within a maths span ends none."""
+    inside = [False] * (len(text) + 1)
+    for start, end, _ in spans_of(text)[-60:]:
+        inside[start + 1 : end] = [True] * (end - start - 1)
+    cuts = [match.end() for match in _SENTENCES.finditer(text) if not inside[match.start()]]
+    return [text[start:end].strip() for start, end in pairwise([0, *cuts, len(text)])]
 
 
-def _from_last_sentence(text: str) -> Extracted:
-    """What the last sentence with a number or a maths span states."""
-    pieces = spans_of(text)
-    numbers = [m for m in NUMBER.finditer(text) if not any(s <= m.start() < e for s, e, _ in pieces[-60:])]
-    last = numbers[-1] if numbers else None
-    if pieces and (last is None or pieces[-1][1] > last.start()):
-        return _from_spans(text, pieces)
-    if last is None:
+def _from_last_sentence(text: str, difference: bool) -> Extracted:
+    """What the last sentence with a number or an expression states."""
+    sentences = _sentences(text)
+    said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
+    if not said_in:
         in_digits = re.sub(
             rf"\b{ONE_WORD}\b(?=[ .!]|$)", lambda m: str(spoken_value(m.group())), numerals(text), flags=re.IGNORECASE
         )
-        return _from_last_sentence(in_digits) if in_digits != text else Extracted(None, "no answer found")
-    if re.match(r"[^.!\n]*\?", text[last.end() :]) or _NEGATED_AFTER.search(text[last.end() : last.end() + 40]):
-        return Extracted(None, "the last number is negated or asked")
-    if chosen := _CHOICE_IN_BOLD.search(text, max(0, last.start() - 200)):
+        return _from_last_sentence(in_digits, difference) if in_digits != text else Extracted(None, "no answer found")
+    place = next((i for i in reversed(said_in) if not _ASIDE_SENTENCE.match(sentences[i])), said_in[-1])
+    said = sentences[place]
+    if said.endswith("?"):
+        return Extracted(None, "the last number is asked")
+    if any(_TAKES_BACK.match(later) for later in sentences[place + 1 :]):
+        return Extracted(None, "the last number is taken back")
+    if chosen := _CHOICE.search(said):
         return Extracted(chosen.group(1), "last choice")
-    before = _SENTENCES.split(text[: last.start()])[-1] or ""
-    after = (_SENTENCES.split(text[last.end() :])[0] or "").rstrip(".")
-    above = text[: last.start() - len(before)].rstrip().split("\n")[-1]
-    if not before.strip(" *-") and NUMBER.fullmatch(above.strip(" *-.")):
+    if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")
-    return Extracted(stated(before + last.group() + after), "last sentence")
-
-
-def _from_spans(text: str, pieces: list[tuple[int, int, str]]) -> Extracted:
-    run = _joint(pieces, text)
-    start, end, _ = pieces[run[-1]]
-    if _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40]):
-        return Extracted(None, "the last expression is negated")
-    if len(run) == 1:
-        before = _SENTENCES.split(text[:start])[-1] or ""
-        after = (_SENTENCES.split(text[end:])[0] or "").rstrip(".")
-        said = stated(before + text[start:end] + after)
-        return Extracted(
-            said.strip(" .,;\n") if said else None, "last maths span" if said else "the last expression is hedged"
-        )
-    return Extracted(_join(pieces, run).strip(" .,;\n"), "last maths span")
+    return Extracted(stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), difference=difference), "last sentence")
 
 
 def _stands_alone(whole: str) -> bool:
@@ -334,14 +305,16 @@ def _own_turn(response: str) -> str:
         if text[: end.start()].strip():
             text = text[: end.start()]
             break
-    for end in _NEXT_QUESTION.finditer(text):
-        if _COMMITS.search(text[: end.start()].rpartition("</think>")[2]):
-            return text[: end.start()]
-    return text
+    committed = _COMMITS.search(text, text.rfind("</think>") + 1)
+    another = _NEXT_QUESTION.search(text, committed.end()) if committed else None
+    return text[: another.start()] if another else text
 
 
-def extract(response: str) -> Extracted:
+def extract(response: str, *, difference: bool = False, words: bool = False) -> Extracted:
     """The answer `response` commits to. Linear in its length (only the last 400,000 characters are read).
+
+    difference: the question asks by how much or how many times. words: the gold is words, so that "The curve is an
+    ellipse." may be an answer.
 
     >>> extract("So \\\\boxed{7}. Wait, I mean \\\\boxed{8}.").answer
     '8'
@@ -356,7 +329,7 @@ def extract(response: str) -> Extracted:
     if "<answer>" in text and (tagged := _TAGGED.search(text[-4 * FINAL_PART :])):
         text = tagged.group(1)
     found = _from_boxes(text) if "box" in text else None
-    found = found or _from_prose(text[-4 * FINAL_PART :])
+    found = found or _from_prose(text[-4 * FINAL_PART :], difference, words)
     if found.answer is not None and (lead := _LEAD.match(found.answer)):
         opened = lead.group().count("{") > lead.group().count("}")
         found = replace(found, answer=("\\text{" if opened else "") + found.answer[lead.end() :])
@@ -369,18 +342,28 @@ def after_the_box(response: str) -> Extracted | None:
     """What "answer is" says after the last box, None if it says nothing there."""
     text = _own_turn(response).rpartition("</think>")[2]
     pieces = boxes_of(text)
-    return _from_phrase(text[pieces[-1][1] :][-FINAL_PART:]) if pieces else None
+    return _from_phrase(text[pieces[-1][1] :][-FINAL_PART:], False) if pieces else None
 
 
-def _from_prose(text: str) -> Extracted:
+def _from_prose(text: str, difference: bool, words: bool) -> Extracted:
     """The answer of a text without a box."""
     text = re.sub(r"\\(?:boxed|fbox)\s*\{[^{}]*\}", " ", text)
     text = re.sub(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)  # a calculator's notes, drawings
     text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
+    text = re.sub(
+        r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$", "", text, flags=re.MULTILINE
+    )
     text = re.sub(r"[ \t]{2,}", " ", text.strip())[-FINAL_PART:]
-    if found := _from_phrase(text):
+    if found := _from_phrase(text, difference):
         return found
     whole = re.sub(r"^\W*(?:result|value|total)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
     if _UNSURE.search(whole):
         return Extracted(None, "the response does not commit itself")
-    return Extracted(whole or None, "whole response") if _stands_alone(whole) else _from_last_sentence(text)
+    if option := list(_OPTION.finditer(text)):
+        return Extracted(option[-1].group(1), "option")
+    last = text.rstrip().rpartition("\n")[2]
+    if words and not DENIAL.search(last) and not DOUBT.search(last) and (named := _PREDICATE_WORDS.search(last)):
+        return Extracted(named.group(1), "last words")
+    if _stands_alone(whole):
+        return Extracted(whole or None, "whole response")
+    return _from_last_sentence(text, difference)

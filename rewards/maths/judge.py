@@ -167,10 +167,7 @@ def judge(gold: str, answer: str, *, heavy: bool, strict: bool = False) -> tuple
     gold = gold_text(gold)
     if len(gold) > LONGEST_GOLD or not _well_formed(gold):
         return None, "the gold answer cannot be read"
-    try:
-        golds = readings(gold)
-    except (Unreadable, RecursionError):
-        golds = []
+    golds = _readings_or_none(gold)
     repeated = bare(gold) == bare(answer)
     if not golds:
         if repeated and _well_formed(gold):
@@ -234,16 +231,15 @@ def _last_side(answer: str) -> str:
     """The last side of an equation whose other sides nobody here can read, "" if there is only one side."""
     if CALCULUS.search(answer):  # sympy reads it, in the worker
         return ""
-    sides = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
-    readable = [side for side in sides[:-1] if _can_be_read(side)]
-    return sides[-1].strip() if len(sides) > 1 and not readable else ""
+    *before, last = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
+    return last.strip() if before and not any(_readings_or_none(side) for side in before) else ""
 
 
-def _can_be_read(text: str) -> bool:
+def _readings_or_none(text: str) -> list[Node]:
     try:
-        return bool(readings(text))
+        return readings(text)
     except (Unreadable, RecursionError):
-        return False
+        return []
 
 
 def split_list(text: str) -> list[str]:
@@ -266,6 +262,12 @@ def approximate(text: str) -> float | None:
     except (Unreadable, RecursionError, TooLarge, Undefined):
         return None
     return None if value is None or abs(value) > 10**300 else float(value)
+
+
+def unit_of(text: str) -> str:
+    """The unit of an answer that is one quantity in canonical spelling, "" for anything else."""
+    found = _readings_or_none(text)
+    return found[0].unit if found and isinstance(found[0], Quantity) else ""
 
 
 def _judge_labelled(gold: re.Match[str], answer: str, heavy: bool, strict: bool) -> tuple[bool | None, str]:

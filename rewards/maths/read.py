@@ -31,7 +31,7 @@ class Token:
 
 _GONE = re.compile(
     r"\\(?:displaystyle|textstyle|scriptstyle|limits|left|right|middle|bigl|bigr|Bigl|Bigr|biggl|biggr|big|Big|bigg|Bigg"
-    r"|rm|bf|it|mathstrut|strut|checkmark|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|(?:text)?color\{[^{}]*\})(?![a-zA-Z])"
+    r"|rm|bf|it|tiny|small|large|Large|LARGE|huge|Huge|mathstrut|strut|checkmark|boldmath|allowbreak|nobreak|tag\*?\{[^{}]*\}|label\{[^{}]*\}|(?:text)?color\{[^{}]*\})(?![a-zA-Z])"
 )
 CURRENCIES = {"€": "eur", "euro": "eur", "texteuro": "eur", "£": "gbp", "pounds": "gbp", "¥": "yen", "₹": "inr", "₩": "won",
               "₽": "rub"}  # fmt: skip
@@ -39,9 +39,14 @@ _CURRENCY = re.compile(r"\\(?:euro|texteuro|pounds)(?![a-zA-Z])|[€£¥₹₩�
 _CLOCK = re.compile(r"(?<!\d)(\d{1,2}:\d\d)\s*(?:\\(?:text|mathrm)\s*\{)?\s*([ap])\.?\s?m\b\.?\s*\}?", re.IGNORECASE)
 # Answers side by side without a comma: 2 \quad 5, or a line each.
 _BESIDE = re.compile(r"(?<=[\w)}\]])\s*(?:\\q?quad|\n)\s*(?=[-+]?\d|[a-zA-Z]\s*[=_]|\\d?frac|\\sqrt)")
+# What a last bracket or \\text says about the answer: (double root), (eggs), \\text{, which is prime}, \\text{ for all } x.
 _REMARK = re.compile(
-    r"(?<=\S)\s*\(?\\?(?:text|mathrm)?\s*[{(]\s*\(?(?:only|double root|twice|correct|rounded|approx(?:imately|\.)?"
-    r"|to (?:the )?nearest [a-z]+|multiplicity (?:2|two)|a double root)\)?\s*[)}]\)?$"
+    r"(?<=\S)(?:(?:\s+|(?<=\d))\(\s*(?:\\text\s*\{)?([A-Za-z][A-Za-z ,.'-]*(?:\^\d| 2)?)\}?\s*\)"
+    r"|\s*\\(?:text|mathrm)\s*\{\s*\(?(only|twice|correct|rounded|a?\s*double root)\)?\s*\}"
+    r"|\s*\\text\s*\{\s*,?\s*(?:(which is|since|because)\b[^{}]*\}|for (?:all|every|any)\b[^{}]*\}[^=]*))$"
+)
+_MEANS_MORE = re.compile(
+    r"\b(?:or|not|no|wrong|incorrect|false|less|more|per ?cent|hundred|thousand|million|billion|dozen|base|mod|half)\b"
 )
 
 
@@ -51,7 +56,6 @@ _UNIT_FRACTION = re.compile(
     r"|\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}(?:\s|~|\\cdot|\\[,;: ])*\\(?:text|mathrm)\s*\{\s*(\w+)\s*\}\s*\^\s*\{\s*-(\d)\s*\}"
     r"|\\(?:text|mathrm)\s*\{\s*(\w+)\s*(?:\s|~|\\cdot|\\[,;: ])\s*(\w+)\s*\^\s*\{?\s*-(\d)\s*\}?\s*\}"
 )
-_UNIT_IN_BRACKETS = re.compile(r"(?<=[\d}])\s*\(\s*([a-zA-Z]{1,12}(?:\^\d)?)\s*\)$")
 _CHOSEN = re.compile(r"(?:\{\}\s*|(?<![\w)}\]]))[\^_]\{?(\d+)\}?\s*([CP])\s*_\{?(\d+)\}?")
 
 
@@ -59,6 +63,16 @@ def _chosen(match: re.Match[str]) -> str:
     """^5C_2 and _5C_2 as a binomial, ^5P_2 as the number of arrangements."""
     n, kind, k = match.groups()
     return f"\\binom{{{n}}}{{{k}}}" + (f"({k})!" if kind == "P" else "")
+
+
+def _remark(match: re.Match[str]) -> str:
+    """Nothing, but a unit in brackets, 8 (cm^2), stays a unit, and what changes the meaning stays."""
+    said = match[1] or ""
+    if _MEANS_MORE.search(match.group()):
+        return match.group()
+    if any(word in UNITS and len(word) > 1 for word in re.split(r"[\s^]", said)):
+        return f" \\text{{{said}}}"
+    return match.group() if said and (len(said) < 4 or not set(said) & set("aeiou")) else ""  # a product
 
 
 def _per(match: re.Match[str]) -> str:
@@ -185,6 +199,7 @@ def clean(text: str) -> str:
         text = text.strip("$")
     text = text.replace("\\$", " \\usd ")
     text = re.sub(r"\$\s*(?=[\d.])(?![^$]*\$)", r" \\usd ", text).replace("$", " ")
+    text = re.sub(r"([-+*/]|\\times|\\cdot)(\s*)\\usd (?=\s*[\d.])", r"\1\2", text)  # $200 - $182
     text = _CURRENCY.sub(lambda m: f" \\{CURRENCIES[m.group().lstrip(chr(92))]} ", text)
     text = re.sub(r"^\\text\s*\{\s*(USD|EUR|GBP|Rs\.?)\s*\}\s*(?=\d)", r"\1 ", text)
     text = re.sub(r"^(?:USD|US\$|US \\usd)\s*(?=\d)", r" \\usd ", text)
@@ -203,8 +218,7 @@ def clean(text: str) -> str:
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", " and ").replace("\\_", "_")
     text = re.sub(r"(?<![\w)\]}])\*\*(?=\S)|(?<=\S)\*\*$|^\*\*|`", "", text)
     text = _CHOSEN.sub(_chosen, text)
-    text = _REMARK.sub("", text)
-    text = _UNIT_IN_BRACKETS.sub(lambda m: f" \\text{{{m[1]}}}" if m[1] in UNITS and len(m[1]) > 1 else m[0], text)
+    text = _REMARK.sub(_remark, text)
     text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
@@ -325,6 +339,8 @@ def _letters(run: str, spaced: bool, before: Token | None) -> list[Token]:
         and (len(run) > 2 or run in ("ml", "mL", "Hz", "Pa"))
     ):
         return [Token("word", run, spaced)]
+    if run == "mg" and not after_number:
+        return [Token("name", "m", spaced), Token("name", "g")]
     if run in _SHORT_WORDS or (
         low in _SHORT_WORDS and (spaced or not after_number) and len(run) > 1 and not run.isupper()
     ):

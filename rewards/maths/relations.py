@@ -179,28 +179,33 @@ def tuples_of(node: Node) -> Node:
 
 
 def solved(node: Node, tell: Tell) -> Node:
-    """2x = 10, x = 5 as x = 5: an equation beside its solution, if the solution fulfils it."""
-    if not isinstance(node, Many) or node.joint == "or" or len(node.items) < 2:
+    """The conclusion of several equations: x = 5 of "2x = 10, x = 5", a + b = 7 of "a = 3, b = 4, a + b = 7".
+
+    The others must be fulfilled by it, or it by them; any other tree stays as it is.
+    """
+    if not isinstance(node, Many) or len(node.items) < 2:
         return node
     *before, last = node.items
-    if (
-        not isinstance(last, Relation)
-        or last.ops != ("=",)
-        or not isinstance(last.sides[0], Name)
-        or names(last.sides[1])
-    ):
+    if not isinstance(last, Relation) or set(last.ops) != {"="} or names(last.sides[-1]):
         return node
-    name = last.sides[0].text
-    for item in before:
+    if not names(node) <= names(last):
+        return node
+    values: dict[str, Node] = {}
+    for item in (last, *before):
+        values |= {name: value for name, value in (assignments(item) or {}).items() if not names(value)}
+        if isinstance(item, Relation) and isinstance(item.sides[0], Name) and item.ops == ("=",):
+            values[item.sides[0].text] = item.sides[1]
+    for item in node.items:
         if (
             not isinstance(item, Relation)
             or set(item.ops) != {"="}
-            or names(item) != {name}
-            or item.sides[0] == last.sides[0]
+            or (item in before and item.sides[0] == last.sides[0])
         ):
             return node
-        sides = [substitute(side, name, last.sides[1]) for side in item.sides]
-        if not all(tell(left, right) for left, right in pairwise(sides)):
+        sides = list(item.sides)
+        for name, value in values.items():
+            sides = [substitute(side, name, value) for side in sides]
+        if any(names(side) for side in sides) or not all(tell(left, right) for left, right in pairwise(sides)):
             return node
     return last
 

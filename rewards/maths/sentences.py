@@ -1,11 +1,15 @@
 """What a sentence states: the quantity it commits to, or nothing if it bounds, compares, computes with or cites a number.
 
-One list of hedges (`DOUBT`, `_BEFORE`, `_AFTER`) serves every way of finding an answer in prose.
+A sentence is read in three steps. Every number, maths span, equation and list becomes one item; the words are cut into
+clauses, of which those that begin with "since", "if", "after" and their like state nothing beside another; in what is
+left the item behind "is", "=" or "makes" counts, else the only one that no preposition, comparison or citation takes.
+Two candidates are none. One list of hedges (`DOUBT`) serves every way of finding an answer in prose.
 """
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from llmrl.rewards.maths.units import SCALES, UNITS, numerals
 
@@ -19,88 +23,101 @@ _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} |
 }
 _UNIT = "|".join(sorted((re.escape(name) for name in UNITS if len(name) < 12 and name != "in"), key=len, reverse=True))
 NUMBER = re.compile(
-    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:/\d+)?%?)"
-    rf"(?:[€£¢]|(?:{_UNIT})(?:/[a-z]{{1,3}})?(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
+    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
+    rf"(?:[€£¢]|((?:{_UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
 # Words by which a sentence does not commit to what it names, wherever they stand in it.
 DOUBT = re.compile(
-    r"not\b|n't|\b(?:none|neither|nor|never|cannot|except|wrong|incorrect|maybe|perhaps|possibly|might|could|either"
-    r"|if [^,]*\bwere|suppos\w+|assum\w+|contradict\w+|guess\w*|estimat\w+|unless|unsure|doubt\w*|instead of"
-    r"|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told|too (?:big|large|small|high|low|many|few|much|little)"
-    r"|fails?|impossible|out of time|probably|likely)\b",
+    r"\b(?:none|neither|nor|except|wrong|incorrect|mistake|misprint|maybe|perhaps|possibly|might|could|either|otherwise"
+    r"|one would|would\b.*\bif|if [^,]*\bwere|would be (?:wrong|the answer)|suppos\w+|assum\w+|contradict\w+|guess\w*"
+    r"|estimat\w+|unless|unsure|doubt(?:s|ed|ful)?|a candidate|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told"
+    r"|too (?:big|large|small|high|low|many|few|much|little)|fails?|impossible|out of time|probably|likely|at first"
+    r"|first (?:idea|guess|thought)|for (?:example|instance)|one possib\w+|seems?|appears?|depending)\b",
     re.IGNORECASE,
 )
+DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
 _CITED = (
     r"theorem|lemma|proposition|corollary|definition|axiom|equation|eq|problem|exercise|example|question|figure|fig"
     r"|table|section|chapter|page|row|column|line|step|case|part|item|no|number|option|choice|formula|rule|property"
     r"|method|remark|note|round|stage|phase|contest|exam|test|task|volume|appendix|version|level|exponent|base|year|grade"
-    r"|room|day|age|rank|chapter|verse|footnote|paragraph|assumption|hypothesis|condition|inequality|identity|algorithm"
+    r"|room|day|age|rank|verse|footnote|paragraph|assumption|hypothesis|condition|inequality|identity|algorithm"
 )
-_PART_OF = (
-    r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiples?|factors?|divisors?|powers?|roots?"
-    r"|square|cube|double|triple|percent|%|out|digits?|sum|product|difference|rest|fraction|logarithm|reciprocal"
-    r"|inverse|instead|each|none|all|any"
+_PART = (
+    r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiple|factor|divisor|power|root|square|cube"
+    r"|double|triple|percent|fraction|logarithm|reciprocal|inverse|proof|set|list|group|pair"
 )
-# What directly before a number makes it something else than the answer.
-_BEFORE = re.compile(
-    rf"(?:\b(?:than|between|and|or|the|first|last|next|previous|these|those|least|most|over|under|above|below|beyond|past"
-    rf"|near|nearly|almost|about|around|roughly|approximately|approx\.?|twice|thrice|double|triple|half|times|minus|plus"
-    rf"|modulo|mod|within|until|till|through|versus|vs|per|with|without|from|on|at|in|into|to|toward|towards|by|for|during"
-    rf"|since|before|after|among|against|across|like|unlike|exceed(?:s|ing|ed)?|add(?:ing|ed)?|subtract(?:ing|ed)?"
-    rf"|counting|divid\w+|divides|multipl\w+|check|consider|try|when|where|let|if|(?:{_CITED})s?\.?)"
-    rf"|(?:{_PART_OF}) of(?: the)?|(?<!\bthat)(?<!\bit)(?<!\bhere)(?<!\bthere)(?<!\bwhich)'s|\bx"
-    rf"|[\w)}}]\s*[-+*/×÷^]|\d\s*[,;:]"
-    r"|[(<>≤≥]|\d)\s*\**$",
-    re.IGNORECASE,
-)
-# Words that state what follows them, whatever stood before.
+LONGEST_SENTENCE = 500  # characters without its maths spans; of a longer one the end is read
+N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
+_UNDONE = "§"  # the place of arithmetic that is left undone
+_START = r"[^\w\ue000-\uf8ff]*"
+_OF_A_MEASURE = rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"  # a total of, an area of; not a third of
+# Words that state what follows them.
 _STATES = re.compile(
-    r"(?:[=≈]|\b(?:(?:that|it|here|there|which)'s|is|are|was|were|be|equals?|equal to|gives?|gave|makes?|made|get|gets|got"
-    r"|leaves?(?: \w+ with)?|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
-    r"|up to a total of|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total"
-    r"|rises?|rose|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out)(?: up| down| out)? to"
-    r"|total(?:s|ed)?|total of|have|has|had|obtain|yields?))"
-    r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a total of|equal to|precisely|still))*"
-    r"\s*[*$(]*$",
+    r"(?:[=≈→:]|\b(?:(?:that|it|here|there|which|this)['’]s|is|are|was|were|be|been|equals?|(?<!or )equal to"
+    r"|(?<!to )(?:give|make|get|have|obtain|yield|leave(?: \w+ with)?)|gives|gave|makes|made|making|gets|got|giving"
+    r"|leaving|leaves(?: \w+ with)?|becomes?|has length|yields|round(?:s|ed)?(?: \S+)?(?: up| down)? to"
+    r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
+    r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
+    r"|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down)(?: up| down| out)? to"
+    rf"|comes? out as|total(?:s|ed)?|has|had)|{_OF_A_MEASURE})"
+    r"(?: (?:us|her|him|them|you|me|now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to"
+    r"|a total of))*\s*[$(]*$",
     re.IGNORECASE,
 )
-# Anna has 12 and Ben has 36; when x = 36 this fails.
-_PARALLEL = re.compile(
-    r"\d[^.;=]{0,40}?\b(?:and|while|but|whereas)\s+(?!so\b|thus\b|then\b|therefore\b|hence\b|the total|together|altogether)"
-    r"[A-Za-z']+(?:\s+[A-Za-z']+)?\s+(?:has|have|had|is|are|was|were|gets?|got)\s*[$*]*$"
+_DEFINITE = r"(?:the|these|those|all|both|each|every|his|her|its|their|our|my|your|first|last|next|previous|other|same)"
+_PREPOSITION = (
+    r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
+    r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
 )
-_TRIED = re.compile(r"\b(?:when|if|for|at|try|let|suppose|with)\s+\$?\w+\s*=\s*$", re.IGNORECASE)
-_COMPUTED = re.compile(r"[=≈]\s*[*$(]*$")
-_ASIDE = re.compile(
-    r"\b(?:in|after|for|of|out of|of the|per|from|with|at|over|on|to make|and|by|than|between)(?: the)?$", re.IGNORECASE
+_TAKEN = re.compile(rf"\b{_PREPOSITION}(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
+_BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
+_KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
+# What directly before a number makes it a bound, an operand or a part of a name.
+_USED = re.compile(
+    rf"(?:\b(?:than|least|most|near|nearly|almost|about|around|roughly|approximately|approx\.?|close to|twice|thrice"
+    r"|double|half|times|minus|plus|modulo|mod|versus|vs|exceed(?:s|ing|ed)?|add(?:ing|ed)?|subtract(?:ing|ed)?"
+    r"|counting|divid\w+|divides|multipl\w+|check\w*|consider\w*|try|tested|tried|computed|take|use|let|if|as"
+    rf"|(?:{_CITED})s?\.?)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{_UNDONE})[\s$(]*$",
+    re.IGNORECASE,
 )
-_BOUND = re.compile(r"[<>≤≥]|\\(?:le|ge|lt|gt|leq|geq|in)(?![a-z])")
 _CONDITION = re.compile(
-    r"\b(?:at|when|for|if|with|where|let|as|than|unless|until|since|because|say|try|put|by)$", re.IGNORECASE
-)
-# What directly behind a number makes it an operand or a part of a name; what behind it compares.
-_OPERAND = re.compile(
-    r"^\W{0,2}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷]\s*\d|[x×]\s*\d|times (?:\d|as|more|less|the"
-    r"|that|what|bigger"
-    r"|larger|older|her|his|\$)|(?:or|and|to|by|plus|minus|divided|multiplied|modulo|mod)\b)"
-    r"|\bis wrong\b",
+    r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|by|take|test|consider|suppose"
+    r"|solve)(?: (?:we|the|that|case|set|have))*\W*$",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(r"\b(?:than|less|fewer)\b", re.IGNORECASE)
-_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct)(?:\^\d|²|³)?)(?![\w^])")
+_BEHIND = re.compile(  # an operand or a part of a name
+    rf"^\W{{0,2}}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷{_UNDONE}]\s*(?:{N}|\w)|[x×]\s*{N}"
+    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|to|by|plus|minus|divided|multiplied|modulo|mod)\b"
+    r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
+    re.IGNORECASE,
+)
+_COMPARED = re.compile(r"\b(?:than|less|fewer)\b|^ *times as", re.IGNORECASE)
+_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
-_DURING = re.compile(r"\b(?:in|after|over|for|during|at the end of)(?: the)?\s*$")
-_NAMED = re.compile(r"\b([a-zA-Z]) is (?=[-\d$])")
 _SUBORDINATE = re.compile(
-    r"^\W*(?:since|because|as|if|when|after|given|with|of|out of|in|at|for|so|then|by|from|from the|among)\b",
+    rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|after|before|given|although|though|while"
+    r"|whereas|with|where|unless|until|assuming|using|including|for which|such that|of which|out of|of|in|at|by|from"
+    r"|among|let|who|on|to|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
-_CLAUSE_BEFORE = re.compile(r"\d[^.;=]{0,40}?(?:,|\band\b|\bbut\b|\bwhile\b|\bor\b)\s*(?:[A-Za-z']+\s+){0,3}$")
+_RESULT = re.compile(
+    rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
+    r"|which|for an? \w+ (?:\w+ )?of|finally|together)\b|\b(?:left|altogether|in total"
+    r"|in all|remain\w*|therefore|thus|hence|total)\b",
+    re.IGNORECASE,
+)
+_CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
+_CLAUSES = re.compile(
+    r"[,;]\s*|\s+(?=(?:so|thus|therefore|hence|but|while|whereas|because|since|which|including|where|for which|such that)\b)"
+    r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they"
+    r"|we|[A-Z][a-z]+|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
+)
 _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
     r"(?:\bnot|n't)\s+[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
 )
 _AFTERTHOUGHT = re.compile(
-    r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*[\s.)]*$", re.IGNORECASE
+    r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
+    re.IGNORECASE,
 )
 TAIL = re.compile(
     r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
@@ -108,11 +125,85 @@ TAIL = re.compile(
     r"|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
 )
-# Several values, or one with letters: the solutions are x = 3 and x = 5; it is (3, 4).
-_LISTED = re.compile(
-    r"(?:\b(?:is|are|obtain|get)|:)\s+((?:\(|[a-zA-Z]\s*=|[-−+$\d]+[^A-Za-z]*\b(?:and|or)\b)"
-    r"(?:[^A-Za-z]|\b[a-zA-Z]\b|\b(?:and|or)\b|\\[a-zA-Z]+)*)$"
-)
+_POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
+_ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)(?![a-zA-Z])")
+_ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
+_LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
+_GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
+_BARE = re.compile(r"\s*(?:\\(?:angle|triangle|mathrm|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*")  # $x$
+_WORDS = r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with)\b)[a-zA-Z/]+){0,4}"
+_OPERATOR = r"(?:[-−–+*/×÷^·x]|times|plus|minus|divided by)"
+_ARITHMETIC = rf"[($]*{N}\)?{_WORDS}(?:\s*{_OPERATOR}\s*[($]*{N}\)?{_WORDS})+"
+_SUM = re.compile(rf"(?:{_ARITHMETIC}\s*[=≈]\s*)+(?=\$?{N})")
+_LEFT_UNDONE = re.compile(_ARITHMETIC)
+_NO_NAME = r"(?!(?:is|be|of|he|to|in|at|by|as|it|so|do|we|us|am|on|or|if|up|no|an|a|I|A)\b *=)"
+_TERM = rf"{_NO_NAME}[\d.]*[a-zA-Z]\w?(?:\([^()\s]*\))?(?:\^\d+)?"
+_EQUATION = re.compile(rf"(?<![\w{_UNDONE}])({_TERM}(?:\s*[-+*/]\s*{_TERM})*)\s*=\s*\$?({N})")
+_LIST = re.compile(rf"({N})((?:\s*,?\s*\b(?:and|or)(?:\s+(?:maybe|perhaps|possibly|also))?\s+{N}|\s*,\s*{N})+)")
+_ASIDE = re.compile(rf"\s*\([^()]*(?:[a-z]{{2}}|=)[^()]*\)|(?<=[a-z]) \({N}\)(?= [a-z])")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A number, maths span, equation or list. computed: an equation, or what stands behind one's sign."""
+
+    text: str
+    computed: bool
+
+
+def _marked(sentence: str) -> tuple[str, list[Item]]:
+    """The sentence with one character of `N` for every item."""
+    items: list[Item] = []
+
+    def hold(text: str, computed: bool = False) -> str:
+        items.append(Item(text, computed))
+        return chr(0xE000 + len(items) - 1)
+
+    def item(place: str) -> Item:
+        return items[ord(place) - 0xE000]
+
+    def listed(match: re.Match[str]) -> str:
+        parts = [item(place) for place in re.findall(N, match.group())]
+        joint = " or " if re.search(r"\bor\b", match[2]) else ", "
+        return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
+
+    pieces, at = [], 0
+    for start, end, content in spans_of(sentence):
+        content = _last_step(content).rstrip()
+        comma = content[-1:] if content.endswith((",", ";")) else ""
+        content = content.rstrip(" .,;")
+        said = f" {content} " if _BARE.fullmatch(content) else hold(content, "=" in content)
+        pieces += [sentence[at:start], said, comma]
+        at = end
+    text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
+    text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
+    text = _POINT.sub(lambda m: hold(m.group()), text)
+    text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
+    text = _SUM.sub("= ", text)
+    text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
+    text = _LEFT_UNDONE.sub(_UNDONE, text)
+    text = _LIST.sub(listed, text)
+    outside = _ASIDE.sub("", text)
+    return (outside if re.search(N, outside) else text), items[:6_000]
+
+
+def _last_step(content: str) -> str:
+    """The end of a derivation: lines that begin with "=" as "first side = last side", and what stands behind an arrow."""
+    content = _ARROW.split(content)[-1]
+    lines = _LINE_BREAK.split(_ALIGNED.sub("", content).strip())
+    place = len(lines) - 1
+    while place and _GOES_ON.match(lines[place]):
+        place -= 1
+    if place == len(lines) - 1:
+        return content
+    return f"{lines[place].partition('=')[0].replace('&', ' ')} = {lines[-1].rpartition('=')[2].replace('&', ' ')}"
+
+
+def says_something(sentence: str) -> bool:
+    """Whether a number, an equation or an expression stands in the sentence."""
+    if NUMBER.search(sentence):
+        return True
+    return any(not _BARE.fullmatch(content) for _, _, content in spans_of(sentence))
 
 
 def spans_of(text: str) -> list[tuple[int, int, str]]:
@@ -148,71 +239,89 @@ def without_denials(sentence: str) -> str:
     return _AFTERTHOUGHT.sub("", _DENIED.sub(" ", sentence))
 
 
-def stated(sentence: str) -> str | None:
+def stated(sentence: str, *, difference: bool = False) -> str | None:
     """The quantity that `sentence` states, with its unit; None if it states none, or none clearly.
+
+    difference: the question asks by how much or how many times, so that a comparison is an answer.
 
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    sentence = numerals(without_denials(sentence))
-    said_last = sentence.rpartition("=")[0].rpartition(",")[2] + sentence.rpartition("=")[2]
-    if DOUBT.search(said_last if re.search(r"=\s*\$?\d[^=]*$", sentence) else sentence):
-        return None
-    pieces = spans_of(sentence)
-    numbers = [m for m in NUMBER.finditer(sentence) if not any(s <= m.start() < e for s, e, _ in pieces)]
-    items = sorted([(s, e, content) for s, e, content in pieces] + [(m.start(), m.end(), m.group()) for m in numbers])
-    if not items:
-        return None
-    names = _NAMED.findall(sentence)
-    if len(set(names)) > 1 and not _SUBORDINATE.match(sentence):
-        return None
-    if whole := _LISTED.search(sentence):
-        return whole.group(1).replace("$", "")
-    computed = [place for place, item in enumerate(items) if _COMPUTED.search(sentence[: item[0]])]
-    if computed and not _STATES.search(sentence[: items[-1][0]]):
-        items = items[: computed[-1] + 1]
-    for place in reversed(range(len(items))):
-        start, end, said = items[place]
-        before, after = sentence[:start], re.split(r"[,;]", sentence[end:])[0] if computed else sentence[end:]
-        if place < len(items) - 1:  # what stood behind it was an aside
-            after = sentence[end : items[place + 1][0]]
-            timed = _TIME.match(sentence[items[-1][1] :]) and _DURING.search(sentence[: items[-1][0]])
-            if not (_STATES if timed or sentence[start] in "$\\" else _COMPUTED).search(before):
+    text, items = _marked(numerals(without_denials(sentence)))
+    clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
+    stating = [clause for clause in clauses if not _SUBORDINATE.match(clause) and re.search(N, clause)]
+    if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
+        del stating[0]
+    stating = stating or [clause for clause in clauses if re.search(N, clause)][-1:]
+    for place in reversed(range(len(stating))):
+        clause = stating[place]
+        found = _candidates(clause, items, difference=difference)
+        if len(found) > 1:
+            return None
+        if found:
+            at = found[0]
+            if _computed(clause, at, items):
+                return None if DOUBT.search(clause[:at]) else _with_unit(clause, at, items)
+            unsure = [said for said in clauses if said in clauses[clauses.index(clause) :] or not re.search(N, said)]
+            others = [c for said in stating[:place] for c in _candidates(said, items, difference=difference)]
+            if any(DOUBT.search(said) for said in unsure) or (others and not _RESULT.search(clause)):
                 return None
-        if _says(before, said, after, others=len({item[2] for item in items}) > 1):
-            unit = _UNIT_BEHIND.match(after)
-            return said + (f" {unit.group(1)}" if unit and not said.endswith("%") else "")
-        if not (_ASIDE.search(before.rstrip(" $*")) or not re.search(r"\d", said) or _BOUND.search(said)):
+            return _with_unit(clause, at, items)
+        if _CONCLUDES.match(clause):
             return None
     return None
 
 
-def _says(before: str, said: str, after: str, *, others: bool) -> bool:
-    """Whether the words around a number or a maths span let it stand as the answer."""
-    computed = _COMPUTED.search(before) is not None
-    if others and _PARALLEL.search(before) and not _SUBORDINATE.match(before):
-        return False
-    if computed and _TRIED.search(before):
-        return False
-    if _OPERAND.search(after) or (_COMPARED.search(after) and not computed) or not re.search(r"\d|\\[a-z]|=", said):
-        return False
-    if re.search(r"\bthan or equal to\W*$", before):
-        return False
-    if computed or _STATES.search(before):
-        return True
-    if "=" in said:  # an equation states itself
-        return _CONDITION.search(before.rstrip(" $*(")) is None
-    if _BEFORE.search(before.rstrip(" $*")) and not _measured(before, said, after, others=others):
-        return False
-    return not (others and _CLAUSE_BEFORE.search(before) and not _SUBORDINATE.match(before))
+def _computed(clause: str, at: int, items: list[Item]) -> bool:
+    return items[ord(clause[at]) - 0xE000].computed or re.search(r"[=≈]\s*[$(]*$", clause[:at]) is not None
 
 
-def _measured(before: str, said: str, after: str, *, others: bool) -> bool:
+def _with_unit(clause: str, at: int, items: list[Item]) -> str:
+    said = items[ord(clause[at]) - 0xE000].text
+    unit = _UNIT_BEHIND.match(clause[at + 1 :])
+    return said + (f" \\text{{{unit.group(1)}}}" if unit and not said.endswith("%") else "")
+
+
+def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int]:
+    """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
+    places = [match.start() for match in re.finditer(N, clause)]
+    free: list[int] = []
+    behind_is: list[int] = []
+    taken: list[int] = []
+    for at in places:
+        before, after, said = clause[:at], clause[at + 1 :], items[ord(clause[at]) - 0xE000].text
+        if _computed(clause, at, items):
+            if "=" not in said or not _CONDITION.search(before):
+                behind_is.append(at)
+        elif _BEHIND.match(after) or (not difference and _COMPARED.search(after)):
+            continue
+        elif _STATES.search(before):
+            if not DENIAL.search(before):
+                behind_is.append(at)
+        elif _USED.search(before) or DENIAL.search(before):
+            continue
+        elif _TAKEN.search(before) or _KNOWN.search(before):
+            if len(places) == 1 and _measured(before, said, after, difference=difference):
+                return [at]
+            if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
+                taken.append(at)
+        else:
+            free.append(at)
+    chosen = [at for at in behind_is if _computed(clause, at, items)][-1:] or behind_is[-1:] or free
+    if len(chosen) == 1 and not _computed(clause, chosen[0], items):  # 24 pens in 12 boxes; 5 dogs and 8 cats
+        chosen += [at for at in (*free, *taken) if at > chosen[0]]
+    return chosen
+
+
+def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
     """Up by 100%, for $12, in 3 hours: what a preposition may introduce and still be the answer."""
-    if re.search(r"\b(?:up|down|increased?|decreased?|rose|fell|grew|shrank|\w+ed|\w+s) by\s*$", before):
-        return said.endswith("%")
-    if others or not (found := re.search(r"\b(in|after|for|at|by)\s*$", before)):
+    found = re.search(r"\b(in|after|for|at|by)[\s$]*$", before)
+    if not found:
         return False
+    if found[1] == "by":
+        return re.search(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank|up|down) by\s*$", before) is not None and (
+            difference or said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None
+        )
     if found[1] == "for":
         return said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
     return (

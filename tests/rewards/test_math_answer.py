@@ -133,6 +133,7 @@ def test_hostile_answers_cost_little_time():
         "\\sqrt{" * 200 + "2" + "}" * 200,
     ]
     hostile += ["9" * 100_000, "x" * 5000, "\\boxed{" * 2000, "$" * 10_001, "(1,2)^{" * 30, "a_{" * 500, "|" * 999]
+    hostile += [unit * (200_000 // len(unit)) for unit in ("\n", " \n\n", "\nQ:", "$4$is ", "12%so )", "answer", "**")]
     for text in hostile:
         assert verify_answer(f"\\boxed{{{text}}}", "5").correct is False
         assert verify_answer(text, "5").correct is False

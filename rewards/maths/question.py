@@ -1,0 +1,56 @@
+"""What a question asks for, as far as it decides between two readings of an answer: a percentage, a difference, a unit, an
+expression. Reads text only; a question that asks for none of them, or none at all, leaves everything as it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from llmrl.rewards.maths.judge import bare
+from llmrl.rewards.maths.sentences import spans_of
+from llmrl.rewards.maths.units import UNITS
+
+# A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
+_ASKING = re.compile(
+    r"[^.!?]*\?|[^.!?]*\b(?:find|determine|calculate|compute|express|give|what|how|answer)\b[^.?!]*", re.IGNORECASE
+)
+_PERCENT = re.compile(r"(?<![\d}$])(?<![\d}$] )(?<!-)\bper\s?cent(?:age)?s?\b|[a-z]\$?\s*\\?%", re.IGNORECASE)
+_DIFFERENCE = re.compile(
+    r"\bhow (?:much|many(?: \w+){0,2}) (?:more|fewer|less|\w+er)\b|\bby how (?:much|many)\b|\bhow many times\b"
+    r"|\bdifference\b",
+    re.IGNORECASE,
+)
+_HOW_MANY = re.compile(r"\bhow many (\w+)\b(?! (?:per|of|and)\b)", re.IGNORECASE)
+_KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "usd cent")
+_SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.split()}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """difference: by how much or how many times. units: those that would be another answer. expressions: in `bare` form."""
+
+    percent: bool = False
+    difference: bool = False
+    other_units: frozenset[str] = frozenset()
+    expressions: frozenset[str] = frozenset()
+
+
+@lru_cache(maxsize=4_096)
+def asked(question: str) -> Asked:
+    """What the end of a question asks for.
+
+    >>> asked("By what percent did it grow?").percent, asked("At a 20% discount, what is the price?").percent
+    (True, False)
+    >>> asked("How many minutes more does it take?").difference, "a+b" in asked("If $2a=4$, what is $a + b$?").expressions
+    (True, True)
+    """
+    sentences = _ASKING.findall(question)
+    named = _HOW_MANY.findall(" ".join(sentences))
+    unit = UNITS.get(named[-1].lower(), "") if named else ""
+    return Asked(
+        percent=any(_PERCENT.search(sentence) for sentence in sentences),
+        difference=any(_DIFFERENCE.search(sentence) for sentence in sentences),
+        other_units=_SAME_KIND.get(unit, frozenset()) - {unit},
+        expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
+    )
