@@ -21,7 +21,7 @@ from llmrl.rewards.maths.judge import CALCULUS, approximate, bare, judge, split_
 from llmrl.rewards.maths.question import Asked, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.validation import expect
-from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout
+from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout, WorkerUnusable
 from llmrl.types import Score, StatusKind, Trajectory
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
@@ -63,7 +63,8 @@ def verify_answer(
     timeout_s: limit of the whole call, the start of a worker included (0.4 s of an idle core, 1.5 s for the first integral
     or sum); only waiting for a worker while other threads use all of them comes on top. strict: refuse arithmetic left
     undone (3 + 4 for 7), for tasks where echoing the question would otherwise score. question: what was asked; it decides
-    whether "7 more than Bob" or "$a+b = 7$" answers, and which unit does not. Raises nothing for any text.
+    whether "7 more than Bob" or "$a+b = 7$" answers, and which unit does not. Raises nothing for any text; raises
+    `WorkerUnusable` where a library of the checker is missing.
 
     >>> verify_answer("So it is \\\\boxed{0.5}", "\\\\frac12").correct
     True
@@ -144,6 +145,8 @@ def _judge_anywhere(gold: str, answer: str, deadline: float, strict: bool) -> tu
     try:
         imports = b'{"imports": true}' if CALCULUS.search(gold + answer) else b""
         correct, reason = json.loads(_POOL.request(request, deadline - time.monotonic(), prepare=imports))
+    except WorkerUnusable:
+        raise
     except WorkerTimeout:
         return False, "timed out", ("timeout",)
     except WorkerDied as error:

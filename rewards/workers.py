@@ -25,8 +25,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+from llmrl.errors import ConfigError, LlmrlError
+
 START_S = 60.0
 _LARGEST = 1 << 30
+_UNUSABLE = 0xFFFFFFFF  # in place of an answer's length: what follows says which library is missing
 # Runs in the child before anything else; argv: handler, memory limit in bytes (0 for none), parent pid, import paths.
 _BOOT = r"""
 import os, sys
@@ -52,6 +55,10 @@ class WorkerDied(Exception):
     """The worker ended without an answer."""
 
 
+class WorkerUnusable(LlmrlError, WorkerDied):
+    """No worker of this kind can work here: a library is missing, or the process cannot start. Never the input's fault."""
+
+
 class _State:
     """What belongs to this process and must be made anew after a fork."""
 
@@ -72,7 +79,7 @@ class _State:
         try:
             done.result(START_S)
         except (OSError, TimeoutError) as error:
-            raise WorkerDied(f"it could not be started: {error!r}") from error
+            raise WorkerUnusable(f"a worker process could not be started: {error!r}") from error
 
     @staticmethod
     def _starter(jobs: queue.SimpleQueue[tuple[Future[Worker], Worker]]) -> None:
@@ -219,6 +226,11 @@ class Worker:
 
     def _receive(self, pipe: int, deadline: float) -> bytes:
         size = struct.unpack(">I", self._read(pipe, 4, deadline))[0]
+        if size == _UNUSABLE:
+            size = struct.unpack(">I", self._read(pipe, 4, deadline))[0]
+            missing = self._read(pipe, size, deadline).decode()
+            self.kill()
+            raise WorkerUnusable(f"{self.handler} cannot work here: {missing}; install llmrl with its dependencies")
         return self._read(pipe, size, deadline)
 
     def _read(self, pipe: int, size: int, deadline: float) -> bytes:
@@ -307,22 +319,29 @@ class WorkerPool:
 
         Waiting for a free worker does not count. prepare: a request that belongs to the start, asked once a worker. A
         start that takes too long raises WorkerTimeout and goes on for the next request; work that does is killed, and
-        a new worker starts at once. Retries once on WorkerDied.
+        a new worker starts at once. Retries once on WorkerDied; raises WorkerUnusable if none can start or a library lacks.
         """
         deadline = 0.0
         for attempt in (1, 2):
-            with self.worker(wait=False) as worker:
-                deadline = deadline or time.monotonic() + timeout_s
-                try:
-                    worker.ready(deadline, prepare)
-                    return worker.request(payload, deadline)
-                except WorkerTimeout:
-                    if not worker.alive:
-                        self._start_another(prepare)
-                    raise
-                except WorkerDied:
-                    if attempt == 2:
+            started = False
+            try:
+                with self.worker(wait=False) as worker:
+                    deadline = deadline or time.monotonic() + timeout_s
+                    try:
+                        worker.ready(deadline, prepare)
+                        started = True
+                        return worker.request(payload, deadline)
+                    except WorkerTimeout:
+                        if not worker.alive:
+                            self._start_another(prepare)
                         raise
+            except WorkerUnusable:
+                raise
+            except WorkerDied as error:
+                if attempt == 2 and not started:
+                    raise WorkerUnusable(f"{self.handler} ends while it starts: {error}") from error
+                if attempt == 2:
+                    raise
         raise AssertionError
 
     def _start_another(self, prepare: bytes) -> None:
@@ -350,7 +369,6 @@ def serve(handler: str, inp: int, out: int) -> None:
 
     sys.setrecursionlimit(20_000)
     threading.stack_size(256 << 20)
-    function = load(handler, key="handler")
 
     def loop() -> None:
         with os.fdopen(inp, "rb") as source, os.fdopen(out, "wb") as target:
@@ -358,8 +376,13 @@ def serve(handler: str, inp: int, out: int) -> None:
                 size = struct.unpack(">I", head)[0]
                 if size > _LARGEST:
                     return
-                answer = function(source.read(size)) if size else b"ready"
-                target.write(struct.pack(">I", len(answer)) + answer)
+                payload, mark = source.read(size), b""
+                try:
+                    function = load(handler, key="handler")
+                    answer = function(payload) if size else b"ready"
+                except (ImportError, ConfigError) as error:
+                    answer, mark = f"{type(error).__name__}: {error}".encode(), struct.pack(">I", _UNUSABLE)
+                target.write(mark + struct.pack(">I", len(answer)) + answer)
                 target.flush()
 
     thread = threading.Thread(target=loop)  # for its larger stack

@@ -123,6 +123,24 @@ def test_a_comparison_past_its_deadline_is_wrong_counted_and_quick(monkeypatch):
     assert time.monotonic() - start < 10
 
 
+@pytest.mark.parametrize(
+    ("library", "gold", "answer"), [("mpmath", "2\\sqrt2", "\\sqrt8"), ("sympy", "\\frac12", "\\int_0^1 x\\,dx")]
+)
+def test_a_missing_library_is_an_error_and_never_a_wrong_answer(library, gold, answer, tmp_path, monkeypatch):
+    import llmrl.rewards.math_answer as module
+    from llmrl.rewards.scoring import score_one
+    from llmrl.rewards.workers import WorkerPool
+
+    (tmp_path / f"{library}.py").write_text("raise ImportError('it is not there')\n")
+    home = str(Path(module.__file__).absolute().parents[2])
+    monkeypatch.setattr("llmrl.rewards.workers.import_paths", lambda: [home, str(tmp_path), *sys.path])
+    monkeypatch.setattr(module, "_POOL", WorkerPool("llmrl.rewards.maths.worker:handle", size=1))
+    score = score_one(MathAnswer(), trajectory_of(f"\\boxed{{{answer}}}", gold))
+    assert score.value is None
+    assert "WorkerUnusable" in score.error
+    assert "it is not there" in score.error
+
+
 def test_hostile_answers_cost_little_time():
     start = time.monotonic()
     hostile = [

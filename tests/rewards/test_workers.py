@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrl.rewards.workers import Worker, WorkerDied, WorkerPool, WorkerTimeout
+from llmrl.rewards.workers import Worker, WorkerDied, WorkerPool, WorkerTimeout, WorkerUnusable
 
 HERE = str(Path(__file__).parent)
 
@@ -103,7 +103,14 @@ def test_a_slow_start_counts_as_time_and_goes_on_for_the_next_request():
     pool.close()
 
 
-def test_a_system_that_cannot_start_a_worker_is_a_dead_worker(monkeypatch):
+def test_a_system_that_cannot_start_a_worker_or_lacks_a_library_is_told_and_not_taken_for_a_dead_worker(monkeypatch):
+    with pytest.raises(WorkerUnusable, match="a_library_that_nobody_has"):
+        WorkerPool("tests_handlers:missing", size=1).request(b"x", 5)
+    with pytest.raises(WorkerUnusable, match="no_such_handlers"):
+        WorkerPool("no_such_handlers:handle", size=1).request(b"x", 5)
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    with pytest.raises(WorkerDied, match="could not be started"):
+    with pytest.raises(WorkerUnusable, match="could not be started"):
+        WorkerPool("tests_handlers:pid", size=1).request(b"x", 5)
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(WorkerUnusable, match="ends while it starts"):
         WorkerPool("tests_handlers:pid", size=1).request(b"x", 5)

@@ -14,6 +14,12 @@ def spin(payload: bytes) -> bytes:
     return str((7 ** (10**8)).bit_length()).encode()
 
 
+def missing(payload: bytes) -> bytes:
+    import a_library_that_nobody_has  # noqa: F401
+
+    return b""
+
+
 def die(payload: bytes) -> bytes:
     os._exit(3)
 
