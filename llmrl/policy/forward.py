@@ -19,6 +19,7 @@ from llmrl.policy.attention import UnsupportedModel, registered_attention
 from llmrl.policy.flex import BlockMasks, flex_attention
 from llmrl.policy.head import OutputScaling, token_logprobs
 from llmrl.policy.packing import Packing, block_attention, pack
+from llmrl.policy.products import float32_products
 from llmrl.policy.vision import seen, text_config
 
 PACKED_ATTENTION = "llmrl_packed"
@@ -81,12 +82,15 @@ def _scored_hidden(model: nn.Module, batch: Batch, mode: ForwardMode) -> _Scored
         raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
     if mode != "plain":
         packing = pack(batch).to(_device(model))
-        hidden = _packed_hidden(model, packing, mode).index_select(0, packing.source)
-        return _Scored(hidden, packing.row, packing.column, packing.target)
+        with float32_products():
+            hidden = _packed_hidden(model, packing, mode)
+        return _Scored(hidden.index_select(0, packing.source), packing.row, packing.column, packing.target)
     batch = batch.to(_device(model))
     row, column = batch.mask.nonzero(as_tuple=True)
     source = row * batch.tokens.shape[1] + column - 1
-    return _Scored(_plain_hidden(model, batch).index_select(0, source), row, column, batch.tokens[row, column])
+    with float32_products():
+        hidden = _plain_hidden(model, batch)
+    return _Scored(hidden.index_select(0, source), row, column, batch.tokens[row, column])
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -41,7 +41,7 @@ class _Product:
     def __init__(self, weights: Sequence[Tensor], biases: Sequence[Tensor | None]) -> None:
         weight = weights[0] if len(weights) == 1 else torch.cat(list(weights))
         self._bias = None if biases[0] is None else torch.cat([bias for bias in biases if bias is not None])
-        self._packed = weight.dtype == torch.bfloat16 and weight.is_cpu and can_prepack()
+        self._packed = can_prepack(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight, None) if self._packed else weight
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.memory import CHUNK_ELEMENTS
+from llmrl.policy.products import linear
 
 SLICE_ELEMENTS = 1024 * 1024  # float32 logits handled at once on a CPU: they stay in its cache
 MULTIPLIERS = ("logit_scale", "lm_head_multiplier", "output_multiplier")
@@ -120,7 +121,7 @@ class _TokenLogprobs(torch.autograd.Function):
         normaliser = torch.empty_like(logprobs)
         entropy = torch.zeros_like(logprobs)
         for rows in _chunks(len(targets), weight.shape[0], CHUNK_ELEMENTS):
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
+            logits = linear(hidden[rows], weight, bias)
             for part in _slices(logits):
                 here = slice(rows.start + part.start, rows.start + part.stop)
                 wide = _tempered(scaling(_wide(logits[part])), temperature)
@@ -140,7 +141,7 @@ class _TokenLogprobs(torch.autograd.Function):
         grad_weight = torch.zeros_like(weight, dtype=normaliser.dtype) if ctx.needs_input_grad[1] else None
         grad_bias = torch.zeros_like(bias, dtype=normaliser.dtype) if bias is not None else None
         for rows in _chunks(len(hidden), weight.shape[0], CHUNK_ELEMENTS):
-            logits = torch.nn.functional.linear(hidden[rows], weight, bias)
+            logits = linear(hidden[rows], weight, bias)
             for part in _slices(logits):
                 here = slice(rows.start + part.start, rows.start + part.stop)
                 scaled = ctx.scaling(_wide(logits[part]))
@@ -150,9 +151,9 @@ class _TokenLogprobs(torch.autograd.Function):
                 if grad_bias is not None:
                     grad_bias += grad_logits.sum(0)
                 logits[part] = grad_logits
-            grad_hidden[rows] = logits @ weight
+            grad_hidden[rows] = linear(logits, weight.T)
             if grad_weight is not None:
-                grad_weight += logits.T @ hidden[rows]
+                grad_weight += linear(logits.T, hidden[rows].T)
         grad_weight = None if grad_weight is None else grad_weight.to(weight.dtype)
         grad_bias = None if grad_bias is None or bias is None else grad_bias.to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None, None, None, None

@@ -12,7 +12,7 @@ import json
 import time
 from typing import Any
 
-from tests.bench.contestants import add_model
+from tests.bench.contestants import add_dtype, add_model
 from tests.bench.limits import Training, uneven_batch
 
 BASE = {"group_size": 8, "completion": 32, "prompt": 64}
@@ -23,13 +23,14 @@ FULL = {"group_size": [2, 4, 8, 16, 32], "completion": [16, 64, 128, 256, 512], 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.scaling", description=__doc__)
     add_model(parser)
+    add_dtype(parser)
     parser.add_argument("--groups", type=int, default=2, help="prompts of a batch")
     parser.add_argument("--full", action="store_true", help="the whole sweeps")
     options = parser.parse_args()
     from llmrl.memory import keep_freed_memory
 
     keep_freed_memory()
-    made = Training(options.model)
+    made = Training(options.model, options.dtype)
     engine = _engine(options.model, made.model)
     print(f"{'':24}{'tokens':>8}{'generate s':>12}{'update s':>10}{'ms/token':>10}")
     figures = []
