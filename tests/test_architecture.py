@@ -61,7 +61,9 @@ def test_llmrl_imports_neither_rewards_nor_eval_but_where_recipes_become_objects
 def test_rewards_import_the_shared_words_the_errors_the_loader_and_no_torch():
     for file in modules("rewards"):
         for name in imports(file):
-            allowed = any(within(name, own) for own in ("llmrl.types", "llmrl.errors", "llmrl.importing", "llmrl.rewards"))
+            allowed = any(
+                within(name, own) for own in ("llmrl.types", "llmrl.errors", "llmrl.importing", "llmrl.rewards")
+            )
             assert allowed or not within(name, "llmrl") or name == "llmrl", f"{file.name} imports {name}"
         for name in imports(file, at_once=True):
             assert not within(name, "torch") and not within(name, "transformers"), f"{file.name} imports {name}"
