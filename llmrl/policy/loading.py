@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from llmrl.errors import ConfigError
+from llmrl.memory import keep_few_kernels
 from llmrl.policy.vision import load_lm
 
 
@@ -23,6 +24,7 @@ def open_causal_lm(source: str | Path, dtype: torch.dtype) -> tuple[Any, list[st
     """
     from transformers import AutoConfig
 
+    keep_few_kernels()
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     notes = [without_dropout(config, str(source))]
     how: dict[str, Any] = {"config": config}

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmrl.data.pictures import load_pictures
 from llmrl.errors import EngineError
 from llmrl.hardware import cores
+from llmrl.memory import keep_few_kernels
 from llmrl.rollout.engine import ChecksumRequest, EngineSettings, collect, readable, seen_through
 from llmrl.rollout.packed_weights import checksums
 from llmrl.types import Completion, Request, Sampling, Status
@@ -36,6 +37,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(max(1, round(settings.kv_cache_gib))))
         os.environ.setdefault("OMP_NUM_THREADS", str(cores()))  # vllm goes down to 1 otherwise
+        keep_few_kernels()
         try:
             from vllm import LLM
         except ImportError as error:
