@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from llmrl import __version__
 from llmrl.commands import checks, runs
 from llmrl.commands import recipes as recipe_commands
 from llmrl.commands.chat import chat
@@ -30,13 +32,31 @@ from llmrl.commands.watch import watch
 from llmrl.errors import LlmrlError
 from llmrl.eval.cli import app as eval_app
 
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"llmrl {__version__}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="llmrl",
-    help="Reinforcement-learning post-training of language models.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Reinforcement-learning post-training of language models."""
+
+
 app.command()(train)
 app.command()(plan)
 app.command()(launch)

@@ -6,6 +6,7 @@ import importlib
 from typing import Any
 
 from llmrl.errors import ConfigError
+from llmrl.nearest import closest
 
 
 def load(path: str, *, key: str = "name") -> Any:
@@ -23,5 +24,7 @@ def load(path: str, *, key: str = "name") -> Any:
     except (ImportError, SyntaxError) as error:
         raise ConfigError(f"{key}={path!r} cannot be imported: {type(error).__name__}: {error}") from error
     if not hasattr(module, name):
-        raise ConfigError(f"{key}={path!r}: {module_name} has no {name!r}")
+        close = closest(name, (other for other in dir(module) if not other.startswith("_")))
+        guess = f"; did you mean {close!r}?" if close else ""
+        raise ConfigError(f"{key}={path!r}: {module_name} has no {name!r}{guess}")
     return getattr(module, name)

@@ -38,7 +38,8 @@ def failed(reason: str) -> Score:
 def checked(score: object, *, source: str) -> Score:
     """`score` if it is a usable `Score`, else an error naming `source`."""
     if not isinstance(score, Score):
-        return failed(f"{source} returned {type(score).__name__} {str(score)[:80]!r}, not a Score")
+        given = f"{type(score).__name__} {str(score)[:80]!r}"
+        return failed(f"{source} returned {given}, not a Score; write Score(value=...) of llmrl.types")
     if score.value is None:
         return score
     if isinstance(score.value, bool) or not isinstance(score.value, (int, float)):

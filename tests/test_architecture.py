@@ -13,7 +13,7 @@ COMMANDS = {"cli.py", "compose.py", "api.py"}  # with commands/: whatever may na
 OWN = {"rewards": "llmrl.rewards", "eval": "llmrl.eval"}
 # From the ground up: a module or folder imports those before it, and nothing after it. A new one takes its place here.
 FLOORS = [
-    "types", "errors", "importing", "later", "nearest", "atomic", "cache", "hardware", "seeding", "memory", "batch",
+    "types", "errors", "nearest", "importing", "later", "atomic", "cache", "hardware", "seeding", "memory", "batch",
     "settings", "rewards", "data", "credit", "losses_outcome", "losses", "policy", "automatic", "algos", "envs", "rollout",
     "train", "stages", "control", "privacy", "report", "eval", "start",
     "launcher", "sizing", "step_time", "conformance", "compose", "api", "commands", "cli", "__main__",

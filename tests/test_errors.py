@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from llmrl import __version__
 from llmrl.cli import app, main
 
 ROOT = Path(__file__).parent.parent
@@ -62,6 +63,7 @@ OVERRIDES = [
     ("train.minibatches=3", ["train.minibatches=3", "multiple"]),
     ("reward.exact.name=Exact", ["reward.exact", "'package.module:name'"]),
     ("reward.exact.name=llmrl.rewards.exact_number:Exact", ["reward.exact", "has no 'Exact'"]),
+    ("reward.exact.name=llmrl.rewards.exact_number:ExactNumbr", ["did you mean 'ExactNumber'?"]),
     ("reward.exact.name=nothere:f", ["reward.exact", "No module named 'nothere'"]),
     ("reward.exact.name=broken:f", ["reward.exact", "broken:f", "SyntaxError"]),
     ("reward.exact.args.oops=1", ["reward.exact.args", "'oops'"]),
@@ -119,6 +121,22 @@ def test_commands_on_a_run_want_a_run_folder(llmrl: Llmrl, command: list[str]) -
     assert (code, "is not a run folder" in err) == (2, True)
     code, _, err = llmrl(*command, "runs/mien")
     assert (code, "no run folder at runs/mien; did you mean runs/mine?" in err) == (2, True)
+    code, _, err = llmrl(*command, "mine")
+    assert (code, "no run folder at mine; did you mean runs/mine?" in err) == (2, True)
+
+
+def test_the_version_and_the_help_have_their_usual_names(llmrl: Llmrl) -> None:
+    assert llmrl("--version") == (0, f"llmrl {__version__}\n", "")
+    assert llmrl("-h") == llmrl("--help") and llmrl("plan", "-h")[0] == 0
+
+
+def test_a_column_that_is_called_as_answers_are_is_pointed_out(llmrl: Llmrl) -> None:
+    rows = [json.dumps({"question": f"What is {n} + 1?", "solution": str(n + 1)}) for n in range(60)]
+    Path("rows.jsonl").write_text("\n".join(rows))
+    plan = ["plan", RECIPE, "data.source=rows.jsonl", "data.args={}"]
+    told = "".join(llmrl(*plan)[1].split())
+    assert "no row has an `answer`, and there is a column 'solution'".replace(" ", "") in told.replace("│", "")
+    assert "norowhas" not in "".join(llmrl(*plan, "data.columns.answer=solution")[1].split())
 
 
 def test_wrong_numbers_and_commands_are_refused_by_the_command_line() -> None:
@@ -206,7 +224,10 @@ def test_a_failing_reward_stops_the_run_with_3_and_its_reason(
     llmrl: Llmrl, small: list[str], function: str, reason: str
 ) -> None:
     Path("judge.py").write_text(REWARDS)
-    code, _, err = llmrl("train", *small, f"reward.exact.name=judge:{function}")
+    code, _, err = llmrl("train", *small, f"reward.exact.name=judge:{function}", "eval.data.n=20")
+    assert (code, "step 0: the reward failed on 20 of 20 held-out problems" in err) == (3, True)
+    assert reason in err and not list(Path("runs/small/rollouts").glob("*"))
+    code, _, err = llmrl("train", *small, f"reward.exact.name=judge:{function}", "eval={enabled: false}")
     assert code == 3, err
     assert "limits.max_reward_error_rate" in err
     assert reason in err
@@ -231,7 +252,9 @@ def test_a_trl_reward_function_is_taken_as_it_is_and_its_run_is_guarded(llmrl: L
     code, out, err = llmrl("samples", "runs/small", "--step", "7")
     assert (code, "no rollouts of step 7; stored: 1" in err) == (2, True)
     code, _, err = llmrl("replay", "runs/small", "--step", "7")
-    assert (code, "stored are steps 1 to 1" in err) == (2, True)
+    assert (code, "no rollouts of step 7; stored are steps 1 to 1" in err) == (2, True)
+    code, _, err = llmrl("chat", "runs/smal")
+    assert (code, "there is no folder runs/smal; did you mean runs/small?" in err) == (2, True)
     code, out, _ = llmrl("hash", "runs/small")
     assert (code, out.split()[1]) == (0, "step-000001")
 

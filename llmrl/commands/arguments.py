@@ -23,8 +23,9 @@ def existing_run(run: Path) -> Path:
         return run
     if run.is_dir():
         raise FileNotFoundError(f"{run} is not a run folder: it holds no recipe.yaml and no metrics.jsonl")
-    close = closest(run.name, (path.name for path in run.parent.glob("*/")))
-    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {run.parent / close}?" if close else ""))
+    known = {path.name: path for folder in (Path("runs"), run.parent) for path in folder.glob("*/")}
+    close = known.get(run.name) or known.get(closest(run.name, known) or "")
+    raise FileNotFoundError(f"no run folder at {run}" + (f"; did you mean {close}?" if close else ""))
 
 
 RunFolder = Annotated[Path, typer.Argument(help="A run folder, such as runs/quickstart.", callback=existing_run)]

@@ -26,33 +26,36 @@ def chat(
     from pathlib import Path
 
     from llmrl.eval.models import find_model
+    from llmrl.policy.hub import fetch
 
-    found = find_model(model, step=step)  # a misspelt name is answered before torch is imported
+    path = find_model(model, step=step).path  # a misspelt name is answered before torch is imported
+    path = path if Path(path).is_dir() else str(fetch(path))
     import torch
     from transformers import AutoTokenizer
 
     from llmrl.commands.train import quiet_transformers
     from llmrl.hardware import best_precision
     from llmrl.policy.loading import open_causal_lm
+    from llmrl.policy.model import model_length
     from llmrl.settings.load import load_recipe
 
     quiet_transformers()
     recipe = Path(model) / "recipe.yaml"
     if system is None and recipe.is_file():
         system = load_recipe(recipe).data.system
-    loaded, notes = open_causal_lm(found.path, getattr(torch, best_precision().dtype))
+    loaded, notes = open_causal_lm(path, getattr(torch, best_precision().dtype))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(seed)
     talk = Conversation(
-        loaded.to(device).eval(), AutoTokenizer.from_pretrained(found.path, trust_remote_code=False),
-        system=system, temperature=temperature, max_tokens=max_tokens,
+        loaded.to(device).eval(), AutoTokenizer.from_pretrained(path, trust_remote_code=False),
+        system=system, temperature=temperature, max_tokens=max_tokens, length=model_length(path),
     )  # fmt: skip
     console = Console(soft_wrap=True)
     for note in notes:
         console.print(note, markup=False, highlight=False)
     if not talk.chats:
         console.print("the tokenizer has no chat template: your text is continued, and turns are not remembered")
-    console.print(f"{found.path}. {HELP}", markup=False, highlight=False)
+    console.print(f"{path}. {HELP}", markup=False, highlight=False)
     run(talk, lines(), console)
 
 
@@ -93,6 +96,7 @@ class Conversation:
     system: str | None = None
     temperature: float = 0.7
     max_tokens: int = 512
+    length: int | None = None  # of the model's context, in tokens
     turns: list[dict[str, str]] = field(default_factory=list)
 
     @property
@@ -101,15 +105,20 @@ class Conversation:
         return bool(self.tokenizer.chat_template)
 
     def answer(self, text: str) -> Iterator[str]:
-        """The answer to `text`, piece by piece as it is generated; both join the conversation."""
+        """The answer to `text`, piece by piece as it is generated; both join the conversation, if it is not full."""
         from threading import Thread
 
         from transformers import TextIteratorStreamer
 
         self.turns.append({"role": "user", "content": text})
         tokens = self._prompt(text).to(self.model.device)
+        room = self.max_tokens if self.length is None else min(self.max_tokens, self.length - tokens.shape[1])
+        if room < 1:
+            self.turns.pop()
+            yield f"(the conversation has {tokens.shape[1]} tokens and the model reads {self.length}; /reset starts over)"
+            return
         stream = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        how: dict[str, Any] = {"do_sample": self.temperature > 0, "max_new_tokens": self.max_tokens, "streamer": stream}
+        how: dict[str, Any] = {"do_sample": self.temperature > 0, "max_new_tokens": room, "streamer": stream}
         if self.temperature > 0:
             how["temperature"] = self.temperature
         work = Thread(target=self.model.generate, args=(tokens,), kwargs={"attention_mask": tokens > -1, **how})

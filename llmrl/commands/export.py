@@ -42,6 +42,8 @@ def export(
         print(file)
         return
     folder = out or run / "export" / ("adapter" if adapter else "policy")
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not empty, and nothing is overwritten; name another one with --out")
     write_folder(run, Path(model.path), folder, adapter=adapter)
     if to == "hub":
         print(_pushed(folder, str(repo), public=public))
@@ -50,7 +52,7 @@ def export(
 
 
 def write_folder(run: Path, policy: Path, folder: Path, *, adapter: bool) -> None:
-    """A checkpoint's model, or its adapter, with a model card. Raises ConfigError: no adapter, or `folder` is in use."""
+    """A checkpoint's model, or its adapter, with a model card, in place of `folder`. Raises ConfigError: no adapter."""
     from llmrl.errors import ConfigError
     from llmrl.report.card import model_card
     from llmrl.report.read import read_run
@@ -58,8 +60,6 @@ def write_folder(run: Path, policy: Path, folder: Path, *, adapter: bool) -> Non
     source = policy / "adapter" if adapter else policy
     if not source.is_dir():
         raise ConfigError(f"{policy} holds no adapter: the run trained all weights; leave --adapter out")
-    if folder.exists() and any(folder.iterdir()) and not (folder / "README.md").is_file():
-        raise ConfigError(f"{folder} exists and is not empty; name another one with --out")
     base = str(read_run(run).recipe.get("model", {}).get("path", "an unknown model"))
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(source, folder, ignore=shutil.ignore_patterns("adapter"))
@@ -68,7 +68,8 @@ def write_folder(run: Path, policy: Path, folder: Path, *, adapter: bool) -> Non
 
 def _pushed(folder: Path, repo: str, *, public: bool) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import httpx
 
     from llmrl.errors import StorageError
 
@@ -76,6 +77,8 @@ def _pushed(folder: Path, repo: str, *, public: bool) -> str:
     try:
         api.create_repo(repo, private=not public, exist_ok=True)
         found = api.upload_folder(repo_id=repo, folder_path=folder, commit_message="Exported by llmrl")
-    except (HfHubHTTPError, OSError) as error:
-        raise StorageError(f"{folder} could not be uploaded to {repo}: {error}") from error
+    except (httpx.HTTPError, OSError, HFValidationError) as error:
+        raise StorageError(
+            f"{folder} is written, and could not be uploaded to {repo}: {error}; `hf auth login` gives access"
+        ) from error
     return str(found)

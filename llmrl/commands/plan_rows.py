@@ -14,7 +14,7 @@ from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
 from llmrl.settings.recipe import Recipe
 from llmrl.settings.stages import RLStage
 from llmrl.stages.pairs import stage_data
-from llmrl.train.problems import few_problems
+from llmrl.train.problems import answer_notes, few_problems
 
 
 def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
@@ -33,7 +33,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         else f"off-policy: {updates} updates per rollout ({train.epochs} epochs x {train.minibatches} minibatches)"
     )
     adapter = f", LoRA r={recipe.model.lora.r}" if recipe.model.lora else ""
-    data, held_out = _data(recipe)
+    data, held_out, notes = _data(recipe)
     rows = [
         ("run folder", str(recipe.run_dir)),
         ("model", f"{recipe.model.path}, {recipe.model.dtype}{adapter}"),
@@ -61,6 +61,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
     if rollout.top_p < 1 or rollout.top_k > 0 or rollout.min_p > 0:
         bias = "top_p, top_k and min_p bias the sampler against the trainer's full softmax; watch the mismatch"
         rows.append(("note", bias))
+    rows += [("note", note) for note in notes if recipe.reward]
     if few := few_problems(held_out or 0, gold=algo.needs.gold):
         rows.append(("note", few))
     return [*rows, *(("note", warning) for warning in warnings(recipe, algo))]
@@ -110,13 +111,13 @@ def stage_rows(recipe: Recipe) -> list[tuple[str, str]]:
     return rows
 
 
-def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None]:
-    """A row for each source that counts what generators and files give, and the number of held-out problems; a data set
-    on the hub is not fetched.
+def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None, list[str]]:
+    """A row for each source that counts what generators and files give, the number of held-out problems, and what a user
+    should know; a data set on the hub is not fetched.
     """
     data = recipe.data
     if is_remote(data, recipe.eval.data):
-        return [("data", f"{data.called}, looked at when training starts")], None
+        return [("data", f"{data.called}, looked at when training starts")], None, []
     both = load_train_eval(data, recipe.eval.held_out, seed=key(recipe.seed, "data"))
     trained, held_out = (Counter(row.source for row in rows) for rows in both)
     found = []
@@ -127,7 +128,8 @@ def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None]:
         part = source.weight / sum(data.weights.values()) * recipe.rollout.prompts_per_step
         judges = ", ".join(source.reward or recipe.reward)
         found[place] = (found[place][0], f"{found[place][1]}; {part:.3g} prompts of a step, judged by {judges}")
-    return found, len(both[1])
+    by_source = [[row for row in both[0] if row.source == name] for name in data.weights]
+    return found, len(both[1]), [note for rows in by_source for note in answer_notes(rows)]
 
 
 def _settings(algo: Algorithm) -> str:

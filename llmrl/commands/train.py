@@ -27,6 +27,7 @@ def train(
     from llmrl.errors import ConfigError
     from llmrl.memory import keep_freed_memory
     from llmrl.settings.load import check_same_run, load_recipe
+    from llmrl.train.folder import check_name
 
     if resume and fresh:
         raise ConfigError("--resume and --fresh exclude each other")
@@ -35,6 +36,7 @@ def train(
         check_same_run(loaded)
     keep_freed_memory()
     if os.environ.get("RANK", "0") == "0":  # the first line, before anything that takes time
+        check_name(loaded.run_dir, resume=resume, fresh=fresh)
         console.print(
             f"{loaded.name}: {loaded.train.steps} steps of {loaded.algo['name']} on {loaded.model.path}, "
             f"run folder {loaded.run_dir}; loading libraries",

@@ -31,8 +31,9 @@ from pathlib import Path
 from llmrl.atomic import sync
 from llmrl.cache import cache_root
 from llmrl.errors import CatalogError
-from llmrl.nearest import nearest
+from llmrl.nearest import closest, nearest
 
+MARKS = ("config.json", "recipe.yaml")  # of a folder that is a model or a run
 MANIFEST = "llmrl-manifest.json"
 FORMAT = 1  # raise it when the conversion changes: cached folders of an older format are rebuilt
 DOWNLOAD_TIMEOUT_S = 1800.0
@@ -146,10 +147,13 @@ def resolve(path: str, *, cache_dir: Path | str | None = None, report: Report | 
         raise CatalogError(f"{path} is a folder without config.json, so it holds no Hugging Face model{hint}")
     if folder.is_file():
         raise CatalogError(f"{path} is a file; a model is a folder with config.json and safetensors")
-    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path):
+    beside = [item.name for item in folder.parent.glob("*/") if any((item / name).is_file() for name in MARKS)]
+    named_id = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", path)
+    if named_id and not beside:
         return path
     if "/" in path or path.startswith((".", "~")):
-        raise CatalogError(f"there is no folder {path}")
+        close = closest(folder.name, beside)
+        raise CatalogError(f"there is no folder {path}" + (f"; did you mean {folder.parent / close}?" if close else ""))
     raise CatalogError(_unknown_name(path))
 
 

@@ -23,7 +23,7 @@ PHASE_COLOURS = (BLUE, ORANGE, GREEN, "#cc79a7", "#56b4e9", VERMILION, "#f0e442"
 def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Table:
     """The run's `summary.json` as a rich table; rows whose numbers are missing say so with a dash.
 
-    With `run` (the run folder), two more rows name it and, if it exists, its plot.
+    With `run` (the run folder), more rows name it and, if they exist, its plot and its report.
     """
     table = Table(show_header=False, min_width=48)
     table.add_column(style="bold", no_wrap=True)
@@ -55,8 +55,9 @@ def summary_table(summary: Mapping[str, Any], *, run: Path | None = None) -> Tab
     table.add_row("status", Text(str(summary.get("status", "–"))))
     if run is not None:
         table.add_row("run folder", Text(str(run)))
-        if (plot := run / "curves.png").is_file():
-            table.add_row("plot", Text(str(plot)))
+        for name, file in (("plot", run / "curves.png"), ("report", run / "report.html")):
+            if file.is_file():
+                table.add_row(name, Text(str(file)))
     return table
 
 

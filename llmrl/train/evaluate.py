@@ -5,6 +5,7 @@ completions.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 
 from llmrl.atomic import write_text
+from llmrl.errors import LimitExceeded
 from llmrl.rollout.engine import RolloutEngine, Told
 from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import greedy
-from llmrl.settings.recipe import Recipe
+from llmrl.settings.recipe import LimitsConfig, Recipe
 from llmrl.train.models import Models
 from llmrl.train.sample import judged
 from llmrl.train.world import World
@@ -55,10 +57,11 @@ def held_out(
         episodes = by_episode(judged(trajectories, score))
         prompts_of = [one[0].prompt for one in episodes]
         told_of = [
-            (prompt.id, prompt.source, measured(one, recipe.eval.threshold), parts_of(one))
+            (prompt.id, prompt.source, measured(one, recipe.eval.threshold), parts_of(one), failure_of(one))
             for prompt, one in zip(prompts_of, episodes, strict=True)
         ]
-        names, sources, rows, parts = zip(*world.gather(told_of), strict=True)
+        names, sources, rows, parts, failures = zip(*world.gather(told_of), strict=True)
+        check_rewards(failures, recipe.limits, version)
         if world.main:
             store_outcomes(recipe.run_dir, version, dict(zip(names, (row[0] for row in rows), strict=True)))
         count = len(rows)
@@ -92,6 +95,23 @@ def store_outcomes(run: Path, step: int, solved: Mapping[str, bool]) -> None:
     file = run / "evals" / f"step-{step:06d}.jsonl"
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(json.dumps({"id": name, "solved": done}) + "\n" for name, done in solved.items()))
+
+
+def failure_of(episode: Sequence[Trajectory]) -> str:
+    """Why the reward of an episode failed; empty if it did not, or if the episode itself failed."""
+    errors = [score.error for score in episode[-1].scores if score.error]
+    return errors[0] if errors and episode[-1].status.kind is not StatusKind.ERROR else ""
+
+
+def check_rewards(failures: Sequence[str], limits: LimitsConfig, step: int) -> None:
+    """Raise LimitExceeded if the reward failed on too many problems: before the first step, and not after it."""
+    reasons = Counter(filter(None, failures))
+    if reasons and reasons.total() > limits.max_reward_error_rate * len(failures):
+        reason, count = reasons.most_common(1)[0]
+        raise LimitExceeded(
+            f"step {step}: the reward failed on {reasons.total()} of {len(failures)} held-out problems, more than "
+            f"limits.max_reward_error_rate={limits.max_reward_error_rate:g}; most frequent reason, {count} times: {reason}"
+        )
 
 
 def parts_of(episode: Sequence[Trajectory]) -> dict[str, float]:

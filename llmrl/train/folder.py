@@ -72,8 +72,7 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool, chosen: Mapping[st
     RunFolderError: exists already, nothing to resume, another model's run, in use, or not writable.
     """
     folder = recipe.run_dir
-    if resume and not _started(folder):
-        raise RunFolderError(f"nothing to resume: there is no run in {folder}; leave --resume out to start one")
+    check_name(folder, resume=resume, fresh=fresh)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder)
@@ -94,6 +93,17 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool, chosen: Mapping[st
         raise RunFolderError(f"{folder} cannot be used: {error}; choose another runs_dir=...") from error
 
 
+def check_name(folder: Path, *, resume: bool, fresh: bool) -> None:
+    """Raise RunFolderError if there is nothing to resume in `folder`, or a run that is not to be resumed or moved aside."""
+    if resume and not _started(folder):
+        raise RunFolderError(f"nothing to resume: there is no run in {folder}; leave --resume out to start one")
+    if _started(folder) and _has_begun(folder) and not (resume or fresh):
+        raise RunFolderError(
+            f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
+            f"aside), or choose another name=..."
+        )
+
+
 def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool, chosen: Mapping[str, str]) -> None:
     if not _started(folder) or not (resume or _has_begun(folder)):
         (folder / "environment.json").write_text(json.dumps(environment() | {"chosen": dict(chosen)}, indent=1))
@@ -104,11 +114,6 @@ def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool, chosen: Mappi
         if file.read_text() != text:  # what was changed holds from here on; what it was stays on record
             write_text(_free_name(file), file.read_text())
             write_text(file, text)
-    else:
-        raise RunFolderError(
-            f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
-            f"aside), or choose another name=..."
-        )
 
 
 def _started(folder: Path) -> bool:

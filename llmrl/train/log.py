@@ -23,6 +23,7 @@ from llmrl.types import Trajectory
 
 SILENCE_S = 30.0  # longest time without a word
 ESTIMATE_AFTER = 2  # steps; the first is slower than the others
+ALIKE_FOR = 2  # steps
 WIDE = 120  # columns from which the bar has room for every number
 
 
@@ -82,7 +83,8 @@ class Log:
         )
         self._steps = recipe.train.steps
         self._shown = recipe.train.log_completions
-        self._first = state.step
+        self._first, self._run = state.step, recipe.run_dir
+        self._alike = recipe.rollout.group_size > 1
         self._doing, self._since, self._count = "starting", time.monotonic(), ""
         self._evaluation: TaskID | None = None
         self._ended = threading.Event()
@@ -122,9 +124,19 @@ class Log:
             if step == self._first + ESTIMATE_AFTER and step < self._steps:
                 left = times["time/step"] * (self._steps - step)
                 self._console.print(f"about {left / 60:.0f} minutes to the end, without evaluations", highlight=False)
+        self._without_contrast(step, metrics)
         self.doing(f"step {step + 1}")
         skipped = state.skipped_in_a_row + 1 if metrics["update/skipped"] else 0
         return replace(state, step=step, skipped_in_a_row=skipped, accuracy=None)
+
+    def _without_contrast(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Say once that no completion was better than its siblings since the start."""
+        self._alike = self._alike and metrics.get("group/uniform") == 1
+        if self._alike and step == self._first + ALIKE_FOR:
+            self.say(
+                f"every completion got the reward of its siblings in all steps so far (mean {metrics['reward/mean']:.3f}): "
+                f"a method that compares them learns nothing; `llmrl samples {self._run} --step {step}` shows why"
+            )
 
     def _told(self, metrics: dict[str, float]) -> tuple[str, str]:
         """A step in a line, and in half of one."""

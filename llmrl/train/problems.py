@@ -18,6 +18,17 @@ from llmrl.settings.recipe import Recipe
 from llmrl.types import Prompt, Trajectory
 
 FEW = 20  # held-out problems
+ANSWERS = (
+    "solution",
+    "target",
+    "label",
+    "ground_truth",
+    "final_answer",
+    "expected_answer",
+    "gold",
+    "output",
+    "response",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +73,7 @@ def problems_of(
                 continue
             about = f"{part}, {name}" if name else part
             prompts, report = to_prompts(mine, tokenizer, config, reader=reader)
-            notes.append(_prompt_note(report, about))
+            notes += [_prompt_note(report, about), *([] if place or gold else answer_notes(mine))]
             found, too_long = gold_rows(prompts, tokenizer, max_length=length) if gold else ({}, [])
             if too_long:
                 notes.append(f"{about}: {len(too_long)} of {len(prompts)} examples dropped as too long")
@@ -79,6 +90,14 @@ def few_problems(count: int, *, gold: bool = False) -> str:
     if gold or not 0 < count < FEW:
         return ""
     return f"accuracy on {count} held-out problems means little: one problem more or less is {100 / count:.0f} points"
+
+
+def answer_notes(rows: Sequence[Row]) -> list[str]:
+    """A warning if no row has an answer and one of its columns is called as answers are."""
+    found = [name for name in ANSWERS if rows and name in rows[0].columns]
+    if not found or any(row.answer for row in rows):
+        return []
+    return [f"no row has an `answer`, and there is a column {found[0]!r}: data.columns.answer={found[0]} makes it one"]
 
 
 def _prompt_note(report: PromptReport, part: str) -> str:

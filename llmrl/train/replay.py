@@ -71,7 +71,7 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: So
     if recipe.train.deterministic:
         torch.use_deterministic_algorithms(True)
     start, folder = _nearest_checkpoint(run, step)
-    for number in range(start + 1, step + 1):
+    for number in (step, *range(start + 1, step)):
         if not rollouts_file(run, number).is_file():
             raise ReplayError(f"{run} has no rollouts of step {number}; stored are {_stored(run)}")
     world = World()

@@ -2,7 +2,10 @@
 
 import io
 import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -96,9 +99,19 @@ def test_what_cannot_be_exported_says_why(two_runs, arguments, message):
 
 def test_an_export_does_not_replace_somebody_elses_folder(two_runs, tmp_path):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.tex").write_text("...")
-    done = CliRunner().invoke(app, ["export", str(two_runs[1]), "--out", str(tmp_path / "mine")])
-    assert "is not empty" in str(done.exception) and (tmp_path / "mine" / "thesis.tex").exists()
+    for name in ("thesis.tex", "README.md"):
+        (tmp_path / "mine" / name).write_text("...")
+        done = CliRunner().invoke(app, ["export", str(two_runs[1]), "--out", str(tmp_path / "mine")])
+        assert "is not empty" in str(done.exception) and (tmp_path / "mine" / "thesis.tex").exists()
+    for _ in range(2):  # its own place in the run folder is written again
+        assert invoke("export", two_runs[1]).strip() == str(two_runs[1] / "export" / "policy")
+
+
+def test_a_hub_that_cannot_be_reached_is_a_message(two_runs):
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, "-m", "llmrl", "export", str(two_runs[1]), "--to", "hub", "--repo", "me/mine"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and "could not be uploaded to me/mine" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.filterwarnings("ignore")  # transformers' reader of GGUF files
@@ -137,6 +150,13 @@ def test_a_conversation_remembers_its_turns_and_answers_as_generate_does(two_run
         made = model.generate(**tokens, do_sample=False, max_new_tokens=6)[0, tokens["input_ids"].shape[1] :]
     assert tokenizer.decode(made, skip_special_tokens=True) == talk.turns[3]["content"]
     assert talk.turns[3]["content"] in said.getvalue() and "/reset starts over" in said.getvalue()
+
+
+def test_a_conversation_that_fills_the_models_context_says_so(two_runs):
+    tokenizer = AutoTokenizer.from_pretrained(checkpoints(two_runs[1])[-1] / "policy")
+    talk = Conversation(policy(two_runs[1]).eval(), tokenizer, temperature=0.0, max_tokens=400, length=20)
+    assert "".join(talk.answer("Hi")) and len(talk.turns) == 2
+    assert "/reset starts over" in "".join(talk.answer("and once more")) and len(talk.turns) == 2
 
 
 def test_a_conversation_starts_over_and_changes_its_system_prompt_and_temperature():

@@ -66,8 +66,13 @@ def test_a_reward_that_returns_nan_is_an_error_and_not_a_zero(tmp_path: Path, ti
 
 
 def test_a_reward_that_fails_too_often_ends_the_run_with_code_3(tmp_path: Path, tiny_model: Path) -> None:
-    with pytest.raises(LimitExceeded, match=r"step 1: reward/errored=1 is above limits.max_reward_error_rate=0.1") as e:
+    with pytest.raises(
+        LimitExceeded, match=r"step 0: the reward failed on 2 of 2 held-out problems, more than limits"
+    ) as e:
         trained(tmp_path, tiny_model, reward("raises_always"))
+    assert e.value.exit_code == 3 and not rows(tmp_path)
+    with pytest.raises(LimitExceeded, match=r"step 1: reward/errored=1 is above limits.max_reward_error_rate=0.1") as e:
+        trained(tmp_path, tiny_model, {**reward("raises_always"), "eval": {"enabled": False}})
     assert e.value.exit_code == 3
     assert len(rows(tmp_path)) == 1 and not checkpoints(tmp_path / "run")
 

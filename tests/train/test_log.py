@@ -9,6 +9,7 @@ from rich.console import Console
 from llmrl.rollout.engine import collect, generated
 from llmrl.train import log as log_module
 from llmrl.train.checkpoint import TrainState
+from llmrl.train.clock import Clock
 from llmrl.train.log import Log
 from llmrl.train.world import World
 from llmrl.types import Completion, Request, Sampling, Status
@@ -49,6 +50,22 @@ def shown(tmp_path, tiny_model, monkeypatch):
         return Log(made, World(), console, state=TrainState(step=0, metrics_bytes=0)), file
 
     return start
+
+
+def test_groups_without_contrast_since_the_start_are_pointed_out_once(shown):
+    steps = {"never": [1.0] * 6, "late": [1.0, 0.5, 1.0, 1.0, 1.0], "short": [1.0]}
+    for name, shares in steps.items():
+        log, file = shown(terminal=False)
+        state = TrainState(step=0, metrics_bytes=0)
+        for share in shares:
+            metrics = {"group/uniform": share, "reward/mean": 0.0, "length/mean": 1.0, "loss": 0.0, "grad_norm": 0.0,
+                       "tokens/trained": 4.0, "update/skipped": 0.0}  # fmt: skip
+            state = log.step(state, metrics, Clock())
+        log.close()
+        said = file.getvalue().count("every completion got the reward of its siblings")
+        file.seek(0)
+        file.truncate()
+        assert said == (name == "never")
 
 
 def test_every_completion_is_told_and_the_order_is_that_of_the_requests():
