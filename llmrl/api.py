@@ -154,6 +154,22 @@ def _written(data: Iterable[Mapping[str, Any]], folder: Path, name: str) -> Path
     if not rows:
         raise ConfigError("data is empty; give a datasets.Dataset or dicts with a prompt")
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{name}.data.jsonl"
-    file.write_text("".join(json.dumps(row, default=str) + "\n" for row in rows))
+    file, lines = folder / f"{name}.data.jsonl", []
+    for number, row in enumerate(rows):
+        try:
+            lines.append(json.dumps(row, default=_plain) + "\n")
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"row {number} of data cannot be stored: {error}; give text, numbers, lists or dicts"
+            ) from error
+    file.write_text("".join(lines))
     return file
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: numpy's numbers and arrays, and dates. Raises TypeError for anything else, pictures among them."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    raise TypeError(f"a {type(value).__name__} is no JSON")

@@ -3,12 +3,15 @@
 import json
 import os
 import signal
+from datetime import date
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
 
 import llmrl
+from llmrl.api import _written
 from llmrl.errors import ConfigError
 from llmrl.train.folder import read_metrics
 
@@ -76,11 +79,21 @@ def test_an_interrupt_saves_and_the_same_call_goes_on(tiny_model, tmp_path):
     [
         ([], "data is empty"),
         (DatasetDict({"train": Dataset.from_list(ROWS[:3])}), r"several splits \(train\)"),
+        (
+            [ROWS[0], {"prompt": "?", "image": object()}],
+            "row 1 of data cannot be stored: a object is no JSON; give text",
+        ),
     ],
 )
 def test_data_that_is_none_says_so(tiny_model, tmp_path, data, message):
     with pytest.raises(ConfigError, match=message):
         llmrl.train(str(tiny_model), data, ascii_share, settings=small(tmp_path))
+
+
+def test_numbers_and_arrays_of_numpy_stay_what_they_are(tmp_path):
+    row = {"prompt": "?", "answer": np.int64(7), "tests": np.array([1, 2]), "on": date(2026, 1, 2)}
+    stored = json.loads(_written([row], tmp_path, "x").read_text())
+    assert stored == {"prompt": "?", "answer": 7, "tests": [1, 2], "on": "2026-01-02"}
 
 
 def test_a_model_is_measured_on_a_task_of_ones_own(tiny_model, tmp_path):

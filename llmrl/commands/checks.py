@@ -78,6 +78,7 @@ def check_rewards(
     from llmrl.errors import ConfigError
     from llmrl.nearest import nearest
     from llmrl.rewards.check import check_rows
+    from llmrl.rewards.combine import OfSources
     from llmrl.seeding import key
     from llmrl.settings.load import load_recipe
 
@@ -93,7 +94,7 @@ def check_rewards(
         if part in (None, name):
             mine = [row for row in chosen if name in (judging.get(row.source) or parts)]
             rows = [{**row.columns, "answer": row.answer, "id": row.id} for row in mine]
-            problems = check_rows(reward, rows)
+            problems = check_rows(reward.reward if isinstance(reward, OfSources) else reward, rows)
             bad += len(problems)
             kinds = ", ".join(f"{count} {kind}" for kind, count in Counter(p.kind for p in problems).items())
             console.print(f"{name}: {len(rows)} rows, {kinds or 'every gold answer gets full marks'}", markup=False)

@@ -127,7 +127,8 @@ def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None, list[str]]
     for place, source in enumerate(data.sources):
         part = source.weight / sum(data.weights.values()) * recipe.rollout.prompts_per_step
         judges = ", ".join(source.reward or recipe.reward)
-        found[place] = (found[place][0], f"{found[place][1]}; {part:.3g} prompts of a step, judged by {judges}")
+        judged = f", judged by {judges}" if judges else ""
+        found[place] = (found[place][0], f"{found[place][1]}; {part:.3g} of a step's prompts{judged}")
     by_source = [[row for row in both[0] if row.source == name] for name in data.weights]
     return found, len(both[1]), [note for rows in by_source for note in answer_notes(rows)]
 

@@ -7,7 +7,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from llmrl.cli import app
 from llmrl.data.source import load_train_eval
 from llmrl.data.stream import MixedStream
 from llmrl.errors import ConfigError, DataError
@@ -167,6 +169,18 @@ def test_overrides_name_a_source_by_place_or_name(tmp_path):
     assert changed.data.weights == {"addition": 0.5, "hard": 3} and changed.data.sources[0].args == {"high": 9}
     with pytest.raises(ConfigError, match="the list has no 'hrad'; did you mean 'hard'"):
         load_recipe(tmp_path / "r.yaml", ["data.sources.hrad.weight=3"])
+
+
+def test_gold_answers_are_tried_on_the_rewards_of_their_source(tmp_path):
+    (tmp_path / "words.jsonl").write_text("".join(f'{{"prompt": "Say w{n}!", "answer": "w{n}"}}\n' for n in range(30)))
+    (tmp_path / "r.yaml").write_text(
+        "name: x\nmodel: {path: smollm2-135m}\nalgo: {name: grpo}\ntrain: {steps: 3}\nreward:\n"
+        "  number: {name: 'llmrl.rewards.exact_number:ExactNumber'}\n  word: {name: 'llmrl.rewards.text_answer:ExactMatch'}\n"
+        f"data: {{sources: [{{source: addition, limit: 20, reward: number}}, "
+        f"{{source: {tmp_path}/words.jsonl, reward: word}}]}}\neval: off\n"
+    )
+    told = CliRunner().invoke(app, ["rewards", "check", str(tmp_path / "r.yaml"), "--part", "number"])
+    assert told.exit_code == 0 and "number: 20 rows, every gold answer gets full marks" in told.output
 
 
 GOLDEN = [["a/3", "b/0", "a/1"], ["a/0", "b/2", "a/4"], ["b/3", "a/2", "a/1"], ["b/1", "a/4", "a/2"]]

@@ -88,6 +88,6 @@ def test_the_loss_of_supervised_training_is_told_by_source(tmp_path, tiny_model)
 def test_plan_counts_the_rows_of_each_source(tmp_path, tiny_model):
     recipe = load_recipe(write_recipe(tmp_path, tiny_model, CHANGES))
     rows = dict(rows_of(recipe, build_algorithm(recipe.algo)))
-    addition = "addition: 6 problems to train on, 4 held out; 2.67 prompts of a step, judged by letters"
-    hard = "arithmetic: 30 problems to train on, 2 held out; 1.33 prompts of a step, judged by ascii, exact, letters"
+    addition = "addition: 6 problems to train on, 4 held out; 2.67 of a step's prompts, judged by letters"
+    hard = "arithmetic: 30 problems to train on, 2 held out; 1.33 of a step's prompts, judged by ascii, exact, letters"
     assert (rows["data: addition"], rows["data: hard"]) == (addition, hard)
