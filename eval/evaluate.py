@@ -75,38 +75,22 @@ def evaluate(
     judges = {plan.task.name: _judge(plan, scorers) for plan in plans}
     settings = engine_settings(found, plans, options, say, rewrites=rewrites)
     results: list[TaskResult] = []
-    started, generated = time.monotonic(), 0
+    started = time.monotonic()
     engines = _Engines(
         lambda model: engine or _engine_factory(model or found, options, tokenizer, out, say), settings, say
     )
     try:
         for plan in plans:
-            path = out / f"{plan.task.name}.jsonl"
-            if options.restart:
-                for old in (path, *out.glob(f"{plan.task.name}.*.jsonl")):
-                    old.unlink(missing_ok=True)
-            records = run_task(
-                plan.prompts,
-                engine=engines(None),
-                judge=judges[plan.task.name],
-                sampling=plan.sampling,
-                samples=plan.samples,
-                seed=options.seed,
-                path=path,
-                settings=plan.settings,
-                progress=progress(plan.task.name) if progress else None,
-            )
             tools = Tools(
                 engines=engines, judge=judges[plan.task.name], renderer=Renderer(tokenizer, chat=plan.mode == "chat"),
                 tokenizer=tokenizer, sampling=plan.sampling, seed=options.seed, task=plan.task.name,
             )  # fmt: skip
-            rewritten = _asked_again(plan, rewrites, records, tools, out)
+            told = progress(plan.task.name) if progress else None
+            records, rewritten = _ask(plan, rewrites, tools, out, restart=options.restart, progress=told)
             results.append(summarise(plan.task.name, plan.settings, records, strategies, options.ks, rewritten))
-            generated += results[-1].tokens.total
-            seconds = time.monotonic() - started
             run = {
-                "seconds": round(seconds, 2),
-                "tokens": generated,
+                "seconds": round(time.monotonic() - started, 2),
+                "tokens": sum(result.tokens.total for result in results),
                 "engine": ", ".join(options.endpoints) or options.engine,
                 "python": platform.python_version(),
                 **versions(PACKAGES),
@@ -124,15 +108,23 @@ def evaluate(
     return read_results(out)
 
 
-def _asked_again(
-    plan: Plan, rewrites: Sequence[Rewrite], records: Sequence[Record], tools: Tools, out: Path
-) -> list[tuple[Rewrite, list[Record]]]:
-    """What strategies that ask again made of a task's samples."""
+def _ask(
+    plan: Plan, rewrites: Sequence[Rewrite], tools: Tools, out: Path, *, restart: bool, progress: Progress | None
+) -> tuple[list[Record], list[tuple[Rewrite, list[Record]]]]:
+    """A task's samples, and what strategies that ask again made of them."""
+    path = out / f"{plan.task.name}.jsonl"
+    if restart:
+        for old in (path, *out.glob(f"{plan.task.name}.*.jsonl")):
+            old.unlink(missing_ok=True)
+    records = run_task(
+        plan.prompts, engine=tools.engines(None), judge=tools.judge, sampling=plan.sampling, samples=plan.samples,
+        seed=tools.seed, path=path, settings=plan.settings, progress=progress,
+    )  # fmt: skip
     asked, found = list(zip(plan.prompts, records, strict=True)), []
     for one in rewrites:
         path = out / f"{plan.task.name}.{one.name}.jsonl"
         found.append((one, rewrite_task(one, asked, tools, path=path, settings=plan.settings)))
-    return found
+    return records, found
 
 
 class _Engines:

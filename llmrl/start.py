@@ -30,8 +30,8 @@ from llmrl.errors import CheckpointError, ConfigError
 from llmrl.hardware import cores
 from llmrl.policy.model import Policy, check_vocabulary, load_tokenizer, model_length
 from llmrl.privacy.build import make_private, public_notes
-from llmrl.rollout.engine import NoEngine
-from llmrl.rollout.engines import native_engine, place_engine
+from llmrl.rollout.engine import NoEngine, RolloutEngine
+from llmrl.rollout.engines import TakeFaults, native_engine, place_engine
 from llmrl.rollout.episodes import Stage
 from llmrl.rollout.partners import open_partners
 from llmrl.rollout.process import EngineFaults
@@ -122,6 +122,10 @@ class Runner:
     accelerator: Any
     interrupts: Interrupts
     console: Console
+
+    def say(self, text: str) -> None:
+        if self.world.main:
+            self.console.print(text, markup=False, highlight=False)
 
 
 def _trained(
@@ -246,30 +250,18 @@ def _build(
 ) -> tuple[Job, TrainState]:
     """Load data, start the engine, load the model, restore a checkpoint; what must be closed goes on `stack`."""
     world, needs = runner.world, parts.algo.needs
-
-    def say(text: str) -> None:
-        if world.main:
-            runner.console.print(text, markup=False, highlight=False)
-
     _check_length(recipe, parts.sources.policy)
     if problems is None:
-        say("reading data and tokenizer")
+        runner.say("reading data and tokenizer")
         source = parts.sources.policy
         problems = load_problems(recipe, load_tokenizer(source), gold=needs.gold, reader=load_pictures(source))
     problems, stored = with_stored(problems, recipe, parts.sources.policy)
     notes = [*problems.notes, *warnings(recipe, parts.algo)]
     samples = not needs.gold or bool(recipe.reward) or recipe.env is not None
-    beside = samples and recipe.rollout.engine != "native"
-    say(f"starting the engine ({recipe.rollout.engine}) while the model loads" if beside else "loading the model")
-    started = place_engine(recipe, parts.sources.policy, world) if beside else None
-    if started is not None:
-        stack.callback(started[0].close)
-    models = build_models(recipe, parts.algo, parts.sources, problems.train, notes, world)
-    check_vocabulary(models.policy, (token for row in problems.gold.values() for token in row.tokens))
-    if started is None:
-        mode = models.logprob_model.mode
-        started = native_engine(recipe, models.policy, mode) if samples else (NoEngine(), EngineFaults)
-    engine, faults = started
+    models, engine, faults = _open_models(recipe, parts, runner, stack, problems, notes, samples=samples)
+    references, about = None, list[str]()
+    if needs.references:
+        references, about = reference_rows(problems.train, models.policy.tokenizer, max_length=recipe.model.max_length)
     controller = cast(Steered, parts.algo).controller() if needs.feedback else None
     private: dict[str, Any] = {}
     if recipe.privacy is not None:
@@ -283,12 +275,9 @@ def _build(
     tracker = open_trackers(recipe, recipe.run_dir, None if stage else runner.accelerator)
     log = Log(recipe, world, runner.console, state=state, tracker=tracker, stage=stage)
     stack.callback(log.close)
-    for note in [*notes, *found]:
+    for note in [*notes, *found, *about]:
         log.say(note)
-    writer = None
-    if world.main:
-        writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
-        stack.callback(writer.close)
+    writer = _open_writer(recipe, stack) if world.main else None
     host = open_stage(recipe, models.policy, parts.sources, stack, rank=world.rank) if recipe.env is not None else None
     measures: list[Evaluate] = []
     if samples and problems.held_out:
@@ -299,12 +288,6 @@ def _build(
         ]  # fmt: skip
     if needs.gold and problems.held_out:
         measures += [held_out_loss(models, list(problems.held_out_gold.values()))]
-    references = None
-    if needs.references:
-        tokenizer = models.policy.tokenizer
-        references, about = reference_rows(problems.train, tokenizer, max_length=recipe.model.max_length)
-        for note in about:
-            log.say(note)
     sampler = Sampler(
         recipe=recipe, world=world, engine=engine, score=parts.score, stream=streams[0], spare=streams[1], stage=host,
         gold=problems.gold if needs.gold else None,
@@ -321,6 +304,30 @@ def _build(
         interrupts=runner.interrupts, **private,
     )  # fmt: skip
     return job, state
+
+
+def _open_models(
+    recipe: Recipe, parts: Parts, runner: Runner, stack: ExitStack, problems: Problems, notes: list[str], *, samples: bool
+) -> tuple[Models, RolloutEngine, TakeFaults]:  # fmt: skip
+    """The models and the engine, which starts while they load, or is the policy itself, or none if nothing `samples`."""
+    beside = samples and recipe.rollout.engine != "native"
+    engine = f"starting the engine ({recipe.rollout.engine}) while the model loads"
+    runner.say(engine if beside else "loading the model")
+    started = place_engine(recipe, parts.sources.policy, runner.world) if beside else None
+    if started is not None:
+        stack.callback(started[0].close)
+    models = build_models(recipe, parts.algo, parts.sources, problems.train, notes, runner.world)
+    check_vocabulary(models.policy, (token for row in problems.gold.values() for token in row.tokens))
+    if started is None:
+        mode = models.logprob_model.mode
+        started = native_engine(recipe, models.policy, mode) if samples else (NoEngine(), EngineFaults)
+    return models, *started
+
+
+def _open_writer(recipe: Recipe, stack: ExitStack) -> Writer:
+    writer = Writer(recipe.run_dir, keep_last=recipe.train.keep_last, keep_best=recipe.train.keep_best)
+    stack.callback(writer.close)
+    return writer
 
 
 def _together(measures: Sequence[Evaluate]) -> Evaluate:

@@ -14,17 +14,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llmrl.data.conversation import Renderer
-from llmrl.eval.records import Record, Sample, open_records, to_line
+from llmrl.eval.records import Record, open_records, to_line
+from llmrl.eval.run import Judge
 from llmrl.rollout.engine import RolloutEngine
 from llmrl.types import Completion, Prompt, Request, Sampling
 
 WINDOW = 4096  # samples rewritten at once
-
-
-class Judge(Protocol):
-    """What turns a question's completions into samples (`run.Judge`)."""
-
-    def __call__(self, prompt: Prompt, completions: Sequence[Completion]) -> tuple[Sample, ...]: ...
 
 
 class Engines(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -18,48 +19,38 @@ if TYPE_CHECKING:
     from llmrl.launcher.topology import Topology
     from llmrl.settings.recipe import Recipe
 
-RUN, CLUSTER, MEMORY = "What runs", "Slurm and Ray", "Memory plan"
+_run = partial(typer.Option, rich_help_panel="What runs")
+_cluster = partial(typer.Option, rich_help_panel="Slurm and Ray")
+_memory = partial(typer.Option, rich_help_panel="Memory plan")
 
 
 def launch(
     recipe: RecipeFile,
     overrides: Overrides = None,
-    backend: Annotated[str, typer.Option(help="ddp, fsdp2, zero2 or zero3.", rich_help_panel=RUN)] = "ddp",
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=RUN)] = 1,
+    backend: Annotated[str, _run(help="ddp, fsdp2, zero2 or zero3.")] = "ddp",
+    nodes: Annotated[int, _run(min=1, help="Machines.")] = 1,
     gpus_per_node: Annotated[
-        int | None,
-        typer.Option(min=0, help="GPUs, one process each; 0: CPUs. Default: what is here.", rich_help_panel=RUN),
+        int | None, _run(min=0, help="GPUs, one process each; 0: CPUs. Default: what is here.")
     ] = None,
-    processes: Annotated[
-        int | None, typer.Option(min=1, help="Processes of each node on CPUs.", rich_help_panel=RUN)
-    ] = None,
-    head: Annotated[
-        str | None, typer.Option(help="First node's address, without Slurm or Ray.", rich_help_panel=RUN)
-    ] = None,
-    node_rank: Annotated[int, typer.Option(min=0, help="Which node this is.", rich_help_panel=RUN)] = 0,
+    processes: Annotated[int | None, _run(min=1, help="Processes of each node on CPUs.")] = None,
+    head: Annotated[str | None, _run(help="First node's address, without Slurm or Ray.")] = None,
+    node_rank: Annotated[int, _run(min=0, help="Which node this is.")] = 0,
     resume: Resume = False,
     fresh: Fresh = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would run, and the plan; run nothing.")
     ] = False,
-    slurm: Annotated[bool, typer.Option("--slurm", help="Submit a batch job.", rich_help_panel=CLUSTER)] = False,
-    ray: Annotated[bool, typer.Option("--ray", help="Submit a Ray job.", rich_help_panel=CLUSTER)] = False,
-    time: Annotated[str, typer.Option(help="Slurm's time limit.", rich_help_panel=CLUSTER)] = "24:00:00",
-    grace_s: Annotated[
-        int, typer.Option(min=10, help="Seconds before it, to finish a step and save.", rich_help_panel=CLUSTER)
-    ] = 120,
-    cores: Annotated[
-        int | None, typer.Option(min=1, help="Cores of each process. Default: 8.", rich_help_panel=CLUSTER)
-    ] = None,
-    partition: Annotated[str | None, typer.Option(help="Slurm's partition.", rich_help_panel=CLUSTER)] = None,
-    account: Annotated[str | None, typer.Option(help="Slurm's account.", rich_help_panel=CLUSTER)] = None,
-    sbatch: Annotated[
-        list[str] | None, typer.Option(help="More for sbatch: --sbatch=--constraint=h100.", rich_help_panel=CLUSTER)
-    ] = None,
-    ray_address: Annotated[str | None, typer.Option(help="Ray's dashboard.", rich_help_panel=CLUSTER)] = None,
+    slurm: Annotated[bool, _cluster("--slurm", help="Submit a batch job.")] = False,
+    ray: Annotated[bool, _cluster("--ray", help="Submit a Ray job.")] = False,
+    time: Annotated[str, _cluster(help="Slurm's time limit.")] = "24:00:00",
+    grace_s: Annotated[int, _cluster(min=10, help="Seconds before it, to finish a step and save.")] = 120,
+    cores: Annotated[int | None, _cluster(min=1, help="Cores of each process. Default: 8.")] = None,
+    partition: Annotated[str | None, _cluster(help="Slurm's partition.")] = None,
+    account: Annotated[str | None, _cluster(help="Slurm's account.")] = None,
+    sbatch: Annotated[list[str] | None, _cluster(help="More for sbatch: --sbatch=--constraint=h100.")] = None,
+    ray_address: Annotated[str | None, _cluster(help="Ray's dashboard.")] = None,
     device_gib: Annotated[
-        float | None,
-        typer.Option(min=1, help="Memory of a GPU (default 80), or of a CPU machine.", rich_help_panel=MEMORY),
+        float | None, _memory(min=1, help="Memory of a GPU (default 80), or of a CPU machine.")
     ] = None,
 ) -> None:
     """Start a recipe on several processes: this machine's, a Slurm or Ray cluster's, or by hand on several nodes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,35 +15,22 @@ if TYPE_CHECKING:
     from llmrl.batch import Algorithm
     from llmrl.settings.recipe import Recipe
 
-SCALE = "With --scale"
+_scale = partial(typer.Option, rich_help_panel="With --scale")
 
 
 def plan(
     recipe: RecipeFile,
     overrides: Overrides = None,
     scale: Annotated[bool, typer.Option("--scale", help="Predict step time and the best split on a cluster.")] = False,
-    measured: Annotated[
-        list[Path] | None,
-        typer.Option(help="A run folder to take costs from; several are better.", rich_help_panel=SCALE),
-    ] = None,
-    check: Annotated[
-        list[Path] | None, typer.Option(help="A run to compare with the simulation of it.", rich_help_panel=SCALE)
-    ] = None,
-    cost: Annotated[
-        list[str] | None, typer.Option(help="A cost of your own: --cost update_token_s=2e-5.", rich_help_panel=SCALE)
-    ] = None,
-    nodes: Annotated[int, typer.Option(min=1, help="Machines.", rich_help_panel=SCALE)] = 1,
-    gpus_per_node: Annotated[int, typer.Option(min=0, help="GPUs of each; 0: CPUs.", rich_help_panel=SCALE)] = 0,
-    processes: Annotated[int | None, typer.Option(min=1, help="Workers on CPUs.", rich_help_panel=SCALE)] = None,
-    cores: Annotated[
-        int | None, typer.Option(min=1, help="CPU cores. Default: this machine's.", rich_help_panel=SCALE)
-    ] = None,
-    network_gb_s: Annotated[
-        float | None, typer.Option(min=0.001, help="GB/s of each trainer's link.", rich_help_panel=SCALE)
-    ] = None,
-    max_staleness: Annotated[
-        int, typer.Option(min=1, help="Versions that engines may be behind.", rich_help_panel=SCALE)
-    ] = 4,
+    measured: Annotated[list[Path] | None, _scale(help="A run folder to take costs from; several are better.")] = None,
+    check: Annotated[list[Path] | None, _scale(help="A run to compare with the simulation of it.")] = None,
+    cost: Annotated[list[str] | None, _scale(help="A cost of your own: --cost update_token_s=2e-5.")] = None,
+    nodes: Annotated[int, _scale(min=1, help="Machines.")] = 1,
+    gpus_per_node: Annotated[int, _scale(min=0, help="GPUs of each; 0: CPUs.")] = 0,
+    processes: Annotated[int | None, _scale(min=1, help="Workers on CPUs.")] = None,
+    cores: Annotated[int | None, _scale(min=1, help="CPU cores. Default: this machine's.")] = None,
+    network_gb_s: Annotated[float | None, _scale(min=0.001, help="GB/s of each trainer's link.")] = None,
+    max_staleness: Annotated[int, _scale(min=1, help="Versions that engines may be behind.")] = 4,
 ) -> None:
     """Say what a recipe will do, without loading a model: samples, tokens, updates, memory.
 

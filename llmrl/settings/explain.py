@@ -40,7 +40,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> str:
             lines.append(f"{place}.kind: missing; add it")
         else:
             message = plain_message(item)
-            lines.append(f"{place}: {message}" if place else message)
+            lines.append(f"{place}: {message}" if place and not message.startswith(place) else message)
     return "\n".join(f"  {line}" for line in lines)
 
 

@@ -83,6 +83,17 @@ class TrainConfig(Section):
         """Optimizer steps per rollout."""
         return self.epochs * self.minibatches
 
+    @rule(mode="after")
+    def _kept_and_reached(self) -> TrainConfig:
+        if self.best and not self.keep_best:
+            raise ValueError(f"train.best={self.best} with train.keep_best=false: that checkpoint would be removed")
+        if self.warmup_steps > self.steps:
+            raise ValueError(
+                f"train.warmup_steps={self.warmup_steps} is more than train.steps={self.steps}: the learning rate would "
+                "never be reached"
+            )
+        return self
+
 
 class BenchmarkConfig(Section):
     """A benchmark of `llmrl eval tasks` (or a task file) with sampling settings of its own; null is the task's default."""
@@ -348,17 +359,6 @@ class Recipe(Section):
             )
         if self.rollout.engine == "native":
             self._native_shares_the_model()
-        if self.rollout.placement == "server" and self.rollout.engine not in ("vllm", "auto"):
-            raise ValueError(
-                f"rollout.placement=server serves with vLLM only, not rollout.engine={self.rollout.engine}"
-            )
-        rollout = self.rollout
-        engine = "vllm" if rollout.engine == "auto" else rollout.engine
-        if rollout.sleep and (engine, rollout.placement, rollout.max_staleness) != ("vllm", "colocated", 0):
-            raise ValueError(
-                "rollout.sleep=true is for rollout.engine=vllm with rollout.placement=colocated and rollout.max_staleness=0; "
-                "engines elsewhere, or at work while the policy trains, have no memory to give back"
-            )
         if self.critic is not None and self.critic.warmup_steps >= self.train.steps:
             raise ValueError(
                 f"critic.warmup_steps={self.critic.warmup_steps} of train.steps={self.train.steps}: the policy would never "
@@ -366,15 +366,6 @@ class Recipe(Section):
             )
         if self.train.patience and not self.eval.every:
             raise ValueError(f"train.patience={self.train.patience} counts evaluations during training; set eval.every")
-        if self.train.best and not self.train.keep_best:
-            raise ValueError(
-                f"train.best={self.train.best} with train.keep_best=false: that checkpoint would be removed"
-            )
-        if self.train.warmup_steps > self.train.steps:
-            raise ValueError(
-                f"train.warmup_steps={self.train.warmup_steps} is more than train.steps={self.train.steps}: the learning "
-                "rate would never be reached"
-            )
         return self
 
     def _native_shares_the_model(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import model_validator as rule
 
 from llmrl.settings.section import Section
 
@@ -92,3 +93,15 @@ class RolloutConfig(Section):
     eager: bool = Field(True, description="no compilation: the engine starts in seconds")
     stall_timeout_s: PositiveFloat = Field(120.0, description="a silent engine is replaced after this long")
     start_timeout_s: PositiveFloat = 600.0
+
+    @rule(mode="after")
+    def _placed(self) -> RolloutConfig:
+        if self.placement == "server" and self.engine not in ("vllm", "auto"):
+            raise ValueError(f"rollout.placement=server serves with vLLM only, not rollout.engine={self.engine}")
+        engine = "vllm" if self.engine == "auto" else self.engine
+        if self.sleep and (engine, self.placement, self.max_staleness) != ("vllm", "colocated", 0):
+            raise ValueError(
+                "rollout.sleep=true is for rollout.engine=vllm with rollout.placement=colocated and rollout.max_staleness=0; "
+                "engines elsewhere, or at work while the policy trains, have no memory to give back"
+            )
+        return self

@@ -45,6 +45,33 @@ def collate(
     """
     if not trajectories:
         raise ValueError("collate needs at least one trajectory")
+    columns = _columns(trajectories, mask_truncated=mask_truncated, reader=reader)
+    columns["score"] = _episode_scores(trajectories, columns["score"])
+    if not any(t.episode for t in trajectories):
+        del columns["thought"]
+    sampled = [t.logprobs is not None for t in trajectories]
+    tensors: dict[str, Any] = {name: torch.from_numpy(column) for name, column in columns.items()}
+    batch = Batch(
+        length=torch.tensor([t.length for t in trajectories]),
+        group=_numbered([t.prompt.id for t in trajectories]),
+        prompt_length=torch.tensor([len(t.prompt.tokens) for t in trajectories]),
+        tokens_total=torch.zeros(()),
+        sequences_total=torch.zeros(()),
+        privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
+        sampled=None if all(sampled) else torch.tensor(sampled),
+        **tensors,
+    )
+    optional: dict[str, Any] = {
+        **_beside(trajectories), **_prefixes(trajectories), **_episodes(trajectories), **_pictures(trajectories, reader)
+    }  # fmt: skip
+    batch = replace(batch, **optional)
+    return with_totals(batch, reduce=lambda total: total)
+
+
+def _columns(
+    trajectories: Sequence[Trajectory], *, mask_truncated: bool, reader: PictureReader | None
+) -> dict[str, np.ndarray]:
+    """What a batch says of each token, and each row's own score."""
     count, width = len(trajectories), max(t.length for t in trajectories)
     tokens = np.zeros((count, width), dtype=np.int64)
     mask = np.zeros((count, width), dtype=bool)
@@ -52,13 +79,10 @@ def collate(
     step = np.full((count, width), -1, dtype=np.int64)
     rewards = np.zeros((count, width), dtype=np.float32)
     thought = np.zeros((count, width), dtype=bool)
-    sampled = np.array([t.logprobs is not None for t in trajectories])
     score = np.full(count, np.nan, dtype=np.float32)
-    numbers: dict[str, int] = {}
     for row, trajectory in enumerate(trajectories):
         length = trajectory.length
         tokens[row, :length] = trajectory.tokens
-        numbers.setdefault(trajectory.prompt.id, len(numbers))
         if not usable(trajectory, mask_truncated=mask_truncated):
             if reader is not None:  # a placeholder that the policy wrote itself stands for no picture
                 own = tokens[row, len(trajectory.prompt.tokens) :]
@@ -74,27 +98,10 @@ def collate(
         score[row] = trajectory.reward
         for number, one in enumerate(trajectory.scores):
             rewards[row, _place(trajectory, number)] += one.value
-    batch = Batch(
-        tokens=torch.from_numpy(tokens),
-        length=torch.tensor([t.length for t in trajectories]),
-        mask=torch.from_numpy(mask),
-        logprobs=torch.from_numpy(logprobs),
-        step=torch.from_numpy(step),
-        rewards=torch.from_numpy(rewards),
-        group=torch.tensor([numbers[t.prompt.id] for t in trajectories]),
-        score=torch.from_numpy(_episode_scores(trajectories, score)),
-        prompt_length=torch.tensor([len(t.prompt.tokens) for t in trajectories]),
-        tokens_total=torch.zeros(()),
-        sequences_total=torch.zeros(()),
-        privileged=None if privileged is None else _padded([privileged(t.prompt) for t in trajectories]),
-        sampled=None if sampled.all() else torch.from_numpy(sampled),
-        thought=torch.from_numpy(thought) if any(t.episode for t in trajectories) else None,
-    )
-    optional: dict[str, Any] = {
-        **_beside(trajectories), **_prefixes(trajectories), **_episodes(trajectories), **_pictures(trajectories, reader)
+    return {
+        "tokens": tokens, "mask": mask, "logprobs": logprobs, "step": step, "rewards": rewards, "thought": thought,
+        "score": score,
     }  # fmt: skip
-    batch = replace(batch, **optional)
-    return with_totals(batch, reduce=lambda total: total)
 
 
 def _only_passes(trajectory: Trajectory) -> bool:

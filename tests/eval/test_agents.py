@@ -117,7 +117,7 @@ def test_demonstrations_in_pictures_are_rows_with_images(tmp_path):
 
     config = EnvConfig(name="numberline", args={"view": "image"})
     file = write_demonstrations(config, tmp_path / "line.jsonl", rows=20)
-    rows = load_rows(DataConfig(source=str(file)), seed=0, shape=prompt_from_chat({}))  # as an sft run reads them
+    rows = load_rows(DataConfig(source=str(file)), seed=0, shape=prompt_from_chat)  # as an sft run reads them
     assert all(len(row.images) == 1 and row.images[0].data.startswith(b"\x89PNG") for row in rows)
     first = json.loads(file.read_text().splitlines()[0])
     assert first["messages"][1]["content"] == ""
