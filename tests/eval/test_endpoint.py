@@ -166,7 +166,7 @@ def another() -> Iterator[_Server]:
 
 def test_every_request_goes_to_the_least_busy_server(server: _Server) -> None:
     with another() as second:
-        server.delay_s = 0.15
+        server.delay_s = 1.0
         found = _engine(server, second).generate(_requests(40))
         assert [one.text for one in found] == [f"said {i}" for i in range(40)]
     assert len(server.bodies) + len(second.bodies) == 40
