@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, get_args
 
@@ -19,7 +20,7 @@ from torch.nn.functional import pad
 from llmrl import credit, losses
 from llmrl.conformance import definitions as slow
 from llmrl.conformance.cases import random_batch, with_garbage
-from llmrl.conformance.measure import Finding, difference_quotient, gap
+from llmrl.conformance.measure import Finding, gap, gradient_gap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -192,7 +193,8 @@ def check_function(subject: Subject, seed: int) -> Iterator[Finding]:
     definition = torch.tensor(subject.slow(_lists(sample)), dtype=torch.float64)
     yield Finding(subject.name, "definition", gap(result, definition))
     for name in subject.wrt:
-        yield Finding(subject.name, "finite difference", _gradient_gap(subject, sample, name))
+        seen = partial(_changed, subject, sample, name)
+        yield Finding(subject.name, "finite difference", gradient_gap(seen, getattr(sample, name)))
     garbage = replace(sample, **{name: with_garbage(getattr(sample, name), sample.mask) for name in FLOAT_GRIDS})
     yield Finding(subject.name, "garbage", gap(_seen(subject.fast(garbage), sample.mask), result))
     yield Finding(subject.name, "padding", _padding_gap(subject, sample, result))
@@ -203,6 +205,11 @@ def check_function(subject: Subject, seed: int) -> Iterator[Finding]:
     yield Finding(subject.name, "row order", gap(_seen(subject.fast(moved), moved.mask), expected))
 
 
+def _changed(subject: Subject, sample: Sample, name: str, x: Tensor) -> Tensor:
+    """The result with another field of the sample."""
+    return _seen(subject.fast(replace(sample, **{name: x})), sample.mask)
+
+
 def _seen(result: Tensor, mask: Tensor) -> Tensor:
     """The result with what lies outside the mask, which nobody reads, set to 0."""
     return losses.keep(result, mask) if result.shape == mask.shape else result
@@ -210,17 +217,6 @@ def _seen(result: Tensor, mask: Tensor) -> Tensor:
 
 def _lists(sample: Sample) -> SimpleNamespace:
     return SimpleNamespace(**{item.name: getattr(sample, item.name).tolist() for item in fields(sample)})
-
-
-def _gradient_gap(subject: Subject, sample: Sample, name: str) -> float:
-    leaf = getattr(sample, name).clone().requires_grad_()
-    cotangent = torch.randn(subject.fast(sample).shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
-
-    def scalar(x: Tensor) -> Tensor:
-        return (_seen(subject.fast(replace(sample, **{name: x})), sample.mask) * cotangent).sum()
-
-    (gradient,) = torch.autograd.grad(scalar(leaf), leaf)
-    return gap(gradient, difference_quotient(scalar, leaf.detach()))
 
 
 def _padding_gap(subject: Subject, sample: Sample, result: Tensor) -> float:

@@ -28,6 +28,15 @@ def gap(got: Tensor, expected: Tensor) -> float:
     return error if error == error else float("inf")
 
 
+def gradient_gap(function: Callable[[Tensor], Tensor], x: Tensor) -> float:
+    """Between autograd's gradient at `x` of a fixed weighting of the function's values, and its difference quotient."""
+    leaf = x.clone().requires_grad_()
+    value = function(leaf)
+    cotangent = torch.randn(value.shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad((value * cotangent).sum(), leaf)
+    return gap(gradient, difference_quotient(lambda x: (function(x) * cotangent).sum(), leaf.detach()))
+
+
 def difference_quotient(scalar: Callable[[Tensor], Tensor], x: Tensor, *, width: float = 1e-6) -> Tensor:
     """Central differences of `scalar` at `x` (float64), one element at a time: x.shape."""
     result = torch.zeros_like(x)

@@ -101,25 +101,15 @@ class ModelRow:
 def list_models(cache_dir: Path | str | None = None) -> list[ModelRow]:
     """The catalog as rows for a table. `cached` means pulled; checksums are only verified by `pull`."""
     folder = cache_root(cache_dir) / "models"
+    sources = {name: (model, model.size_mb, MANIFEST) for name, model in MODELS.items()}
+    sources |= {name: (MODELS[made.text], 0, "config.json") for name, made in MADE.items()}
     return [
         ModelRow(
-            name=name,
-            size_mb=model.size_mb,
-            licence=model.licence,
-            cached=(folder / name / MANIFEST).is_file(),
-            description=model.description,
+            name=name, size_mb=size_mb, licence=model.licence, cached=(folder / name / file).is_file(),
+            description=MADE.get(name, model).description,
         )
-        for name, model in MODELS.items()
-    ] + [
-        ModelRow(
-            name=name,
-            size_mb=0,
-            licence=MODELS[made.text].licence,
-            cached=(folder / name / "config.json").is_file(),
-            description=made.description,
-        )
-        for name, made in MADE.items()
-    ]
+        for name, (model, size_mb, file) in sources.items()
+    ]  # fmt: skip
 
 
 def resolve(path: str, *, cache_dir: Path | str | None = None, report: Report | None = None) -> Path | str:

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from llmrl.batch import Batch
-from llmrl.errors import ConfigError
 from llmrl.policy.forward import ForwardMode, forward_values
-from llmrl.policy.model import Policy, load_policy
+from llmrl.policy.model import Policy, check_tokenizer, load_policy
 from llmrl.settings.model import CriticConfig, ModelConfig
 
 HEAD_FILE = "value_head.safetensors"
@@ -146,11 +145,7 @@ def load_critic(
         return Critic(head=_head(policy, "", config, device, seed))
     settings = base.model_copy(update={"lora": config.lora})
     own = load_policy(settings, source=source, device=device, seed=seed)
-    if own.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise ConfigError(
-            f"critic.path={source} has another tokenizer than the policy {policy.source}; a value model reads the policy's "
-            "tokens, so take a model of the same family"
-        )
+    check_tokenizer("critic.path", own, policy)
     drop_output_layer(own.causal_lm)
     return Critic(head=_head(own, source, config, device, seed), model=own)
 
@@ -158,8 +153,7 @@ def load_critic(
 def _head(owner: Policy, source: str, config: CriticConfig, device: torch.device, seed: int) -> ValueHead:
     from safetensors.torch import load_file
 
-    width = owner.causal_lm.get_output_embeddings().weight.shape[1]  # type: ignore[operator]
-    head = ValueHead(width, hidden=config.hidden, stop_gradient=config.stop_gradient, seed=seed).to(device)
+    head = ValueHead(owner.width, hidden=config.hidden, stop_gradient=config.stop_gradient, seed=seed).to(device)
     stored = Path(source) / HEAD_FILE
     if source and stored.is_file():
         head.load_state_dict(load_file(stored))

@@ -46,6 +46,11 @@ class Policy:
         """The Hugging Face causal LM itself, adapter layers in place but without peft's wrapper."""
         return self.model.base_model.model if self.lora else self.model  # type: ignore[union-attr, return-value]
 
+    @property
+    def width(self) -> int:
+        """Of the hidden states."""
+        return int(self.causal_lm.get_output_embeddings().weight.shape[1])  # type: ignore[operator]
+
     def groups(self) -> dict[str, list[str]]:
         """Names of trained parameters that may have a learning rate of their own: head, adapter, vision_tower."""
         head = self.causal_lm.get_output_embeddings()  # type: ignore[operator]
@@ -153,6 +158,15 @@ def check_vocabulary(policy: Policy, tokens: Iterable[int]) -> None:
             f"{_too_few_rows(policy.source, len(policy.tokenizer), rows)}, and token {highest} "
             f"({policy.tokenizer.convert_ids_to_tokens(highest)!r}) is used; model.resize=true adds the missing rows, "
             "each the mean of the others"
+        )
+
+
+def check_tokenizer(what: str, model: Policy, policy: Policy) -> None:
+    """Raise ConfigError if they do not read the same tokens."""
+    if model.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
+        raise ConfigError(
+            f"{what}={model.source} has another tokenizer than the policy {policy.source}; it reads the policy's tokens, so "
+            "take a model of the same family"
         )
 
 

@@ -24,7 +24,7 @@ from llmrl.errors import ConfigError
 from llmrl.losses import pooled_logits
 from llmrl.policy.critic import drop_output_layer
 from llmrl.policy.forward import ForwardMode, forward_values
-from llmrl.policy.model import Policy, load_policy
+from llmrl.policy.model import Policy, check_tokenizer, load_policy
 from llmrl.settings.model import ModelConfig, OutcomeCriticConfig, Pool
 
 OUTCOMES = ("compile_error", "runtime_error", "failed_test", "passed_test")  # numbered as rewards number them
@@ -136,11 +136,11 @@ def load_outcome_critic(
     """
     names = BINARY if config.binary else OUTCOMES
     if config.kind == "shared":
-        return OutcomeCritic(head=OutcomeHead(_width(policy), len(names)).to(device), pool=config.pool)
+        return OutcomeCritic(head=OutcomeHead(policy.width, len(names)).to(device), pool=config.pool)
     own = load_policy(base.model_copy(update={"lora": config.lora}), source=source, device=device, seed=seed)
-    check_tokenizer(own, policy)
+    check_tokenizer("outcome_critic.path", own, policy)
     drop_output_layer(own.causal_lm)
-    head = OutcomeHead(_width(own), len(names)).to(device)
+    head = OutcomeHead(own.width, len(names)).to(device)
     stored = stored_critic(Path(source))
     if stored is not None:
         if stored.classes != names or stored.pool != config.pool:
@@ -161,7 +161,7 @@ def open_outcome_critic(source: str, *, dtype: str, device: torch.device) -> Out
         )
     model = load_policy(ModelConfig(path=source, dtype=dtype), source=source, device=device, seed=0)  # type: ignore[arg-type]
     model.model.requires_grad_(False)
-    head = OutcomeHead(_width(model), len(stored.classes)).to(device).requires_grad_(False)
+    head = OutcomeHead(model.width, len(stored.classes)).to(device).requires_grad_(False)
     head.load_state_dict(stored.head)
     return OutcomeCritic(head=head, pool=stored.pool, model=model, mode="plain")
 
@@ -205,15 +205,6 @@ def _batch(programs: Sequence[tuple[Sequence[int], Sequence[int]]], width: int) 
     )  # fmt: skip
 
 
-def check_tokenizer(critic: Policy, policy: Policy) -> None:
-    """Raise ConfigError if they do not read the same tokens."""
-    if critic.tokenizer.get_vocab() != policy.tokenizer.get_vocab():
-        raise ConfigError(
-            f"the outcome critic {critic.source} has another tokenizer than the policy {policy.source}; it reads the "
-            "policy's tokens, so take a model of the same family"
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
     """What a critic's folder holds beside the model: the head in float32, its classes, and how it pools."""
@@ -238,10 +229,6 @@ def stored_critic(folder: Path) -> Stored | None:
             head |= {key: tensors.get_tensor(x).float() for x, (owner, _, key) in named.items() if owner in HEAD_NAMES}
     labels = {int(number): str(name) for number, name in config["id2label"].items()}
     return Stored(head=head, classes=tuple(labels[number] for number in sorted(labels)), pool=config["outcome_pool"])
-
-
-def _width(owner: Policy) -> int:
-    return int(owner.causal_lm.get_output_embeddings().weight.shape[1])  # type: ignore[operator]
 
 
 def quality(logits: Sequence[Sequence[float]], labels: Sequence[int], classes: Sequence[str]) -> dict[str, float]:

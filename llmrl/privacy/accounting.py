@@ -13,7 +13,7 @@ A filter is what an adaptive run needs: who chooses a step's noise after seeing 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 from functools import lru_cache
 
@@ -174,20 +174,34 @@ class GaussianFilter:
 
 def gaussian_delta(mu: float, epsilon: float) -> float:
     """The smallest delta of a Gaussian mechanism with sensitivity / deviation = mu (Balle & Wang 2018, Theorem 8)."""
+    from scipy.special import log_ndtr, ndtr
+
     if mu == 0:
         return 0.0
-    return max(0.0, _phi(mu / 2 - epsilon / mu) - math.exp(epsilon + _log_phi(-mu / 2 - epsilon / mu)))
+    return max(0.0, float(ndtr(mu / 2 - epsilon / mu)) - math.exp(epsilon + float(log_ndtr(-mu / 2 - epsilon / mu))))
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """The largest mu that is (epsilon, delta)-DP, by bisection, rounded down."""
-    low, high = 0.0, 1.0
-    while gaussian_delta(high, epsilon) <= delta:
+    return bracket(lambda mu: gaussian_delta(mu, epsilon) > delta, digits=1e-12)[0]
+
+
+def bracket(
+    fits: Callable[[float], bool], *, digits: float, start: float = 1.0, most: float = math.inf
+) -> tuple[float, float]:
+    """(x that does not fit, larger one that does), at most the share `digits` apart, where all that is large fits.
+
+    The search doubles from `start`, and ends with infinity beyond `most`.
+    """
+    low, high = 0.0, start
+    while not fits(high):
         low, high = high, 2 * high
-    while high - low > 1e-12 * high:
+        if high > most:
+            return low, math.inf
+    while high - low > digits * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if gaussian_delta(middle, epsilon) <= delta else (low, middle)
-    return low
+        low, high = (low, middle) if fits(middle) else (middle, high)
+    return low, high
 
 
 _NEVER = 1e300
@@ -218,18 +232,6 @@ def _log1p_exp(x: float) -> float:
 def _log_sum_exp(logs: Sequence[float]) -> float:
     top = max(logs)
     return top + math.log(math.fsum(math.exp(value - top) for value in logs)) if math.isfinite(top) else top
-
-
-def _phi(x: float) -> float:
-    return 0.5 * math.erfc(-x / math.sqrt(2))
-
-
-def _log_phi(x: float) -> float:
-    """log of the normal distribution function; by its asymptotic series where it would underflow."""
-    if x > -35:
-        return math.log(_phi(x))
-    tail = 1 - 1 / x**2 + 3 / x**4 - 15 / x**6
-    return -0.5 * x**2 - math.log(-x) - 0.5 * math.log(2 * math.pi) + math.log(tail)
 
 
 def _checked(history: Iterable[Step]) -> Iterable[Step]:

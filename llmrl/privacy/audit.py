@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import variance
 
 from llmrl.seeding import generator
 
@@ -50,7 +51,7 @@ def auc(members: Sequence[float], others: Sequence[float]) -> Interval:
     above = [sum((x < y) + 0.5 * (x == y) for y in others) / len(others) for x in members]
     below = [sum((x < y) + 0.5 * (x == y) for x in members) / len(members) for y in others]
     value = math.fsum(above) / len(above)
-    error = math.sqrt(_variance(above) / len(above) + _variance(below) / len(below))
+    error = math.sqrt(variance(above) / len(above) + variance(below) / len(below))
     return Interval(value=value, low=max(0.0, value - Z * error), high=min(1.0, value + Z * error))
 
 
@@ -63,12 +64,10 @@ def tpr_at(members: Sequence[float], others: Sequence[float], *, fpr: float) -> 
 
 def wilson(hits: int, of: int) -> Interval:
     """A share with Wilson's 95 % interval."""
-    share, wide = hits / of, Z**2 / of
-    middle, half = (
-        (share + wide / 2) / (1 + wide),
-        Z / (1 + wide) * math.sqrt(share * (1 - share) / of + wide / (4 * of)),
-    )
-    return Interval(value=share, low=max(0.0, middle - half), high=min(1.0, middle + half))
+    from scipy.stats import binomtest
+
+    found = binomtest(hits, of).proportion_ci(0.95, method="wilson")
+    return Interval(value=hits / of, low=float(found.low), high=float(found.high))
 
 
 def epsilon_lower_bound(
@@ -136,8 +135,3 @@ def other_secrets(canary: Canary, *, count: int, seed: int) -> list[str]:
         if other != secret:
             found.append(f"{prefix} {other}")
     return found
-
-
-def _variance(values: Sequence[float]) -> float:
-    mean = math.fsum(values) / len(values)
-    return math.fsum((x - mean) ** 2 for x in values) / (len(values) - 1)

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from llmrl.atomic import replacing
 from llmrl.errors import LlmrlError
-from llmrl.privacy.accounting import RenyiFilter, Step, epsilon
+from llmrl.privacy.accounting import RenyiFilter, Step, bracket, epsilon
 from llmrl.privacy.planning import Accountant, Plan, epsilon_by
 
 Mode = Literal["fixed", "adaptive"]
@@ -142,15 +142,8 @@ class Ledger:
         """The smallest multiplier from `sigma` up that is admitted now, within 0.1 %; None if not even 64 times is."""
         if self.fits(sigma, q):
             return sigma
-        low, high = sigma, 2 * sigma
-        while not self.fits(high, q):
-            low, high = high, 2 * high
-            if high > 64 * sigma:
-                return None
-        while high - low > 1e-3 * low:
-            middle = (low + high) / 2
-            low, high = (low, middle) if self.fits(middle, q) else (middle, high)
-        return high
+        _, found = bracket(lambda more: self.fits(more, q), digits=1e-3, start=2 * sigma, most=64 * sigma)
+        return found if found < math.inf else None
 
     def admit(self, sigma: float, q: float, *, step: int) -> bool:
         """Spend one step of multiplier `sigma` at rate `q` if it fits, and say whether it did.

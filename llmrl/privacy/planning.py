@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
 from llmrl.errors import ConfigError
-from llmrl.privacy.accounting import ORDERS, Step, converted, epsilon, rdp, rdp_of, renyi_budget
+from llmrl.privacy.accounting import ORDERS, Step, bracket, converted, epsilon, rdp, rdp_of, renyi_budget
 from llmrl.privacy.reports import AccountantMissing, pld_epsilon, prv_epsilon
 
 Accountant = Literal["rdp", "prv", "pld"]
@@ -53,20 +54,15 @@ def sigma_for(
     """
 
     def fits(sigma: float) -> bool:
-        return epsilon_by(accountant, [(sigma, q, steps)], delta) <= target
+        return sigma > 0.1 and epsilon_by(accountant, [(sigma, q, steps)], delta) <= target
 
-    low, high = 0.0, 1.0
-    while not fits(high):
-        low, high = high, 2 * high
-        if high > LARGEST_SIGMA:
-            raise ConfigError(
-                f"privacy.epsilon={target} at delta={delta} is out of reach of {steps} steps at rate {q:.3g}; "
-                "raise epsilon or delta, or take fewer steps"
-            )
-    while high - low > digits * high:
-        middle = (low + high) / 2
-        low, high = (low, middle) if middle > 0.1 and fits(middle) else (middle, high)
-    return high
+    _, found = bracket(fits, digits=digits, most=LARGEST_SIGMA)
+    if found == math.inf:
+        raise ConfigError(
+            f"privacy.epsilon={target} at delta={delta} is out of reach of {steps} steps at rate {q:.3g}; "
+            "raise epsilon or delta, or take fewer steps"
+        )
+    return found
 
 
 def best_order(history: Sequence[Step], delta: float, *, orders: Sequence[int] = ORDERS) -> int:
@@ -76,13 +72,7 @@ def best_order(history: Sequence[Step], delta: float, *, orders: Sequence[int] =
 
 def lowest_sigma(*, q: float, order: int, cost: float) -> float:
     """The smallest multiplier whose step costs at most `cost` at this order: costs explode below it."""
-    low, high = 0.0, 1.0
-    while rdp(high, q, order) > cost:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (low, middle) if rdp(middle, q, order) <= cost else (middle, high)
-    return high
+    return bracket(lambda sigma: rdp(sigma, q, order) <= cost, digits=1e-15)[1]
 
 
 def plan(

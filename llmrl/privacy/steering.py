@@ -13,7 +13,7 @@ from llmrl.control.state import under
 from llmrl.privacy.controllers import Reward, utility
 from llmrl.privacy.ledger import LedgerError
 from llmrl.privacy.optimizer import PrivateOptimizer
-from llmrl.privacy.view import ControllerView, view_of
+from llmrl.privacy.view import view_of
 
 
 class Steering:
@@ -51,12 +51,12 @@ class Steering:
             # With noise that was planned, an interval costs the same whatever a controller does.
             cost = self._spent - spent if optimizer.ledger.terms.mode == "adaptive" else 0.0
             reward = utility(before, self._loss, cost=cost, form=self._reward)
-            self._knobs = dict(self._inner.observe(self._view().numbers() | {"utility": reward}))
+            self._knobs = dict(self._inner.observe(self._view() | {"utility": reward}))
             optimizer.steer(self._knobs)
         optimizer.norms.clear()
         return self._knobs
 
-    def _view(self) -> ControllerView:
+    def _view(self) -> dict[str, float]:
         optimizer = self._optimizer
         assert optimizer.release is not None
         norms = None

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from llmrl.errors import ConfigError
@@ -37,62 +36,24 @@ SIGNALS: dict[str, Provenance] = {
 Value = float | tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Signal:
-    """A number, or one a group, and where it comes from."""
+def numbers_of(values: Mapping[str, Value], *, raw: bool = False) -> dict[str, float]:
+    """A view: numbers as they are; of one number a group each under `name/<group>`, and their mean under `name`.
 
-    value: Value
-    provenance: Provenance
-
-
-class ControllerView:
-    """Named signals. Raises ConfigError for a name that is not in `SIGNALS`, or a value that is no plain number."""
-
-    __slots__ = ("_signals",)
-
-    def __init__(self, values: Mapping[str, Value], *, raw: bool = False) -> None:
-        signals: dict[str, Signal] = {}
-        for name, value in values.items():
-            if name not in SIGNALS:
-                raise ConfigError(f"{name} is not on the list of what a controller may see: {', '.join(SIGNALS)}")
-            if SIGNALS[name] == "raw" and not raw:
-                raise ConfigError(f"{name} is computed from the records without noise; only `state: raw` shows it")
-            numbers = value if type(value) is tuple else (value,)
-            if any(type(number) not in (float, int, bool) for number in numbers):
-                raise ConfigError(f"{name} must be a plain number or a tuple of them, not {type(value).__name__}")
-            signals[name] = Signal(value, SIGNALS[name])
-        self._signals = signals
-
-    def __getitem__(self, name: str) -> Value:
-        return self._signals[name].value
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._signals
-
-    def number(self, name: str) -> float:
-        """A signal that is one number; nan if it is not there."""
-        value = self._signals[name].value if name in self._signals else math.nan
-        return float(value) if not isinstance(value, tuple) else math.nan
-
-    def groups(self, name: str) -> tuple[float, ...]:
-        """A signal that is one number a group; empty if it is not there."""
-        value = self._signals[name].value if name in self._signals else ()
-        return value if isinstance(value, tuple) else (float(value),)
-
-    def signals(self) -> dict[str, Signal]:
-        """A copy of everything, with where it comes from."""
-        return dict(self._signals)
-
-    def numbers(self) -> dict[str, float]:
-        """Every signal as plain numbers: one a group under `name/<group>`, and their mean under `name`."""
-        found: dict[str, float] = {}
-        for name, signal in self._signals.items():
-            if isinstance(signal.value, tuple):
-                found |= {f"{name}/{number}": float(x) for number, x in enumerate(signal.value)}
-                found[name] = math.fsum(signal.value) / len(signal.value)
-            else:
-                found[name] = float(signal.value)
-        return found
+    Raises ConfigError for a name that is not in `SIGNALS`, or a value that is no plain number.
+    """
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if name not in SIGNALS:
+            raise ConfigError(f"{name} is not on the list of what a controller may see: {', '.join(SIGNALS)}")
+        if SIGNALS[name] == "raw" and not raw:
+            raise ConfigError(f"{name} is computed from the records without noise; only `state: raw` shows it")
+        each = value if isinstance(value, tuple) else (value,)
+        if any(type(number) not in (float, int, bool) for number in each):
+            raise ConfigError(f"{name} must be a plain number or a tuple of them, not {type(value).__name__}")
+        if isinstance(value, tuple):
+            found |= {f"{name}/{number}": float(x) for number, x in enumerate(each)}
+        found[name] = math.fsum(each) / len(each)
+    return found
 
 
 def signal_ratio(release: Release) -> tuple[float, ...]:
@@ -114,7 +75,7 @@ def view_of(
     spent: float,
     probe: Mapping[str, float],
     raw_norms: Sequence[float] | None = None,
-) -> ControllerView:
+) -> dict[str, float]:
     """What a controller sees after a step. `probe` has probe_loss and probe_slope, from public text only."""
     values: dict[str, Value] = {
         "progress": progress, "spent": spent, **probe, "sigma": sigma, "thresholds": tuple(thresholds),
@@ -125,4 +86,4 @@ def view_of(
         values["below"] = release.below
     if raw_norms is not None:
         values["raw_norms"] = tuple(raw_norms)
-    return ControllerView(values, raw=raw_norms is not None)
+    return numbers_of(values, raw=raw_norms is not None)

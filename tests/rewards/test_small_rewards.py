@@ -14,7 +14,7 @@ from llmrl.rewards.judge import LLMJudge
 from llmrl.rewards.math_answer import MathAnswer
 from llmrl.rewards.scoring import score_all, score_one
 from llmrl.rewards.shaping import RepetitionPenalty, SoftOverlong
-from llmrl.rewards.telemetry import Watched, flags_of, shares
+from llmrl.rewards.telemetry import Watched, flags_of
 from llmrl.rewards.text_answer import ChoiceLetter, ExactMatch, PredictedOutput
 from llmrl.types import Score, Status
 
@@ -235,8 +235,6 @@ def test_telemetry_sees_the_marks_of_hacking(trajectory):
     assert flags_of(trajectory("4", status=Status.truncated())) == ("truncated",)
     watched = Watched(reward=ExactNumber())(trajectory("<think></think>46", "46"))
     assert (watched.value, watched.flags) == (1.0, ("empty_reasoning",))
-    assert shares([watched, Score(value=0.0)])["empty_reasoning"] == 0.5
-    assert shares([]) == {"error": 0.0, "not_applicable": 0.0}
 
 
 def test_check_rows_reports_rows_whose_gold_fails():
