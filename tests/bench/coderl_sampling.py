@@ -29,6 +29,7 @@ from llmrl.types import Completion, Prompt, Request, Score, Status, Trajectory
 
 SAMPLES = 5
 ROUND = 8  # programs of a round of critic sampling
+SEARCHED = 32  # problems of which programs are searched: every one costs hundreds of runs of tests
 PREFIXES = (0.25, 0.5, 0.75)
 
 
@@ -62,7 +63,7 @@ def measure(recipe_file: Path, changes: Sequence[str], base: Path, runs: dict[st
         if wants_search:
             judge = _Desk(engine, str(critic), prompts, recipe)
             (folder / f"{name}.critic.json").write_text(json.dumps(_judged(judge, rows)))
-            searches.write_text(json.dumps(_searched(judge, prompts, recipe)))
+            searches.write_text(json.dumps(_searched(judge, prompts[:SEARCHED], recipe)))
         print(f"{name}: sampled", flush=True)
     if engine is not None:
         engine.close()
@@ -94,6 +95,7 @@ class _Desk:
         self.tokenizer = self.critic.model.tokenizer
         self.ends = frozenset(self.tokenizer.all_special_ids)
         self.generated = 0
+        self._tested: dict[tuple[str, str, str], tuple[bool, str]] = {}  # tests, problem, program: pools share programs
 
     def ask(self, requests: Sequence[Request], *, repair: bool) -> list[Completion]:
         found: list[Completion] = self.engine.generate(list(requests))
@@ -101,7 +103,14 @@ class _Desk:
         return found
 
     def test(self, programs: Sequence[tuple[Prompt, str]]) -> list[tuple[bool, str]]:
-        return _run(programs, "example_tests")
+        return self.run(programs, "example_tests")
+
+    def run(self, programs: Sequence[tuple[Prompt, str]], tests: str) -> list[tuple[bool, str]]:
+        """Of each program whether it passes the tests in column `tests`, and what was said of it."""
+        wanted = [(tests, prompt.id, text) for prompt, text in programs]
+        new = {key: pair for key, pair in zip(wanted, programs, strict=True) if key not in self._tested}
+        self._tested |= dict(zip(new, _run(list(new.values()), tests), strict=True))
+        return [self._tested[key] for key in wanted]
 
     def judge(self, programs: Sequence[tuple[Prompt, tuple[int, ...]]]) -> list[Verdict]:
         found = pass_probabilities(self.critic, [(prompt.tokens, own) for prompt, own in programs])
@@ -169,8 +178,8 @@ def _within(programs: Sequence[Program], budget: int) -> list[Program]:
 
 def _lists(desk: _Desk, prompts: Sequence[Prompt], pools: Sequence[Sequence[Program]]) -> list[dict[str, Any]]:
     flat = [(prompt, program) for prompt, pool in zip(prompts, pools, strict=True) for program in pool]
-    hidden = _run([(prompt, program.text) for prompt, program in flat], "tests")
-    shown = _run([(prompt, program.text) for prompt, program in flat], "example_tests")
+    hidden = desk.run([(prompt, program.text) for prompt, program in flat], "tests")
+    shown = desk.run([(prompt, program.text) for prompt, program in flat], "example_tests")
     whole = [verdict.whole for verdict in desk.judge([(prompt, program.tokens) for prompt, program in flat])]
     found, at = [], 0
     for pool in pools:
