@@ -16,15 +16,17 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from llmrl.control import losses, pmoe, rlpd, symphony
 from llmrl.control.config import Actions, SACConfig
-from llmrl.control.nets import ActionCritics, CategoricalPolicy, EnsembleMLP, SquashedPolicy
+from llmrl.control.nets import ActionCritics, CategoricalPolicy, EnsembleMLP, SquashedPolicy, follow
+from llmrl.control.optimizers import Optimizers
 from llmrl.control.replay import Replay, Transitions
-from llmrl.control.state import load_optimizer, optimizer_state, under
+from llmrl.control.state import flat, under
 from llmrl.errors import ConfigError
 
 NAN = float("nan")
@@ -49,29 +51,23 @@ class SAC:
         self.policy, self.critics = self._networks(obs_size, law, value)
         self.targets = copy.deepcopy(self.critics).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(math.log(config.initial_alpha), dtype=self.dtype))
-        width = 1 if actions.discrete else actions.size
         self.replay, self.offline = (
-            Replay(obs_size=obs_size, action_size=width, capacity=config.capacity, dtype=self.dtype) for _ in range(2)
+            Replay(obs_size=obs_size, action_size=actions.width, capacity=config.capacity, dtype=self.dtype)
+            for _ in range(2)
         )
         free = 0.5 * math.log(actions.size) if actions.discrete else -float(actions.size)
         self.target_entropy = free if config.target_entropy is None else config.target_entropy
-        self.parameters = {
-            name: [p for p in part if p.requires_grad]
-            for name, part in (
-                ("actor", self.policy.parameters()),
-                ("critic", self.critics.parameters()),
-                ("alpha", [self.log_alpha]),
-            )
+        parts = {
+            "actor": self.policy.parameters(),
+            "critic": self.critics.parameters(),
+            "alpha": [self.log_alpha],
         }
-        self.optimizers = {
-            name: torch.optim.Adam(part, lr=config.learning_rate, fused=True) for name, part in self.parameters.items()
-        }
+        self.optimizers = Optimizers(parts, lr=config.learning_rate, max_grad_norm=config.max_grad_norm)
         self.updates = 0
         self.memory = {  # what runs along with updates
             "ema_std": torch.full((2,), NAN, dtype=self.dtype),
             "ema_value": torch.tensor(NAN, dtype=self.dtype),
             "idle": torch.zeros(config.experts, dtype=torch.int64),
-            "reward_square": torch.zeros((), dtype=torch.float64),
         }
 
     def _networks(
@@ -118,11 +114,7 @@ class SAC:
         return mean[k] + log_std[k].exp() * self._normal(mean[k].shape)
 
     def random_action(self) -> Tensor:
-        """Uniform over the box, as u [d], or over the choices, as [1]."""
-        if self.actions.discrete:
-            return torch.randint(self.actions.size, (1,), generator=self.generator).to(self.dtype)
-        unit = 2 * torch.rand(self.actions.size, generator=self.generator, dtype=self.dtype) - 1
-        return torch.atanh(unit.clamp(-1 + 1e-6, 1 - 1e-6))
+        return self.actions.random(self.generator, self.dtype)
 
     def remember(
         self, *, obs: Tensor, raw: Tensor, reward: float, next_obs: Tensor, terminated: bool, offline: bool = False
@@ -130,9 +122,6 @@ class SAC:
         """Store one transition; `offline`: of an earlier run, for the offline share of batches."""
         into = self.offline if offline else self.replay
         into.add(obs=obs, raw=raw, reward=reward, next_obs=next_obs, terminated=float(terminated))
-        if not offline:
-            square = self.memory["reward_square"]
-            self.memory["reward_square"] = square + (reward**2 - square) / self.replay.added
 
     @property
     def ready(self) -> bool:
@@ -141,27 +130,24 @@ class SAC:
 
     def finite(self) -> bool:
         """Whether every parameter is a number."""
-        parts = (p for part in self.parameters.values() for p in part)
-        return all(bool(p.isfinite().all()) for p in parts)
+        return self.optimizers.finite()
 
     def update(self) -> dict[str, Tensor]:
         """One update of everything; metrics as scalars."""
         batch, alpha = self._batch(), self.log_alpha.detach().exp()
-        found = {"critic_loss": self._step("critic", self._critic_loss(batch, alpha))}
+        found = {"critic_loss": self.optimizers.step("critic", self._critic_loss(batch, alpha))}
         self.updates += 1
         if self.updates % self.config.actor_every == 0:
             actor_loss, logprob = self._actor_loss(batch, alpha)
-            found["actor_loss"] = self._step("actor", actor_loss)
+            found["actor_loss"] = self.optimizers.step("actor", actor_loss)
             found["entropy"] = -logprob.detach().mean()
-            self._step(
+            self.optimizers.step(
                 "alpha",
                 losses.temperature_loss(self.log_alpha, logprob, target_entropy=self.target_entropy),
                 clip=False,
             )
-            with torch.no_grad():
-                self.log_alpha.clamp_(*(math.log(bound) for bound in self.config.alpha_range))
-                for target, online in zip(self.targets.parameters(), self.critics.parameters(), strict=True):
-                    target.copy_(losses.polyak(target, online, tau=self.config.tau))
+            self.log_alpha.data.clamp_(*(math.log(bound) for bound in self.config.alpha_range))
+            follow(self.targets, self.critics, tau=self.config.tau)
         return {**found, "alpha": alpha}
 
     def _batch(self) -> Transitions:
@@ -170,13 +156,7 @@ class SAC:
             batch = self.replay.sample(config.batch_size, self.generator, weights=symphony.fading_weights)
         else:
             batch = rlpd.mixed_batch(self.replay, self.offline, config.batch_size, config.offline_share, self.generator)
-        if not config.normalize_reward:
-            return batch
-        scale = self.memory["reward_square"].sqrt().clamp_min(1e-6).to(self.dtype)
-        reward = batch.reward / scale if self.replay.added else batch.reward
-        return Transitions(
-            obs=batch.obs, raw=batch.raw, reward=reward, next_obs=batch.next_obs, terminated=batch.terminated
-        )
+        return replace(batch, reward=batch.reward / self.replay.reward_scale) if config.normalize_reward else batch
 
     def _critic_loss(self, batch: Transitions, alpha: Tensor) -> Tensor:
         config, gamma = self.config, self.config.gamma
@@ -252,16 +232,6 @@ class SAC:
         value = rlpd.aggregate(critics(obs), how)
         return (chances * value).sum(-1), (chances * logprobs).sum(-1)
 
-    def _step(self, name: str, loss: Tensor, *, clip: bool = True) -> Tensor:
-        """One Adam step on that part's parameters alone; the others get no gradient."""
-        part = self.parameters[name]
-        for p, gradient in zip(part, torch.autograd.grad(loss, part), strict=True):
-            p.grad = gradient
-        if clip and self.config.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(part, self.config.max_grad_norm)
-        self.optimizers[name].step()
-        return loss.detach()
-
     def _normal(self, shape: Iterable[int]) -> Tensor:
         return torch.randn(tuple(shape), generator=self.generator, dtype=self.dtype)
 
@@ -274,15 +244,14 @@ class SAC:
             "replay": self.replay.state(),
             "offline": self.offline.state(),
             "memory": self.memory,
-            **{f"adam_{name}": optimizer_state(optimizer) for name, optimizer in self.optimizers.items()},
+            "adam": self.optimizers.state(),
         }
         own = {
-            "log_alpha": self.log_alpha.detach(),
+            "log_alpha": self.log_alpha,
             "updates": torch.tensor(self.updates),
             "generator": self.generator.get_state(),
         }
-        flat = {**own, **{f"{name}.{key}": x for name, part in parts.items() for key, x in part.items()}}
-        return {name: x.detach().clone() for name, x in flat.items()}
+        return flat(parts, own)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Take on what `state()` of an agent of the same configuration gave; goes on bit for bit."""
@@ -291,8 +260,7 @@ class SAC:
         self.replay.load(under(state, "replay"))
         self.offline.load(under(state, "offline"))
         self.memory = {name: x.clone() for name, x in under(state, "memory").items()}
-        for name, optimizer in self.optimizers.items():
-            load_optimizer(optimizer, under(state, f"adam_{name}"))
+        self.optimizers.load(under(state, "adam"))
         with torch.no_grad():
             self.log_alpha.copy_(state["log_alpha"])
         self.updates = int(state["updates"])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from llmrl.control.losses import DistributionalForm
 from llmrl.control.pmoe import ExpertUpdate
@@ -19,6 +20,18 @@ class Actions:
 
     size: int
     discrete: bool = False
+
+    @property
+    def width(self) -> int:
+        """Numbers that say an action: its d parts, or the index of the choice."""
+        return 1 if self.discrete else self.size
+
+    def random(self, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Uniform over the box, as u [d], or over the choices, as an index [1]."""
+        if self.discrete:
+            return torch.randint(self.size, (1,), generator=generator).to(dtype)
+        unit = 2 * torch.rand(self.size, generator=generator, dtype=dtype) - 1
+        return torch.atanh(unit.clamp(-1 + 1e-6, 1 - 1e-6))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from torch.nn.functional import one_hot
 
 from llmrl.control.config import Actions
 from llmrl.control.replay import Replay
-from llmrl.control.state import under
+from llmrl.control.state import flat, under
 
 NORMAL_STD = 0.5
 
@@ -47,15 +47,16 @@ class BoostedConfig:
 
 
 class BoostedActorCritic:
-    """The agent, with the interface of `SAC`."""
+    """The trees and what they learn from. An `Agent`."""
 
     def __init__(self, *, obs_size: int, actions: Actions, config: BoostedConfig, seed: int) -> None:
         from gbrl.models.actor_critic import ActorCritic
 
         self.config, self.actions = config, actions
         self.generator = torch.Generator().manual_seed(seed)
-        width = 1 if actions.discrete else actions.size
-        self.replay = Replay(obs_size=obs_size, action_size=width, capacity=config.capacity, dtype=torch.float32)
+        self.replay = Replay(
+            obs_size=obs_size, action_size=actions.width, capacity=config.capacity, dtype=torch.float32
+        )
         step = {"algo": "SGD", "lr": config.learning_rate, "start_idx": 0, "stop_idx": actions.size}
         self.trees = ActorCritic(
             tree_struct={
@@ -69,7 +70,6 @@ class BoostedActorCritic:
 
     @property
     def ready(self) -> bool:
-        """Whether enough transitions are held to update."""
         return len(self.replay) >= self.config.warmup
 
     def finite(self) -> bool:
@@ -91,20 +91,14 @@ class BoostedActorCritic:
         """obs [n] -> u [d], or the index of a choice [1]."""
         policy = self._outputs(obs.float()[None])[0][0]
         if self.actions.discrete:
-            index = (
-                torch.multinomial(policy.softmax(-1), 1, generator=self.generator) if explore else policy.argmax()[None]
-            )
-            return index.float()
+            drawn = torch.multinomial(policy.softmax(-1), 1, generator=self.generator)
+            return (drawn if explore else policy.argmax()[None]).float()
         return policy + (NORMAL_STD * torch.randn(policy.shape, generator=self.generator) if explore else 0.0)
 
     def random_action(self) -> Tensor:
-        """Uniform over the box, as u [d], or over the choices, as [1]."""
-        if self.actions.discrete:
-            return torch.randint(self.actions.size, (1,), generator=self.generator).float()
-        return torch.atanh((2 * torch.rand(self.actions.size, generator=self.generator) - 1).clamp(-0.999, 0.999))
+        return self.actions.random(self.generator, torch.float32)
 
     def remember(self, *, obs: Tensor, raw: Tensor, reward: float, next_obs: Tensor, terminated: bool) -> None:
-        """Store one transition."""
         self.replay.add(obs=obs, raw=raw, reward=reward, next_obs=next_obs, terminated=float(terminated))
 
     def update(self) -> dict[str, Tensor]:
@@ -141,8 +135,8 @@ class BoostedActorCritic:
             self.trees.save_learner(f"{folder}/trees")
             (file,) = Path(folder).iterdir()
             trees = torch.frombuffer(bytearray(file.read_bytes()), dtype=torch.uint8)
-        held = {f"replay.{name}": x for name, x in self.replay.state().items()}
-        return {"trees": trees, "planted": torch.tensor(self.planted), "generator": self.generator.get_state(), **held}
+        own = {"trees": trees, "planted": torch.tensor(self.planted), "generator": self.generator.get_state()}
+        return flat({"replay": self.replay.state()}, own)
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Go on where `state` was taken."""

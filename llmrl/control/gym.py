@@ -16,8 +16,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from llmrl.control.agent import SAC
 from llmrl.control.config import Actions
+from llmrl.control.protocol import Agent
 from llmrl.errors import ConfigError
 
 
@@ -52,7 +52,8 @@ class Interface:
             return int(raw[0]) + int(space.start)
         assert isinstance(space, spaces.Box)
         share = ((raw.double().tanh() + 1) / 2).numpy().reshape(space.shape)
-        return (space.low + share * (space.high - space.low)).astype(space.dtype)
+        value = space.low + share * (space.high - space.low)
+        return (np.rint(value) if np.issubdtype(space.dtype, np.integer) else value).astype(space.dtype)
 
 
 @dataclass(slots=True)
@@ -64,18 +65,22 @@ class Progress:
 
 
 def train(
-    agent: SAC,
+    agent: Agent,
     env: gymnasium.Env[Any, Any],
     *,
     steps: int,
     seed: int,
     each_step: Callable[[int], None] | None = None,
 ) -> Progress:
-    """Run `agent` in `env` for `steps` steps: random actions until it is ready, then `updates_per_step` a step."""
+    """Run `agent` in `env` for `steps` steps: random actions until it is ready, then `updates_per_step` a step.
+
+    Several actions of one answer are carried out one after another, or until the episode ends.
+    """
     see, progress, episode = Interface(env.observation_space, env.action_space), Progress(), 0.0
-    obs = see.tensor(env.reset(seed=seed)[0])
+    obs, planned = see.tensor(env.reset(seed=seed)[0]), list[Tensor]()
     for step in range(steps):
-        raw = agent.act(obs) if agent.ready else agent.random_action()
+        planned = planned or list(torch.atleast_2d(agent.act(obs) if agent.ready else agent.random_action()))
+        raw = planned.pop(0)
         following, reward, terminated, truncated, _ = env.step(see.action(raw))
         next_obs = see.tensor(following)
         agent.remember(obs=obs, raw=raw, reward=float(reward), next_obs=next_obs, terminated=bool(terminated))
@@ -89,17 +94,27 @@ def train(
         if terminated or truncated:
             progress.returns.append(episode)
             progress.ends.append(step + 1)
-            obs, episode = see.tensor(env.reset()[0]), 0.0
+            obs, episode, planned = see.tensor(env.reset()[0]), 0.0, []
     return progress
 
 
-def evaluate(agent: SAC, env: gymnasium.Env[Any, Any], *, episodes: int, seed: int) -> list[float]:
-    """Returns of `episodes` episodes without exploration."""
+def evaluate(
+    agent: Agent, env: gymnasium.Env[Any, Any], *, episodes: int, seed: int, decide_every: int = 1
+) -> list[float]:
+    """Returns of `episodes` episodes without exploration.
+
+    With `decide_every` k the agent is asked every k-th step; of what it answers the first k actions are carried out, the
+    last one again and again if there are fewer.
+    """
     see, found = Interface(env.observation_space, env.action_space), []
     for episode in range(episodes):
-        obs, total, over = see.tensor(env.reset(seed=seed + episode)[0]), 0.0, False
+        obs, total, over, step = see.tensor(env.reset(seed=seed + episode)[0]), 0.0, False, 0
         while not over:
-            following, reward, terminated, truncated, _ = env.step(see.action(agent.act(obs, explore=False)))
+            if step % decide_every == 0:
+                answer = torch.atleast_2d(agent.act(obs, explore=False))
+            raw = answer[min(step % decide_every, len(answer) - 1)]
+            following, reward, terminated, truncated, _ = env.step(see.action(raw))
             obs, total, over = see.tensor(following), total + float(reward), bool(terminated or truncated)
+            step += 1
         found.append(total)
     return found

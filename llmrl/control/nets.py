@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, relu, softplus
 
+from llmrl.control.losses import polyak
+
 LOG_STD_RANGE = (-20.0, 2.0)
 STD_FLOOR = 1e-4
 
@@ -117,3 +119,10 @@ class ActionCritics(nn.Module):
         out = self.net(both)
         mean = out[..., 0] if self.value is None else out[..., 0] + self.value(both)
         return mean, softplus(out[..., 1]) + STD_FLOOR if self.distributional else torch.zeros_like(mean)
+
+
+@torch.no_grad()
+def follow(targets: nn.Module, online: nn.Module, *, tau: float) -> None:
+    """Move the parameters of `targets` by a share `tau` to those of a module of the same shape, in place."""
+    for target, other in zip(targets.parameters(), online.parameters(), strict=True):
+        target.copy_(polyak(target, other, tau=tau))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ class Replay:
         if capacity < 1:
             raise ValueError(f"capacity={capacity} holds no transition; set it to 1 or more")
         self.capacity, self.added = capacity, 0
+        self._square = 0.0  # the mean of all rewards' squares
         widths = {"obs": (obs_size,), "raw": (action_size,), "reward": (), "next_obs": (obs_size,), "terminated": ()}
         room = min(capacity, 1024)
         self._data = {name: torch.zeros(room, *width, dtype=dtype) for name, width in widths.items()}
@@ -50,6 +52,12 @@ class Replay:
         for name in FIELDS:
             self._data[name][at] = transition[name]
         self.added += 1
+        self._square += (float(transition["reward"]) ** 2 - self._square) / self.added
+
+    @property
+    def reward_scale(self) -> float:
+        """The root mean square of all rewards so far, which brings them to a scale of 1; 1 before the first."""
+        return max(math.sqrt(self._square), 1e-6) if self.added else 1.0
 
     def sample(
         self, rows: int, generator: torch.Generator, *, weights: Callable[[int], Tensor] | None = None
@@ -64,12 +72,13 @@ class Replay:
         return Transitions(**{name: stored[index] for name, stored in self._data.items()})
 
     def state(self) -> dict[str, Tensor]:
-        """What is held, and how many were ever added."""
+        """What is held, how many were ever added, and their rewards' scale."""
         held = {name: stored[: len(self)].clone() for name, stored in self._data.items()}
-        return {**held, "added": torch.tensor(self.added)}
+        square = torch.tensor(self._square, dtype=torch.float64)
+        return {**held, "added": torch.tensor(self.added), "square": square}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        self.added = int(state["added"])
+        self.added, self._square = int(state["added"]), float(state["square"])
         room = min(self.capacity, max(1024, 1 << (max(len(self), 1) - 1).bit_length()))
         for name, stored in self._data.items():
             self._data[name] = stored.new_zeros(room, *stored.shape[1:])

@@ -15,7 +15,10 @@ from torch import Tensor
 
 from llmrl.batch import Controller
 from llmrl.control.config import SACConfig
-from llmrl.control.controllers import Bandit, Chooser, Knob, KnobController, Learner, Random
+from llmrl.control.controllers import Chooser, KnobController, Random
+from llmrl.control.knob import Knob
+from llmrl.control.learner import Learner
+from llmrl.control.ucb1 import Bandit
 from llmrl.errors import ConfigError
 from llmrl.privacy.planning import Plan
 from llmrl.settings.privacy import PrivacyConfig

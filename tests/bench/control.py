@@ -6,8 +6,10 @@ low_data    80 decisions of a made-up training run: which parts help, against co
 objectives  a two-objective toy with a known Pareto front: hypervolume against the true one
 speed       CPU seconds per update against stable-baselines3's SAC, taking turns in one process
 
-Both sides have two hidden layers of 64, batch 64, learning rate 1e-3, gamma 0.99, tau 0.005, one update a step after 100
-random ones, and no evaluation but the returns of training: of the last five episodes (pendulum) or fifteen (discrete).
+Networks have two hidden layers of 64, batch 64, learning rate 1e-3, gamma 0.99, tau 0.005, one update a step after 100
+random ones; boosted trees have that batch, gamma and pace. The score is the return of training, of the last five episodes
+(pendulum) or fifteen (discrete). Agents of numbers are then run without exploration at one decision in 1, 2, 4 and 8 steps;
+the second line of a contestant is its frequency-averaged score.
 Finished runs are kept, a line each, in runs/control/results.jsonl; --only task runs one task, --report only prints.
 """
 
@@ -29,7 +31,11 @@ from scipy import stats
 
 from llmrl.control.agent import SAC
 from llmrl.control.config import Actions, benchmark
-from llmrl.control.gym import Interface, train
+from llmrl.control.gbrl import BoostedActorCritic, BoostedConfig
+from llmrl.control.gym import Interface, evaluate, train
+from llmrl.control.protocol import Agent
+from llmrl.control.srl import SequenceSAC, frequency_averaged_score
+from llmrl.control.yann import Piecewise, saturated_law
 
 RESULTS = Path("runs/control/results.jsonl")
 SEEDS = range(5)
@@ -39,6 +45,9 @@ ENVIRONMENT = {"pendulum": "Pendulum-v1", "discrete": "CartPole-v1"}
 LAST = {"pendulum": 5, "discrete": 15}
 FAMILY: dict[str, dict[str, Any]] = {
     "DSAC-T (released_2024)": {"distributional": "released_2024"},
+    "DSAC-T (released)": {"distributional": "released"},
+    "DSAC-T (nll)": {"distributional": "nll"},
+    "DSAC-T (released_2024), risk 0.5": {"distributional": "released_2024", "risk": 0.5},
     "PMOE (2 experts, max)": {"experts": 2},
     "PMOE (2 experts, all)": {"experts": 2, "expert_update": "all"},
     "fading replay": {"fading_replay": True},
@@ -48,14 +57,46 @@ FAMILY: dict[str, dict[str, Any]] = {
 Row = dict[str, Any]
 
 
-def run_ours(task: str, changes: dict[str, Any], seed: int) -> Row:
+def sac(see: Interface, seed: int, changes: dict[str, Any]) -> SAC:
+    config = benchmark(**{**NETWORK, **changes})
+    return SAC(obs_size=see.obs_size, actions=see.actions, config=config, seed=seed)
+
+
+def sequences(see: Interface, seed: int, length: int) -> Agent:
+    config = benchmark(**NETWORK)
+    return SequenceSAC(obs_size=see.obs_size, actions=see.actions, length=length, config=config, seed=seed)
+
+
+def known_law(see: Interface, seed: int) -> Agent:
+    """From a law that holds the pendulum at the top and cannot swing it up: torque / 2 = -5 sin - 1.3 velocity, cut."""
+    law = Piecewise(saturated_law(torch.tensor([[0.0, -5.0, -1.3]])))
+    return SAC(obs_size=see.obs_size, actions=see.actions, config=benchmark(**NETWORK), seed=seed, law=law)
+
+
+def half_offline(see: Interface, seed: int) -> Agent:
+    """Half of each batch from the 3,000 transitions that another seed's agent met while it learnt."""
+    earlier = sac(see, seed + 1000, {})
+    train(earlier, gymnasium.make(ENVIRONMENT["pendulum"]), steps=STEPS["pendulum"], seed=seed + 1000)
+    agent = SAC(obs_size=see.obs_size, actions=see.actions, config=benchmark(**NETWORK, offline_share=0.5), seed=seed)
+    agent.offline.load(earlier.replay.state())
+    return agent
+
+
+def boosted(see: Interface, seed: int) -> Agent:
+    config = BoostedConfig(gamma=0.99, batch_size=64, warmup=100)
+    return BoostedActorCritic(obs_size=see.obs_size, actions=see.actions, config=config, seed=seed)
+
+
+def run_ours(task: str, make: Callable[[Interface, int], Agent], seed: int) -> Row:
     env = gymnasium.make(ENVIRONMENT[task])
     see = Interface(env.observation_space, env.action_space)
-    config = benchmark(**{**NETWORK, **changes})
-    agent = SAC(obs_size=see.obs_size, actions=see.actions, config=config, seed=seed)
-    begin = time.process_time()
+    agent, begin = make(see, seed), time.process_time()
     returns = train(agent, env, steps=STEPS[task], seed=seed).returns
-    return {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.process_time() - begin}
+    found = {"score": statistics.fmean(returns[-LAST[task] :]), "seconds": time.process_time() - begin}
+    if see.actions.discrete:
+        return found
+    shown = {k: statistics.fmean(evaluate(agent, env, episodes=5, seed=1000, decide_every=k)) for k in (1, 2, 4, 8)}
+    return found | {"averaged": frequency_averaged_score(shown), "by_frequency": shown}
 
 
 def run_sb3(task: str, seed: int) -> Row:
@@ -111,14 +152,22 @@ def jobs() -> list[tuple[str, str, int, Callable[[], Row]]]:
     for seed in SEEDS:
         found.append(("speed", "stable-baselines3's time / ours", seed, partial(run_speed, seed)))
         found.append(("pendulum", "stable-baselines3 SAC", seed, partial(run_sb3, "pendulum", seed)))
-        found.append(("pendulum", "SAC", seed, partial(run_ours, "pendulum", {}, seed)))
+        found.append(("pendulum", "SAC", seed, partial(run_ours, "pendulum", partial(sac, changes={}), seed)))
         found += [job for job in small if job[2] == seed]
         found.append(("discrete", "stable-baselines3 DQN", seed, partial(run_sb3, "discrete", seed)))
-        found.append(("discrete", "discrete SAC", seed, partial(run_ours, "discrete", {}, seed)))
+        found.append(("discrete", "discrete SAC", seed, partial(run_ours, "discrete", partial(sac, changes={}), seed)))
+        found.append(("discrete", "GBRL", seed, partial(run_ours, "discrete", boosted, seed)))
+    others: dict[str, Callable[[Interface, int], Agent]] = {
+        **{name: partial(sac, changes=changes) for name, changes in FAMILY.items()},
+        "YANN (stabilising law)": known_law,
+        "half offline": half_offline,
+        "SRL (4 actions)": partial(sequences, length=4),
+        "GBRL": boosted,
+    }
     found += [
-        ("pendulum", name, seed, partial(run_ours, "pendulum", changes, seed))
+        ("pendulum", name, seed, partial(run_ours, "pendulum", make, seed))
         for seed in SEEDS
-        for name, changes in FAMILY.items()
+        for name, make in others.items()
     ]
     return found
 
@@ -142,21 +191,30 @@ def print_table(rows: Sequence[Row]) -> None:
         mean, half = interval([row["score"] for row in own])
         seconds = statistics.median(row["seconds"] for row in own)
         print(f"| {task} | {name} | {mean:.4g} ± {half:.2g} | {len(own)} | {seconds:.1f} |")
+        if "averaged" in own[0]:
+            mean, half = interval([row["averaged"] for row in own])
+            print(f"| {task} | {name}, frequency-averaged | {mean:.4g} ± {half:.2g} | {len(own)} | |")
+
+
+PLOTTED = {
+    "pendulum": "Pendulum-v1: return of the last five episodes of training",
+    "low_data": "80 decisions: mean progress of the last 40 (0 is perfect)",
+}
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
-    """The low-data task's contestants with their intervals, best on top."""
+    """Two tasks' contestants with their 95 % intervals over seeds, best on top."""
     from matplotlib.figure import Figure
 
-    names = dict.fromkeys(row["name"] for row in rows if row["task"] == "low_data")
-    found = {name: interval([row["score"] for row in rows if row["name"] == name]) for name in names}
-    order = sorted(found, key=lambda name: found[name][0])
-    figure = Figure(figsize=(7, 0.28 * len(order) + 1), layout="constrained")
-    axes = figure.subplots()
-    centres, halves = zip(*(found[name] for name in order), strict=True)
-    axes.errorbar(centres, range(len(order)), xerr=halves, fmt="o", capsize=3)
-    axes.set_yticks(range(len(order)), order)
-    axes.set_xlabel("mean progress of the last 40 of 80 decisions (0 is perfect), 95 % interval over seeds")
+    figure = Figure(figsize=(12, 6), layout="constrained")
+    for axes, (task, title) in zip(figure.subplots(1, 2), PLOTTED.items(), strict=True):
+        names = dict.fromkeys(row["name"] for row in rows if row["task"] == task)
+        found = {n: interval([r["score"] for r in rows if (r["task"], r["name"]) == (task, n)]) for n in names}
+        order = sorted(found, key=lambda name: found[name][0])
+        centres, halves = zip(*(found[name] for name in order), strict=True)
+        axes.errorbar(centres, range(len(order)), xerr=halves, fmt="o", capsize=3)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_title(title, fontsize="medium")
     figure.savefig(path)
 
 
@@ -164,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", help="one task")
     parser.add_argument("--report", action="store_true", help="print the table of what was run")
-    parser.add_argument("--plot", type=Path, help="also draw the low-data task to this file")
+    parser.add_argument("--plot", type=Path, help="also draw pendulum and low_data to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
     RESULTS.parent.mkdir(parents=True, exist_ok=True)

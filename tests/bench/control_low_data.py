@@ -18,7 +18,12 @@ import torch
 
 from llmrl.control.agent import SAC
 from llmrl.control.config import Actions, SACConfig
-from llmrl.control.controllers import Bandit, Chooser, Constant, Knob, KnobController, Learner, Random
+from llmrl.control.controllers import Chooser, Constant, KnobController, Random
+from llmrl.control.gbrl import BoostedActorCritic, BoostedConfig
+from llmrl.control.knob import Knob
+from llmrl.control.learner import Learner
+from llmrl.control.srl import SequenceSAC
+from llmrl.control.ucb1 import Bandit
 from llmrl.control.yann import Piecewise, saturated_law
 
 DECISIONS, SEEDS = 80, range(5)
@@ -92,6 +97,16 @@ def known_law(seed: int) -> Learner:
     return Learner(fields=2, knobs=2, seed=seed, agent=agent)
 
 
+def sequences(seed: int) -> Learner:
+    agent = SequenceSAC(obs_size=2, actions=Actions(size=2), length=2, config=SACConfig(), seed=seed)
+    return Learner(fields=2, knobs=2, seed=seed, agent=agent)
+
+
+def boosted(seed: int) -> Learner:
+    agent = BoostedActorCritic(obs_size=2, actions=Actions(size=2), config=BoostedConfig(), seed=seed)
+    return Learner(fields=2, knobs=2, seed=seed, agent=agent)
+
+
 def jobs() -> list[tuple[str, str, int, Callable[[], dict[str, float]]]]:
     found: list[tuple[str, str, int, Callable[[], dict[str, float]]]] = []
     for seed in SEEDS:
@@ -101,6 +116,8 @@ def jobs() -> list[tuple[str, str, int, Callable[[], dict[str, float]]]]:
             "bandit": partial(Bandit, knobs=2, seed=seed),
             "known law (YANN)": partial(known_law, seed),
             **{name: partial(learner, changes, seed) for name, changes in PARTS.items()},
+            "SRL (2 actions)": partial(sequences, seed),
+            "GBRL": partial(boosted, seed),
         }
         found += [("low_data", name, seed, partial(run, make, seed)) for name, make in plain.items()]
     return found

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from llmrl.control.config import SACConfig
-from llmrl.control.controllers import Bandit, Constant, Knob, KnobController, Learner, Random
+from llmrl.control.controllers import Constant, KnobController, Random
+from llmrl.control.knob import Knob
+from llmrl.control.learner import Learner
+from llmrl.control.ucb1 import Bandit
 from llmrl.errors import ConfigError
 
 CLIP = Knob(name="clip", low=0.1, high=10.0, default=1.0, log=True, max_change=0.1)

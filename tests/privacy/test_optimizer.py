@@ -8,7 +8,9 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from llmrl.control.config import SACConfig
-from llmrl.control.controllers import Knob, KnobController, Learner
+from llmrl.control.controllers import KnobController
+from llmrl.control.knob import Knob
+from llmrl.control.learner import Learner
 from llmrl.errors import ConfigError
 from llmrl.privacy.controllers import FIELDS, Quantile
 from llmrl.privacy.gradients import RecordGradients
