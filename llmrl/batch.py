@@ -245,7 +245,6 @@ class Needs:
     siblings: bool = False  # completions of one prompt are compared: a group of one teaches nothing
     whole_groups: bool = False  # a group must not be cut into micro-batches
     whole_batch: bool = False  # credit looks across groups (whitening) and gets the rows of all ranks
-    feedback: bool = False  # hyper-parameters follow what was measured: see `Steered`
 
     @property
     def beyond_advantages(self) -> bool:
@@ -277,7 +276,7 @@ class Controller(Protocol):
     """Sets hyper-parameters while training runs. It keeps what it learns in tensors, which a checkpoint holds."""
 
     def observe(self, view: Mapping[str, float]) -> Mapping[str, float]:
-        """The knobs of the next step, by hyper-parameter of the algorithm, from this step's public metrics."""
+        """The knobs of the next step, by hyper-parameter of the algorithm or the loop, from this step's public metrics."""
         ...
 
     def state(self) -> dict[str, Tensor]:
@@ -287,12 +286,6 @@ class Controller(Protocol):
     def load(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `state` gave."""
         ...
-
-
-class Steered(Algorithm, Protocol):
-    """An algorithm with `needs.feedback`: it brings a controller of its own hyper-parameters."""
-
-    def controller(self) -> Controller: ...
 
 
 @runtime_checkable

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from functools import partial
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from llmrl.batch import Algorithm, Controller
     from llmrl.settings.recipe import Recipe, RewardConfig
     from llmrl.start import Parts
     from llmrl.train.evaluate import Benchmarks
@@ -21,6 +23,7 @@ def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
     `coming` are folders that stages before this recipe will leave; they stay what they are.
     """
     from llmrl.algos.build import build_algorithm, check_run
+    from llmrl.control.build import knobs_of
     from llmrl.rewards.scoring import score_all
     from llmrl.rewards.telemetry import Watched
     from llmrl.settings.stages import RLStage, SFTStage
@@ -29,6 +32,7 @@ def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
     check_trackers(recipe)
     algo, reward = build_algorithm(recipe.algo), Watched(reward=rewards_of(recipe))
     check_run(recipe, algo, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    knobs_of(recipe, algo)
     check_benchmarks(recipe)
     check_models(recipe, coming=coming)
     check_data(recipe)
@@ -48,8 +52,19 @@ def resolve(recipe: Recipe, *, coming: Collection[str] = ()) -> Parts:
         interval=wilson_interval,
         sources=sources,
         benchmarks=benchmarks_of(recipe, sources.policy),
+        controller=controller_of(recipe, algo),
         of_stages=of_stages,
     )
+
+
+def controller_of(recipe: Recipe, algo: Algorithm) -> Callable[[], Controller] | None:
+    """What makes the recipe's controller; None without one, or if private training makes it. Raises ConfigError."""
+    from llmrl.control.build import make_controller
+
+    if recipe.controller is None or recipe.privacy is not None:
+        return None
+    make_controller(recipe, algo)  # mistakes in its args are told before anything is loaded
+    return partial(make_controller, recipe, algo)
 
 
 def sources_of(recipe: Recipe, *, coming: Collection[str] = ()) -> Sources:

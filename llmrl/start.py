@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import torch
 from rich.console import Console
 
 from llmrl.algos.build import check_run, warnings
 from llmrl.automatic import Settled, settle
-from llmrl.batch import Algorithm, Controller, Steered
+from llmrl.batch import Algorithm, Controller
 from llmrl.data.conversation import Renderer
 from llmrl.data.gold import reference_rows
 from llmrl.data.pictures import load_pictures
@@ -64,6 +64,7 @@ class Parts:
     interval: Interval
     sources: Sources
     benchmarks: Benchmarks | None = None
+    controller: Callable[[], Controller] | None = None  # makes a new one; private training makes its own
     of_stages: Mapping[str, Parts] = field(default_factory=dict)  # the same for stages on the training loop, by name
 
 
@@ -262,7 +263,7 @@ def _build(
     references, about = None, list[str]()
     if needs.references:
         references, about = reference_rows(problems.train, models.policy.tokenizer, max_length=recipe.model.max_length)
-    controller = cast(Steered, parts.algo).controller() if needs.feedback else None
+    controller = parts.controller() if parts.controller is not None else None
     private: dict[str, Any] = {}
     if recipe.privacy is not None:
         own = make_private(recipe, models, problems, recipe.run_dir)

@@ -16,6 +16,8 @@ from llmrl.nearest import nearest
 from llmrl.settings.explain import plain_message
 from llmrl.settings.recipe import Recipe
 
+MOVED = dict.fromkeys(("kl_target", "kl_rate"), "controller: {name: adaptive_kl, args: {target: 0.05, rate: 1.0}}")
+
 
 def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
     """The algorithm that `section` names, with its other keys as hyper-parameters.
@@ -32,6 +34,8 @@ def build_algorithm(section: Mapping[str, Any]) -> Algorithm:
     kind = _load(path)
     fields = {field.name: field for field in dataclasses.fields(kind)}
     for key in given:
+        if key in MOVED:
+            raise ConfigError(f"algo.{key} is a controller's now: {MOVED[key]}")
         if key not in fields:
             raise ConfigError(f"algo.{key}: {name} has no such hyper-parameter; {nearest(key, list(fields))}")
     values = preset | given

@@ -9,13 +9,11 @@ whitened over all sampled tokens, with a floor on the deviation. Named options f
 arXiv:2504.05118): a decoupled lambda for the critic (`lam_critic`, theirs is 1), and a policy lambda that grows with
 the length of the answer (`lam_alpha`, theirs is 0.05). The value loss is a mean over tokens however the policy's is
 normalised. The KL in the reward is that of the policy that sampled: it stays the same over the updates of a rollout.
-With `kl_target` its weight follows the measured KL (Ziegler et al. 2019, arXiv:1909.08593, section 2.2):
-kl_coef *= 1 + kl_rate * clip(KL / kl_target - 1, -0.2, 0.2) after every step.
+Its weight follows the measured KL with `controller: {name: adaptive_kl, args: {target: 0.05}}` in the recipe.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -33,38 +31,10 @@ from llmrl.algos.terms import (
 )
 from llmrl.batch import Batch, Loss, Needs, Output
 from llmrl.credit import gae, length_adaptive_lambda, whiten
-from llmrl.later import torch
 from llmrl.losses import clipped_value, keep, kl_estimate
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-KL_ERROR_LIMIT = 0.2  # of the relative error that steers kl_coef
-
-
-class AdaptiveKL:
-    """The controller of `kl_coef` (Ziegler et al. 2019, section 2.2): a fifth up or down in a step at most.
-
-    >>> AdaptiveKL(target=0.1, rate=1.0, coef=0.5).observe({"kl_ref": 0.11})
-    {'kl_coef': 0.55}
-    """
-
-    def __init__(self, *, target: float, rate: float, coef: float) -> None:
-        self._target, self._rate, self._coef = target, rate, coef
-
-    def observe(self, view: Mapping[str, float]) -> dict[str, float]:
-        """The KL's weight for the next step, by this step's `kl_ref`; there is none if no row trained."""
-        measured = view.get("kl_ref", math.nan)
-        if math.isfinite(measured):
-            error = min(max(measured / self._target - 1.0, -KL_ERROR_LIMIT), KL_ERROR_LIMIT)
-            self._coef *= 1.0 + self._rate * error
-        return {"kl_coef": self._coef}
-
-    def state(self) -> dict[str, Tensor]:
-        return {"kl_coef": torch.tensor(self._coef, dtype=torch.float64)}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        self._coef = float(state["kl_coef"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +54,6 @@ class PPO:
     value_clip         how far a value may move from its old one before the loss stops rewarding it; off if null.
     kl_coef            weight of the KL to the reference model; 0 loads no reference.
     kl_in              reward or loss: where the KL goes.
-    kl_target          nats per token that kl_coef steers the KL to; null keeps kl_coef fixed.
-    kl_rate            how fast: at most a fifth of it is added to or taken off kl_coef in a step.
     kl_estimator       k1, k2 or k3, see llmrl.losses.kl_estimate.
     normalize          token, sequence or constant, see llmrl.losses.aggregate.
     constant_tokens    tokens per sequence that `normalize: constant` divides by, usually the largest completion length.
@@ -108,8 +76,6 @@ class PPO:
     value_clip: float | None = 0.2
     kl_coef: float = 0.0
     kl_in: Literal["reward", "loss"] = "reward"
-    kl_target: float | None = None
-    kl_rate: float = 1.0
     kl_estimator: Literal["k1", "k2", "k3"] = "k1"
     normalize: Literal["token", "sequence", "constant"] = "token"
     constant_tokens: int | None = None
@@ -124,25 +90,15 @@ class PPO:
                 "kl_estimator=k1 with kl_in: loss has a gradient of mean zero and holds nothing back; use k2 or k3"
             )
 
-        if self.kl_target is not None and self.kl_coef == 0:
-            raise ValueError(f"kl_target={self.kl_target} steers kl_coef, which is 0 and stays 0; set kl_coef above 0")
-
     @property
     def needs(self) -> Needs:
         """Values, old log-probs; with a KL reference log-probs, with an entropy bonus entropy, for whitening the whole
-        batch, and feedback if the KL has a target."""
+        batch."""
         return replace(
             coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef),
             values=True,
             whole_batch=self.whiten_advantages,
-            feedback=self.kl_target is not None,
         )
-
-    def controller(self) -> AdaptiveKL:
-        """What steers the KL's weight to `kl_target`."""
-        if self.kl_target is None:
-            raise ValueError("kl_target is null: nothing steers kl_coef")
-        return AdaptiveKL(target=self.kl_target, rate=self.kl_rate, coef=self.kl_coef)
 
     def derived_metrics(self, metrics: Mapping[str, float]) -> dict[str, float]:
         """The explained variance 1 - Var(return - value) / Var(return), if the returns vary, and the KL's weight."""

@@ -280,8 +280,6 @@ RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
     "thought_weight": (lambda x: 0 <= x <= 1, "is no weight of thoughts; set it between 0 and 1"),
     "ratio_cap": (lambda x: x > 0, "gives every token the weight 0; set it above 0"),
     "kl_coef": (lambda x: x >= 0, "rewards leaving the reference; set it to 0 or more"),
-    "kl_target": (lambda x: x > 0, "can never be met; set it above 0, or to null"),
-    "kl_rate": (lambda x: 0 < x <= 5, "lets kl_coef jump through zero or stand still; set it above 0, at most 5"),
     "entropy_coef": (lambda x: x >= 0, "punishes entropy; set it to 0 or more"),
     "importance_cap": (lambda x: x > 0, "makes every loss 0; set it above 0, or to null"),
     "constant_tokens": (lambda x: x > 0, "cannot divide a loss; set it to the largest completion length"),

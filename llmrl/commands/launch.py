@@ -132,11 +132,13 @@ def _show_plan(recipe: Recipe, chosen: Topology, device_gib: float | None, conso
     from llmrl.algos.build import build_algorithm, check_run
     from llmrl.automatic import settle
     from llmrl.commands.memory_table import memory_table
+    from llmrl.control.build import knobs_of
     from llmrl.launcher.placement import hints, placement_table
 
     recipe = settle(recipe, on_gpu=None if chosen.on_cpu else True).recipe
     algo = build_algorithm(recipe.algo)
     check_run(recipe, algo, ranks=chosen.world)
+    knobs_of(recipe, algo)
     console.print(placement_table(recipe, chosen))
     console.print(memory_table(recipe, chosen, algo.needs, device_gib=device_gib))
     for hint in hints(recipe, chosen):

@@ -8,6 +8,7 @@ from dataclasses import fields
 from llmrl.algos.build import warnings
 from llmrl.automatic import settle
 from llmrl.batch import Algorithm
+from llmrl.control.build import described, knobs_of
 from llmrl.data.source import is_remote, load_train_eval
 from llmrl.seeding import key
 from llmrl.settings.model import CriticConfig, OutcomeCriticConfig
@@ -46,6 +47,7 @@ def rows_of(recipe: Recipe, algo: Algorithm) -> list[tuple[str, str]]:
         *([("value model", _critic(recipe))] if algo.needs.values else []),
         *([("outcome critic", _outcome_critic(recipe))] if algo.needs.token_scores or recipe.outcome_critic else []),
         *([("reference", _reference(recipe))] if algo.needs.ref_logprobs else []),
+        *([("controller", described(recipe.controller, knobs_of(recipe, algo)))] if recipe.controller else []),
         ("steps", f"{train.steps}"),
         ("prompts per step", f"{rollout.prompts_per_step}"),
         ("samples per step", f"{samples} ({rollout.group_size} for each prompt)"),

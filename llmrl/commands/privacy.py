@@ -28,9 +28,10 @@ def show_plan(recipe: Recipe) -> None:
 
     Records are counted before any is left out as too long.
     """
+    from llmrl.control.build import described
     from llmrl.data.source import load_train_eval
     from llmrl.privacy.planning import epsilons
-    from llmrl.privacy.terms import held_records, plan_of, section_of
+    from llmrl.privacy.terms import held_records, plan_of, private_knobs, section_of
     from llmrl.seeding import key
 
     section = section_of(recipe)
@@ -48,6 +49,9 @@ def show_plan(recipe: Recipe) -> None:
         "filter": f"order {found.order}, budget {found.budget:.4g}",
     }.items():
         table.add_row(name, value)
+    if recipe.controller is not None:
+        steered = described(recipe.controller, private_knobs(recipe.controller, section, found), private=True)
+        table.add_row("controller", steered)
     costs = epsilons([(sigma, found.q, steps) for sigma, steps in terms.sigmas], section.delta)
     table.add_row(*_told(*next(costs)))
     console.print(table)

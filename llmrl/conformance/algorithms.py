@@ -50,7 +50,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
             "kl_coef": 0.1,
             "kl_in": "loss",
             "kl_estimator": "k3",
-            "kl_target": 0.1,
             "value_clip": None,
             "whiten_advantages": False,
         },

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from llmrl.control.build import LEARNERS
 from llmrl.data.gold import plain_ids
 from llmrl.errors import ConfigError, DataError, RunFolderError
 from llmrl.privacy.audit import Canary, make_canaries
@@ -64,15 +65,16 @@ def make_private(recipe: Recipe, models: Models, problems: Problems, folder: Pat
     optimizer = _optimizer(section, models, ledger, folder / LEDGER, source)
     models = _opened(models, recipe, optimizer)
     public = list(problems.held_out_gold.values())
-    if not public and section.controller in ("bandit", "sac", "dsac-t"):
+    if not public and recipe.controller is not None and recipe.controller.name in ("bandit", *LEARNERS):
         raise ConfigError(
-            f"privacy.controller={section.controller} learns from the loss of public text: give eval.data some"
+            f"controller.name={recipe.controller.name} learns from the loss of public text: give eval.data some"
         )
     measure = held_out_loss(models, public)
     controller = Steering(
         optimizer,
-        controller_of(section, optimizer.thresholds, found, seed=key(recipe.seed, "controller")),
-        steps=recipe.train.steps, interval=section.interval, reward=section.reward, raw=section.state == "raw",
+        controller_of(recipe.controller, section, optimizer.thresholds, found, seed=key(recipe.seed, "controller")),
+        steps=recipe.train.steps, interval=recipe.controller.every if recipe.controller else 1, reward=section.utility,
+        raw=section.state == "raw",
         probe=lambda: measure(0)["eval/loss"] if public else math.nan,
     )  # fmt: skip
     unit = {prompt.id: record[0].id for record in records for prompt in record}

@@ -14,47 +14,28 @@ import torch
 from torch import Tensor
 
 from llmrl.batch import Controller
-from llmrl.control.config import SACConfig
-from llmrl.control.controllers import Chooser, KnobController, Random
-from llmrl.control.knob import Knob
-from llmrl.control.learner import Learner
-from llmrl.control.ucb1 import Bandit
+from llmrl.control.build import built, knob_controller
 from llmrl.errors import ConfigError
 from llmrl.privacy.planning import Plan
+from llmrl.privacy.terms import private_knobs
+from llmrl.settings.controller import ControllerConfig
 from llmrl.settings.privacy import PrivacyConfig
 
 Reward = Literal["linear", "log_ratio"]
 FIELDS = ("progress", "sigma", "thresholds", "signal_ratio", "update_norm", "cosine", "probe_slope")
 
 
-def controller_of(section: PrivacyConfig, thresholds: Sequence[float], plan: Plan, *, seed: int) -> Controller | None:
+def controller_of(
+    section: ControllerConfig | None, privacy: PrivacyConfig, thresholds: Sequence[float], plan: Plan, *, seed: int
+) -> Controller | None:
     """The controller that a recipe names, held to its bounds and its rate of change; None for constant settings."""
-    low, high = section.threshold_low, section.threshold_high
-    if section.controller == "constant":
+    if section is None or section.name == "constant":
         return None
-    if section.controller == "quantile":
-        return Quantile(thresholds, low=low, high=high)
-    size = math.hypot(*thresholds)  # one knob: the scale of all thresholds, so that their norm stays within bounds
-    knobs = [
-        Knob(
-            name="threshold_scale", low=low / size, high=high / size, default=1.0, log=True,
-            max_change=min(1.0, section.max_change / math.log(high / low)),
-        )
-    ]  # fmt: skip
-    if section.mode == "adaptive":
-        knobs.append(Knob(name="sigma", low=plan.lowest_sigma, high=4 * plan.sigma, default=plan.sigma, log=True))
-    fields = (*FIELDS, *(("raw_norms",) if section.state == "raw" else ()))
-    form: Literal["released_2024"] | None = "released_2024" if section.controller == "dsac-t" else None
-    # A run is over after some dozens of decisions: many updates for each (llmrl/control/README.md has the figures).
-    config = SACConfig(distributional=form, updates_per_step=16, warmup=section.warm_up)
-    choosers: dict[str, Chooser] = {
-        "random": Random(seed=seed),
-        "bandit": Bandit(knobs=len(knobs), seed=seed),
-    }
-    chooser = choosers.get(section.controller) or Learner(
-        fields=len(fields), knobs=len(knobs), config=config, seed=seed
-    )
-    return KnobController(knobs=knobs, fields=fields, reward="utility", chooser=chooser)
+    knobs = private_knobs(section, privacy, plan)
+    if section.name == "quantile":
+        return built(Quantile, section.args, thresholds=thresholds, low=knobs[0].low, high=knobs[0].high)
+    fields = (*FIELDS, *(("raw_norms",) if privacy.state == "raw" else ()))
+    return knob_controller(section, knobs, fields=section.observes or fields, reward="utility", seed=seed)
 
 
 class Quantile:

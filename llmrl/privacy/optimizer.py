@@ -81,8 +81,9 @@ class PrivateOptimizer:
         self._below: list[list[float]] = [[] for _ in gradients.groups]
 
     def steer(self, knobs: Mapping[str, float]) -> None:
-        """Set `threshold_scale` (times the first thresholds), `threshold/<group>` and `sigma`, for the next steps."""
-        scale = knobs.get("threshold_scale", 1.0)
+        """Set `threshold` (the norm of all), or `threshold/<group>`, and `sigma`, for the next steps."""
+        norm = math.hypot(*self._start)
+        scale = knobs.get("threshold", norm) / norm
         self.thresholds = [knobs.get(f"threshold/{g}", scale * start) for g, start in enumerate(self._start)]
         self._wanted = knobs.get("sigma", self.ledger.terms.sigmas[0][0])
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from llmrl.control.knob import Knob
 from llmrl.errors import ConfigError
 from llmrl.privacy.ledger import Terms, terms_of
 from llmrl.privacy.planning import Plan, decayed_sigmas, epsilon_by, plan
+from llmrl.settings.controller import ControllerConfig, KnobConfig
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.recipe import Recipe
+
+THRESHOLD = KnobConfig(low=1e-3, high=1e2, log=True, max_change=0.05)  # at most 1.8 times as large after a decision
 
 
 def section_of(recipe: Recipe) -> PrivacyConfig:
@@ -51,3 +55,12 @@ def _schedule(found: Plan, section: PrivacyConfig) -> tuple[tuple[float, int], .
         if epsilon_by(section.accountant, history, found.delta) <= found.epsilon:
             return schedule
         scale *= 1.01
+
+
+def private_knobs(section: ControllerConfig, privacy: PrivacyConfig, plan: Plan) -> list[Knob]:
+    """The norm of all thresholds together and, in the adaptive mode, sigma. Raises ConfigError."""
+    limits = section.knobs.get("threshold", THRESHOLD)
+    knobs = [Knob(name="threshold", default=privacy.threshold, **limits.model_dump())]
+    if privacy.mode == "adaptive":
+        knobs.append(Knob(name="sigma", low=plan.lowest_sigma, high=4 * plan.sigma, default=plan.sigma, log=True))
+    return knobs

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from llmrl.settings.section import Section
+
+MOVED = {  # what was said here once -> where it is said now
+    "controller": "controller.name (dsac-t: dsac_t)", "interval": "controller.every", "reward": "privacy.utility",
+    "warm_up": "controller.args.warmup", "threshold_low": "controller.knobs.threshold.low",
+    "threshold_high": "controller.knobs.threshold.high", "max_change": "controller.knobs.threshold.max_change",
+}  # fmt: skip
 
 
 class PrivacyConfig(Section):
@@ -28,33 +34,28 @@ class PrivacyConfig(Section):
     )
     accountant: Literal["rdp", "prv", "pld"] = Field("rdp", description="of the fixed mode; prv and pld need libraries")
     sigma_decay: float = Field(1.0, gt=0, le=1, description="last multiplier / first, planned beforehand; 1: constant")
-    controller: Literal["constant", "random", "bandit", "quantile", "sac", "dsac-t"] = "constant"
-    reward: Literal["linear", "log_ratio"] = Field("linear", description="a learning controller's, see llmrl/privacy")
+    utility: Literal["linear", "log_ratio"] = Field("linear", description="what pays a controller, see llmrl/privacy")
     state: Literal["released", "raw"] = Field(
         "released", description="what controllers see; raw is heuristic and has no guarantee"
     )
-    interval: PositiveInt = Field(1, description="steps between a controller's decisions")
-    warm_up: NonNegativeInt = Field(8, description="a learning controller's first decisions, which are random")
-    threshold_low: PositiveFloat = 1e-3
-    threshold_high: PositiveFloat = 1e2
-    max_change: PositiveFloat = Field(0.5, description="of a threshold's logarithm in one decision")
     counts_share: float = Field(
-        0.0, ge=0, lt=1, description="of each step's budget, for noised counts; quantile needs it"
+        0.0, ge=0, lt=1, description="of each step's budget, for noised counts; controller.name=quantile needs it"
     )
     canaries: NonNegativeInt = Field(
         0, description="planted sentences for `llmrl privacy audit`, half of them left out"
     )
 
-    def check(self) -> None:
-        """Raise ValueError for settings that contradict each other."""
-        if self.controller == "quantile" and not self.counts_share:
-            raise ValueError(
-                "privacy.controller=quantile follows noised counts; set privacy.counts_share, such as 0.01"
-            )
+    @model_validator(mode="before")
+    @classmethod
+    def _moved(cls, data: Any) -> Any:
+        for name in MOVED if isinstance(data, dict) else ():
+            if name in data:
+                raise ValueError(f"{name}={data[name]} is {MOVED[name]} now; move it there")
+        return data
+
+    def check(self, *, counts: bool) -> None:
+        """Raise ValueError for settings that contradict each other; `counts`: a controller follows noised counts."""
+        if counts and not self.counts_share:
+            raise ValueError("controller.name=quantile follows noised counts; set privacy.counts_share, such as 0.01")
         if self.sigma_decay != 1.0 and self.mode == "adaptive":
             raise ValueError("privacy.sigma_decay is planned beforehand; set privacy.mode=fixed")
-        if not self.threshold_low <= self.threshold <= self.threshold_high:
-            raise ValueError(
-                f"privacy.threshold={self.threshold} is outside threshold_low={self.threshold_low} to "
-                f"threshold_high={self.threshold_high}"
-            )

@@ -11,6 +11,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, Validati
 from pydantic import model_validator as rule
 
 from llmrl.settings.base import with_lengths
+from llmrl.settings.controller import ControllerConfig
 from llmrl.settings.data import DataConfig, EvalDataConfig, check_mixture
 from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig, ReferenceConfig
@@ -195,6 +196,9 @@ class Recipe(Section):
     )
     reference: ReferenceConfig = Field(default_factory=ReferenceConfig)
     train: TrainConfig
+    controller: ControllerConfig | None = Field(
+        None, description="what sets hyper-parameters while training runs; default: nothing"
+    )
     eval: EvalConfig = Field(default_factory=EvalConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
@@ -241,7 +245,7 @@ class Recipe(Section):
         """
         folder = self.stage_dir(stage)
         shared = {"name": folder.name, "runs_dir": str(folder.parent), "description": f"a stage of {self.name}"}
-        own = self.model_dump(exclude={"stages"})
+        own = self.model_dump(exclude={"stages", "controller"})
         if isinstance(stage, RLStage):
             own = merged(own, stage)
         else:
@@ -314,7 +318,7 @@ class Recipe(Section):
             raise ValueError(
                 f"privacy with model.forward={self.model.forward}: packed rows are not kept apart; set it to plain"
             )
-        self.privacy.check()
+        self.privacy.check(counts=self.controller is not None and self.controller.name == "quantile")
         return self
 
     @rule(mode="before")
@@ -325,6 +329,8 @@ class Recipe(Section):
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
         check_mixture(self.data, self.eval.data, self.reward)
+        if self.controller is not None:
+            self.controller.check(private=self.privacy is not None)
         taken = sorted(set(self.reward) & RESERVED_PARTS)
         if taken:
             raise ValueError(f"reward.{taken[0]}: this name is taken by a metric; rename the part")

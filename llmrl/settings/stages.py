@@ -147,7 +147,7 @@ class DPOStage(_Supervised):
 class RLStage(_Stage):
     """Reinforcement learning. The last stage is what the rest of the recipe describes; an earlier one says here what
     differs from it. `reward`, `env`, `engines` and an `algo` of another name replace the recipe's, other sections are
-    merged into it key by key.
+    merged into it key by key; a `controller` is never taken from the recipe.
     """
 
     kind: Literal["rl"]
@@ -162,6 +162,7 @@ class RLStage(_Stage):
     reference: dict[str, Any] = Field(default_factory=dict)
     train: dict[str, Any] = Field(default_factory=dict)
     eval: dict[str, Any] = Field(default_factory=dict)
+    controller: dict[str, Any] = Field(default_factory=dict)
     limits: dict[str, Any] = Field(default_factory=dict)
 
     @property

@@ -11,6 +11,7 @@ from llmrl.batch import Algorithm, Batch, Controller
 from llmrl.errors import ConfigError
 from llmrl.rollout.process import EngineFaults
 from llmrl.rollout.store import rollouts_file, write_rollouts
+from llmrl.settings.controller import PROGRESS
 from llmrl.settings.recipe import Recipe
 from llmrl.train.checkpoint import TrainState, Writer
 from llmrl.train.clock import Clock
@@ -35,7 +36,7 @@ class Job:
     recipe: Recipe
     world: World
     models: Models
-    algo: Algorithm  # as the recipe says; see `steered`
+    algo: Algorithm  # as the recipe says, as `models` are; see `steered`
     controller: Controller | None  # what sets its hyper-parameters, if anything does
     rollouts: RolloutQueue  # the engine, and the batches it makes
     engine_faults: Callable[[], EngineFaults]  # since the last call
@@ -53,11 +54,16 @@ def finished(job: Job, state: TrainState) -> bool:
     return state.step == job.recipe.train.steps or bool(state.ended) or not job.admits()
 
 
-def steered(algo: Algorithm, knobs: Mapping[str, float]) -> Algorithm:
-    """The algorithm with the hyper-parameters that a controller has set; names of other algorithms' are left out."""
+def steered(models: Models, algo: Algorithm, knobs: Mapping[str, float]) -> tuple[Models, Algorithm]:
+    """Both with what a controller has set: `lr` (the peak rate), `temperature`, the algorithm's own numbers.
+
+    Names of other algorithms' are left out.
+    """
     names = {item.name for item in fields(algo)}  # type: ignore[arg-type]
     known = {name: value for name, value in knobs.items() if name in names}
-    return replace(algo, **known) if known else algo  # type: ignore[type-var]
+    config = models.config.model_copy(update={"lr": knobs.get("lr", models.config.lr)})
+    policy = replace(models.logprob_model, temperature=knobs.get("temperature", models.logprob_model.temperature))
+    return replace(models, config=config, logprob_model=policy), replace(algo, **known)  # type: ignore[type-var]
 
 
 def observed(job: Job, state: TrainState, metrics: dict[str, float]) -> tuple[TrainState, dict[str, float]]:
@@ -68,8 +74,10 @@ def observed(job: Job, state: TrainState, metrics: dict[str, float]) -> tuple[Tr
     if job.controller is None:
         return state, metrics
     recorded = metrics | {f"{KNOB}{name}": value for name, value in state.knobs.items()}
-    knobs = dict(job.controller.observe(metrics)) if metrics["lr"] > 0 else state.knobs
-    return replace(state, knobs=knobs), recorded
+    controller, view = job.controller, metrics | {PROGRESS: (state.step + 1) / job.recipe.train.steps}
+    if metrics["lr"] > 0:  # rank 0 decides: rounding differs between machines
+        state = replace(state, knobs=job.world.on_main(lambda: dict(controller.observe(view))))
+    return state, recorded
 
 
 def knobs_of(row: Mapping[str, float]) -> dict[str, float]:

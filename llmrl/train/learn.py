@@ -63,7 +63,7 @@ def annotate(models: Models, needs: Needs, batch: Batch) -> Batch:
     if needs.ref_logprobs:
         if models.reference is None:
             raise ValueError("the algorithm needs ref_logprobs and there is no reference model")
-        batch = replace(batch, ref_logprobs=models.reference.logprobs(batch))
+        batch = replace(batch, ref_logprobs=models.reference.logprobs(policy, batch))
     return batch
 
 

@@ -33,14 +33,15 @@ def train(job: Job, state: TrainState) -> TrainState:
         state = evaluated(job, state)
     while not finished(job, state):
         step, clock = state.step, Clock()
-        trajectories = job.rollouts.take(step, clock)
+        trajectories = job.rollouts.take(step, clock, state.knobs)
         batch = models.collate(trajectories)
         with clock("update"):
-            batch, metrics = learn(models, steered(job.algo, state.knobs), batch, step)
-            state, metrics = observed(job, state, metrics)
+            batch, metrics = learn(*steered(models, job.algo, state.knobs), batch, step)
         with clock("sync"):
             job.rollouts.load(models.policy.weights(), version=step + 1)
         metrics |= described(job, step + 1, trajectories, batch, clock)
+        with clock("update"):
+            state, metrics = observed(job, state, metrics)
         state = job.log.step(state, metrics, clock)
         check_limits(metrics, recipe.limits, skipped_in_a_row=state.skipped_in_a_row, step=state.step)
         late = out_of_time(job)

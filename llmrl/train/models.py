@@ -155,7 +155,7 @@ def build_models(
             policy=shared.logprob_model, world=world, seed=recipe.seed,
         )  # fmt: skip
     if algo.needs.ref_logprobs:
-        reference = Reference(recipe.reference, shared.logprob_model, shared.optimizer, shared.shards)
+        reference = Reference(recipe.reference, shared.optimizer, shared.shards)
     return Models(
         policy=shared.policy, logprob_model=shared.logprob_model, optimizer=shared.optimizer, shards=shared.shards,
         config=recipe.train, world=world, seed=recipe.seed, critic_trainer=critic_trainer, outcome_trainer=outcome_trainer,

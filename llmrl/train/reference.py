@@ -25,21 +25,18 @@ class Reference:
     With sharded weights every rank keeps its part.
     """
 
-    def __init__(
-        self, config: ReferenceConfig, logprob_model: LogprobModel, optimizer: Optimizer, shards: Shards
-    ) -> None:
+    def __init__(self, config: ReferenceConfig, optimizer: Optimizer, shards: Shards) -> None:
         self._config = config
-        self._logprob_model = logprob_model
         self._optimizer = optimizer
         self._shards = shards
         self._kept = {name: held.clone() for name, held in shards.held().items()}
         # An average of bfloat16 numbers would not move.
         self._average = {name: x.float() for name, x in self._kept.items()} if config.kind == "ema" else {}
 
-    def logprobs(self, batch: Batch) -> Tensor:
-        """[B, T] float32 without gradient, 0 outside the mask."""
+    def logprobs(self, logprob_model: LogprobModel, batch: Batch) -> Tensor:
+        """What `logprob_model`, the policy's, says with the reference's weights: [B, T] float32, no gradient, masked."""
         with self._in_place():
-            return self._logprob_model.logprobs(batch)
+            return logprob_model.logprobs(batch)
 
     @contextmanager
     def _in_place(self) -> Iterator[None]:

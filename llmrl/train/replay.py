@@ -83,7 +83,7 @@ def replay(run: Path, *, step: int, recipe: Recipe, algo: Algorithm, sources: So
     for number in range(start + 1, step + 1):
         trajectories = read_rollouts(rollouts_file(run, number))
         batch = models.collate(trajectories)
-        _, metrics = learn(models, steered(algo, knobs_of(_recorded(run, number))), batch, number - 1)
+        _, metrics = learn(*steered(models, algo, knobs_of(_recorded(run, number))), batch, number - 1)
     return Replay(step=step, replayed_from=start, recorded=_recorded(run, step), replayed=metrics)
 
 

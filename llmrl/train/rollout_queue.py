@@ -18,7 +18,8 @@ from llmrl.train.clock import Clock
 from llmrl.types import Trajectory
 
 T = TypeVar("T")
-Make = Callable[[int, int, Clock], list[Trajectory]]  # (step, version of the policy that samples, clock) -> its batch
+# (step, version of the policy that samples, clock, knobs that a controller has set) -> its batch
+Make = Callable[[int, int, Clock, Mapping[str, float]], list[Trajectory]]
 OVERLAPPED = "overlapped_"  # before the names of phases that ran beside the training
 
 
@@ -55,13 +56,13 @@ class RolloutQueue:
                 self._batches[number] = Future()
                 self._batches[number].set_result((trajectories, Clock()))
 
-    def take(self, step: int, clock: Clock) -> list[Trajectory]:
+    def take(self, step: int, clock: Clock, knobs: Mapping[str, float]) -> list[Trajectory]:
         """The batch of `step`; asks for the next ones first."""
         if self._thread is None:
-            return self._make(step, self._version, clock)
+            return self._make(step, self._version, clock, knobs)
         for number in range(step, min(step + self._staleness, self._steps - 1) + 1):
             if number not in self._batches:
-                self._batches[number] = self._submit(self._sampled, number, self._version)
+                self._batches[number] = self._submit(self._sampled, number, self._version, knobs)
         with clock("generate"):  # what training waited for it
             trajectories, spent = self._batches.pop(step).result()
         clock.beside(OVERLAPPED, spent)
@@ -117,6 +118,6 @@ class RolloutQueue:
     def _load(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
         self._engine.load(weights, version=version)
 
-    def _sampled(self, step: int, version: int) -> tuple[list[Trajectory], Clock]:
+    def _sampled(self, step: int, version: int, knobs: Mapping[str, float]) -> tuple[list[Trajectory], Clock]:
         clock = Clock()
-        return self._make(step, version, clock), clock
+        return self._make(step, version, clock, knobs), clock

@@ -14,6 +14,7 @@ from llmrl.rollout.episodes import Stage, play
 from llmrl.rollout.roll import roll, sampling
 from llmrl.seeding import generator
 from llmrl.settings.recipe import Recipe
+from llmrl.settings.rollout import RolloutConfig
 from llmrl.train.clock import Clock
 from llmrl.train.world import World
 from llmrl.types import Ending, Prompt, Role, Score, Status, Trajectory, by_episode, total
@@ -39,15 +40,16 @@ class Sampler:
         None  # programs written before, by prompt id, instead of new ones
     )
 
-    def __call__(self, step: int, version: int, clock: Clock) -> list[Trajectory]:
-        """The batch of `step`, sampled by the policy of `version`, which the engine holds. With `rollout.sleep` the engine
-        rests afterwards.
+    def __call__(self, step: int, version: int, clock: Clock, knobs: Mapping[str, float]) -> list[Trajectory]:
+        """The batch of `step`, sampled by the policy of `version`, which the engine holds, at the `temperature` of `knobs`,
+        if a controller has set it. With `rollout.sleep` the engine rests afterwards.
 
         With dynamic sampling, groups whose scores are all equal are replaced by groups of spare prompts, for at most
         `max_rounds` rounds; what is still uniform then stays.
         """
         config = self.recipe.rollout
-        found = self._sampled(self.world.share(self.stream.at(step)), step, version, clock)
+        config = config.model_copy(update={"temperature": knobs.get("temperature", config.temperature)})
+        found = self._sampled(self.world.share(self.stream.at(step)), config, step, version, clock)
         rounds = config.dynamic_sampling.max_rounds if config.dynamic_sampling else 0
         for number in range(rounds):
             groups = by_prompt(found)
@@ -56,7 +58,7 @@ class Sampler:
                 break
             spare = self.world.share(self.spare.at(step * rounds + number))
             new = [prompt for prompt in spare if prompt.id not in groups][: len(dull)]
-            fresh = by_prompt(self._sampled(new, step, version, clock))
+            fresh = by_prompt(self._sampled(new, config, step, version, clock))
             useful = [rows for rows in fresh.values() if not is_uniform(rows)]
             for prompt, rows in zip(dull, useful, strict=False):
                 del groups[prompt]
@@ -67,7 +69,9 @@ class Sampler:
                 cast(SleepingEngine, self.engine).sleep()
         return found
 
-    def _sampled(self, prompts: list[Prompt], step: int, version: int, clock: Clock) -> list[Trajectory]:
+    def _sampled(
+        self, prompts: list[Prompt], config: RolloutConfig, step: int, version: int, clock: Clock
+    ) -> list[Trajectory]:
         recipe = self.recipe
         if self.gold is not None:
             return [replace(self.gold[prompt.id], version=(version, version)) for prompt in prompts] or [nobody()]
@@ -76,13 +80,12 @@ class Sampler:
                 trajectories = self._stored(self.stored, prompts, step, version)
             elif self.stage is None:
                 trajectories = roll(
-                    self.engine, prompts, recipe.rollout, seed=recipe.seed, step=step, version=version,
-                    baseline=self.greedy,
-                )  # fmt: skip
+                    self.engine, prompts, config, seed=recipe.seed, step=step, version=version, baseline=self.greedy
+                )
             else:
                 trajectories = play(
-                    self.engine, prompts, self.stage, sampling=sampling(recipe.rollout, 0), seed=recipe.seed,
-                    samples=recipe.rollout.group_size, step=step, version=version,
+                    self.engine, prompts, self.stage, sampling=sampling(config, 0), seed=recipe.seed,
+                    samples=config.group_size, step=step, version=version,
                 )  # fmt: skip
         with clock("reward"):
             scored = judged([*trajectories, *self._references(prompts, step, version)], self.score)

@@ -1,4 +1,3 @@
-import math
 from dataclasses import replace
 
 import pytest
@@ -118,20 +117,6 @@ def test_needs_follow_the_coefficients():
     assert PPO(whiten_advantages=False).needs == plain
     assert PPO().needs == whole
     assert PPO(kl_coef=0.1, entropy_coef=0.1).needs == replace(whole, ref_logprobs=True, entropy=True)
-    assert PPO(kl_coef=0.1, kl_target=0.1).needs == replace(whole, ref_logprobs=True, feedback=True)
-
-
-@pytest.mark.parametrize(
-    ("measured", "coefficient"),
-    [(0.02, 0.1), (0.021, 0.1 * (1 + 0.5 * 0.05)), (9.0, 0.1 * 1.1), (-1.0, 0.1 * 0.9), (math.nan, 0.1)],
-)
-def test_the_kl_weight_follows_the_measured_kl_as_in_the_paper(measured, coefficient):
-    controller = PPO(kl_coef=0.1, kl_target=0.02, kl_rate=0.5).controller()
-    assert controller.observe({"kl_ref": measured}) == {"kl_coef": pytest.approx(coefficient)}
-    again = PPO(kl_coef=0.7, kl_target=0.02, kl_rate=0.5).controller()
-    again.load(controller.state())
-    assert again.observe({"kl_ref": 0.03}) == controller.observe({"kl_ref": 0.03})
-    assert controller.observe({}) == again.observe({})  # no row trained: nothing is known
 
 
 @SEEDS
@@ -178,9 +163,6 @@ def test_what_is_missing_is_named():
         {"value_clip": 0.0},
         {"value_coef": -0.5},
         {"std_floor": 0.0},
-        {"kl_target": 0.0, "kl_coef": 0.1},
-        {"kl_target": 0.1},
-        {"kl_rate": 9.0},
         {"constant_tokens": 10},
         {"kl_estimator": "k1", "kl_in": "loss", "kl_coef": 0.1},
     ],

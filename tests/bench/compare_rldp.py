@@ -42,7 +42,7 @@ LENGTH, HEAD = 64, 16  # bytes of a row, and how many of them are not learnt
 EXPECTED, EPSILONS, SEEDS = 32, (4.0, 1.0, 8.0, 2.0), (0, 1, 2)
 CANARIES, CANDIDATES = 40, 100  # planted once, half of them; and with how many other secrets one is compared
 REPEATED, COPIES = 16, 16  # canaries of which half are planted, in so many rows each
-LEARNT = {"interval": 2, "threshold_low": 0.03, "threshold_high": 10.0}
+LIMITS = {"threshold": {"low": 0.03, "high": 10.0, "log": True, "max_change": 0.086}}  # a factor of 1.65 a decision
 METHODS: dict[str, dict[str, Any] | None] = {
     "not private": None,
     "flat": {},
@@ -50,13 +50,20 @@ METHODS: dict[str, dict[str, Any] | None] = {
     "constant 0.1": {"threshold": 0.1},
     "constant 0.3": {"threshold": 0.3},
     "constant 3": {"threshold": 3.0},
-    "quantile": {"controller": "quantile", "counts_share": 0.01},
-    "random": {"controller": "random", **LEARNT},
-    "SAC": {"controller": "sac", **LEARNT},
-    "DSAC-T": {"controller": "dsac-t", **LEARNT},
-    "bandit": {"controller": "bandit", **LEARNT},
+    "quantile": {"counts_share": 0.01},
+    "random": {},
+    "SAC": {},
+    "DSAC-T": {},
+    "bandit": {},
     "automatic": {"automatic": True},
     "sigma decay": {"sigma_decay": 0.5},
+}
+CONTROLLERS: dict[str, dict[str, Any]] = {
+    "quantile": {"name": "quantile"},
+    **{
+        method: {"name": name, "every": 2, "knobs": LIMITS}
+        for method, name in (("random", "random"), ("SAC", "sac"), ("DSAC-T", "dsac_t"), ("bandit", "bandit"))
+    },
 }
 CONSTANTS = ("flat", "constant 0.1", "constant 0.3", "constant 3")
 Row = dict[str, Any]
@@ -139,6 +146,7 @@ def one_run(out: Path, method: str, epsilon: float, seed: int, steps: int, more:
         sections["privacy"] = {
             "epsilon": epsilon, "delta": 1e-5, "expected_batch": EXPECTED, "canaries": CANARIES, **section
         }  # fmt: skip
+        sections["controller"] = CONTROLLERS.get(method)
     else:
         texts += [split(canary.text) for canary in canaries if canary.included]
     data = out / "runs" / f"{name}.jsonl"

@@ -22,6 +22,8 @@ SLOW = "('torch', 'transformers', 'vllm', 'scipy', 'datasets')"
         ["train", RECIPE, "algo.name=gpro"],
         ["train", RECIPE, "algo.clip_high=-1"],
         ["train", RECIPE, "reward.exact.args.x=1"],
+        ["train", RECIPE, "controller={name: sca}"],
+        ["train", RECIPE, "controller={name: sac, knobs: {clip_hihg: {low: 0.1, high: 1}}}"],
         ["train", RECIPE, "eval.tasks=[gms8k]"],
     ],
     ids=lambda command: " ".join(command[2:]) or command[0],

@@ -30,7 +30,8 @@ from tests.bench.control_objectives import Line, true_front
 F64 = torch.float64
 REAL_LAW = yann.saturated_law
 # What draws, writes into networks or runs an environment has tests of its own and no definition on plain values.
-WITHOUT_DEFINITION = {"revive", "train", "evaluate", "flat", "under", "benchmark"}
+WITHOUT_DEFINITION = {"revive", "train", "evaluate", "flat", "under", "benchmark", "make_controller", "knob_controller",
+                      "chooser_of", "built", "described", "knobs_of"}  # fmt: skip
 
 
 def rows(count, size, seed=0):

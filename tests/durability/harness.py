@@ -58,7 +58,8 @@ CASES = {
         Case(
             name="ppo",
             changes={
-                "algo": {"name": "ppo", "kl_coef": 0.05, "kl_target": 0.01},
+                "algo": {"name": "ppo", "kl_coef": 0.05},
+                "controller": {"name": "adaptive_kl", "args": {"target": 0.01}},
                 "critic": {"warmup_steps": 3, "whiten_targets": True},
                 "reference": {"kind": "ema", "decay": 0.8},
                 "train.epochs": 2,
@@ -87,6 +88,23 @@ CASES = {
                 "algo.name": "coderl",
                 "reward": {"tests": {"name": "tests.durability.rewards:outcome_of_letters"}},
                 "outcome_critic": {"lr": 1e-3, "every": 2, "minibatches": 2, "warmup_steps": 1},
+            },
+        ),
+        Case(
+            name="controller",  # learns from what the run shows, and sets the loss, the rate and the sampling
+            changes={
+                "algo": {"name": "grpo", "kl_coef": 0.05},
+                "controller": {
+                    "name": "sac",
+                    "every": 2,
+                    "observes": ["kl_ref", "length/mean"],
+                    "knobs": {
+                        "clip_high": {"low": 0.1, "high": 0.5},
+                        "lr": {"low": 1e-4, "high": 1e-2, "log": True, "max_change": 0.5},
+                        "temperature": {"low": 0.7, "high": 1.5},
+                    },
+                    "args": {"hidden": [8], "warmup": 1, "batch_size": 4},
+                },
             },
         ),
         Case(

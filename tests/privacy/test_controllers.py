@@ -9,6 +9,7 @@ from llmrl.privacy.optimizer import Release
 from llmrl.privacy.planning import decayed_sigmas, plan
 from llmrl.privacy.thresholds import next_threshold
 from llmrl.privacy.view import SIGNALS, numbers_of, signal_ratio
+from llmrl.settings.controller import ControllerConfig
 from llmrl.settings.privacy import PrivacyConfig
 
 
@@ -45,31 +46,34 @@ def test_quantile_follows_the_noised_share_within_its_bounds_and_goes_on_after_a
         steered.observe({"progress": 0.0})
 
 
-def section(**changes):
-    return PrivacyConfig(epsilon=4, delta=1e-5, threshold_low=0.1, threshold_high=10.0, **changes)
+def made(name="sac", thresholds=(0.6, 0.8), plan=None, *, args=None, **privacy):
+    limits = {"threshold": {"low": 0.1, "high": 10.0, "log": True, "max_change": 0.1}}
+    section = ControllerConfig(name=name, knobs=limits, args=args or {})
+    return controller_of(section, PrivacyConfig(epsilon=4, delta=1e-5, **privacy), thresholds, plan or PLAN, seed=1)
 
 
 PLAN = plan(4.0, 1e-5, q=0.05, steps=50)
 VIEW = {**dict.fromkeys(FIELDS, 0.5), "utility": 0.0}
 
 
-@pytest.mark.parametrize("name", ["random", "bandit", "sac", "dsac-t"])
+@pytest.mark.parametrize("name", ["random", "bandit", "sac", "dsac_t"])
 @pytest.mark.parametrize("mode", ["fixed", "adaptive"])
 def test_every_controller_keeps_bounds_and_rate(name, mode):
-    made = controller_of(section(controller=name, mode=mode, warm_up=2), (0.6, 0.8), PLAN, seed=1)
-    before = 1.0
+    args = {"warmup": 2} if name in ("sac", "dsac_t") else {}
+    steered, before = made(name, args=args, mode=mode), 1.0
     for step in range(6):
-        knobs = made.observe(VIEW | {"progress": step / 6, "utility": 0.1 * step})
-        scale = knobs["threshold_scale"]
-        assert 0.1 <= scale <= 10 and abs(math.log(scale / before)) <= 0.5 + 1e-9
-        before = scale
+        knobs = steered.observe(VIEW | {"progress": step / 6, "utility": 0.1 * step})
+        norm = knobs["threshold"]
+        assert 0.1 <= norm <= 10 and abs(math.log10(norm / before)) <= 0.2 + 1e-9  # a tenth of two decades
+        before = norm
         assert ("sigma" in knobs) == (mode == "adaptive")
         assert mode == "fixed" or PLAN.lowest_sigma <= knobs["sigma"] <= 4 * PLAN.sigma + 1e-9
 
 
 def test_constant_is_no_controller_and_raw_state_is_seen():
-    assert controller_of(section(), (1.0,), PLAN, seed=0) is None
-    raw = controller_of(section(controller="sac", state="raw"), (1.0,), PLAN, seed=0)
+    assert controller_of(None, PrivacyConfig(epsilon=4, delta=1e-5), (1.0,), PLAN, seed=0) is None
+    assert made("constant") is None
+    raw = made(state="raw")
     with pytest.raises(ConfigError, match="raw_norms"):
         raw.observe(VIEW)
 

@@ -272,7 +272,7 @@ def test_a_learning_controller_steers_a_run_and_goes_on_after_a_restart():
     def fresh():
         small = SACConfig(hidden=(8,), warmup=3, batch_size=2, updates_per_step=1)
         learner = Learner(fields=len(FIELDS), knobs=1, config=small, seed=1)
-        knob = Knob(name="threshold_scale", low=0.1, high=10.0, default=1.0, log=True, max_change=0.2)
+        knob = Knob(name="threshold", low=0.1, high=10.0, default=1.0, log=True, max_change=0.2)
         controller = KnobController(knobs=[knob], fields=FIELDS, reward="utility", chooser=learner)
         held = ledger(steps=10)
         run = Run(held, controller=controller, steps=10)
@@ -288,7 +288,7 @@ def test_a_learning_controller_steers_a_run_and_goes_on_after_a_restart():
     kept += [second.step() for _ in range(4)]
     assert kept == steered and torch.equal(second.weights(), whole.weights())
     assert second.optimizer.ledger.entries == whole.optimizer.ledger.entries
-    scales = [knobs["threshold_scale"] for knobs in kept]
+    scales = [knobs["threshold"] for knobs in kept]
     assert len(set(scales)) > 5 and all(0.1 <= scale <= 10 for scale in scales)
     assert all(abs(math.log(b / a)) <= 0.2 * math.log(100) + 1e-9 for a, b in pairwise(scales))
 

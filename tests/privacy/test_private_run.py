@@ -46,8 +46,9 @@ def source(tmp_path_factory):
     return str(save_model(tmp_path_factory.mktemp("model"), random_model("llama")))
 
 
-def data(source, folder, steps=3, **privacy):
+def data(source, folder, steps=3, controller=None, **privacy):
     return {
+        "controller": controller,
         "name": "private", "runs_dir": str(folder), "seed": 3,
         "model": {"path": source, "max_length": 136, "lora": {"r": 2, "alpha": 4}, "dtype": "float32"},
         "data": {"source": "addition", "args": {"low": 2, "high": 30}, "limit": 40, "max_prompt_tokens": 120},
@@ -81,7 +82,12 @@ def test_what_cannot_be_private_is_refused_with_the_reason(source, tmp_path):
     refused("one record's gradient depend on others", algo={"name": "grpo"}, reward={"x": {"name": "a:b"}})
     refused("drawn once, used once", train={"steps": 3, "lr": 1e-3, "epochs": 2})
     refused("packed rows", model={"path": source, "max_length": 136, "forward": "packed"})
-    refused("counts_share", privacy={"epsilon": 8, "delta": 1e-3, "controller": "quantile"})
+    refused("counts_share", controller={"name": "quantile"})
+    refused("has no KL", controller={"name": "adaptive_kl"})
+    typo = {"treshold": {"low": 0.1, "high": 1}}
+    refused("not a knob of a private run's recipe; did you mean 'threshold'", controller={"name": "sac", "knobs": typo})
+    refused("controller.reward", controller={"name": "sac", "reward": "-loss"})
+    refused("controller.every now", privacy={"epsilon": 8, "delta": 1e-3, "interval": 2})
     refused("planned beforehand", privacy={"epsilon": 8, "delta": 1e-3, "sigma_decay": 0.5, "mode": "adaptive"})
 
 
@@ -121,7 +127,7 @@ def test_a_run_claims_its_target_and_leaves_public_numbers_only(source, tmp_path
 
 def test_a_resumed_run_equals_one_that_was_never_stopped(source, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "SecureSource", lambda: Known(5))
-    more = {"steps": 4, "controller": "quantile", "counts_share": 0.05}
+    more = {"steps": 4, "controller": {"name": "quantile"}, "counts_share": 0.05}
     whole, halves = (parse_recipe(data(source, tmp_path / name, **more)) for name in ("whole", "halves"))
     trained(whole)
     original = Log.step
@@ -235,7 +241,8 @@ def test_a_user_with_many_rows_is_one_record(source, tmp_path):
     file = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"{n} + 1 =", "completion": str(n + 1), "user": f"u{n % 8}"} for n in range(30)]
     file.write_text("\n".join(json.dumps(row) for row in rows))
-    made = data(source, tmp_path, unit="user", rows_per_unit=2, expected_batch=4, state="raw", controller="random")
+    user = {"unit": "user", "rows_per_unit": 2, "expected_batch": 4, "state": "raw"}
+    made = data(source, tmp_path, controller={"name": "random"}, **user)
     made["data"] = {"source": str(file), "max_prompt_tokens": 120}
     made["eval"] = {"data": {"source": "addition", "args": {"low": 2, "high": 30}, "n": 4}}
     recipe = parse_recipe(made)
@@ -247,7 +254,8 @@ def test_a_user_with_many_rows_is_one_record(source, tmp_path):
 
 
 def test_a_learning_controller_steers_the_noise_within_the_budget(source, tmp_path):
-    recipe = parse_recipe(data(source, tmp_path, steps=6, controller="sac", mode="adaptive", warm_up=2))
+    controller = {"name": "sac", "args": {"warmup": 2}}
+    recipe = parse_recipe(data(source, tmp_path, steps=6, controller=controller, mode="adaptive"))
     summary = trained(recipe)
     ledger = load_ledger(recipe.run_dir / LEDGER)
     assert ledger.share <= 1 and summary["completed_steps"] == ledger.paid

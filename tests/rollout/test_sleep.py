@@ -81,7 +81,7 @@ def test_the_engine_rests_once_a_batch_is_sampled_if_the_recipe_says_so(sleep):
         recipe=asked, world=World(), engine=VerifiedEngine(napping, "off"), stream=Same(), spare=Same(),
         score=lambda rows: [Score(value=1.0) for _ in rows],
     )  # fmt: skip
-    assert len(sampler(0, 0, Clock())) == 2
+    assert len(sampler(0, 0, Clock(), {})) == 2
     assert napping.made == (["generate", "sleep"] if sleep else ["generate"])
 
 

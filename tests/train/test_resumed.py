@@ -24,7 +24,7 @@ def trained(file, *changes, resume=False):
     assert outcome.exit_code == 0
 
 
-@pytest.mark.parametrize("name", ["ppo", "critic", "outcome_critic", "pacs", "dynamic"])
+@pytest.mark.parametrize("name", ["ppo", "critic", "outcome_critic", "pacs", "dynamic", "controller"])
 def test_a_resumed_run_equals_a_whole_one(name, tmp_path, tiny_model):
     changes = {**CASES[name].changes, "eval.every": 2, "train.steps": STEPS}
     whole, halves = (write_recipe(tmp_path / part, tiny_model, changes) for part in ("whole", "halves"))

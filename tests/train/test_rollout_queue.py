@@ -34,7 +34,7 @@ def run(staleness, *, steps=6, start=0, pending=None, delay_s=0.0, stop=None):
     """The trainer's loop without a trainer; returns (versions by step, RolloutQueue, engine)."""
     engine = Engine(delay_s)
 
-    def make(step, version, clock):
+    def make(step, version, clock, knobs):
         with clock("generate"):
             time.sleep(delay_s * (step % 2))
         assert engine.version == version
@@ -45,7 +45,7 @@ def run(staleness, *, steps=6, start=0, pending=None, delay_s=0.0, stop=None):
     rollouts.load([("w", weight + start)], version=start)
     seen = {}
     for step in range(start, stop or steps):
-        (found,) = rollouts.take(step, Clock())
+        (found,) = rollouts.take(step, Clock(), {})
         assert found.prompt.id == f"p{step}"
         seen[step] = found.version[0]
         weight.fill_(step + 1)
@@ -88,7 +88,7 @@ def test_batches_too_old_for_a_lower_staleness_are_counted_and_sampled_again():
 def test_sampling_runs_beside_the_training_and_not_with_staleness_zero():
     engine, threads = Engine(), []
 
-    def make(step, version, clock):
+    def make(step, version, clock, knobs):
         threads.append(threading.current_thread() is threading.main_thread())
         return [trajectory(step, version)]
 
@@ -96,7 +96,7 @@ def test_sampling_runs_beside_the_training_and_not_with_staleness_zero():
         rollouts = RolloutQueue(engine, make, staleness=staleness, steps=2)
         rollouts.load([], version=0)
         clock = Clock()
-        rollouts.take(0, clock)
+        rollouts.take(0, clock, {})
         rollouts.close()
     assert threads[0] and not any(threads[1:])
 
@@ -105,7 +105,7 @@ def test_what_fails_beside_the_training_is_raised_and_nothing_uses_what_it_left(
     engine = Engine()
     calls = []
 
-    def make(step, version, clock):
+    def make(step, version, clock, knobs):
         calls.append(step)
         return [trajectory(step, version)]
 
@@ -114,14 +114,14 @@ def test_what_fails_beside_the_training_is_raised_and_nothing_uses_what_it_left(
 
     rollouts = RolloutQueue(engine, make, staleness=2, steps=9)
     rollouts.load([], version=0)
-    rollouts.take(0, Clock())
+    rollouts.take(0, Clock(), {})
     rollouts.run(lambda: None)
     engine.load = broken
     rollouts.load([], version=1)
-    rollouts.take(1, Clock())  # was sampled before
-    rollouts.take(2, Clock())
+    rollouts.take(1, Clock(), {})  # was sampled before
+    rollouts.take(2, Clock(), {})
     with pytest.raises(RuntimeError, match="no such weights"):
-        rollouts.take(3, Clock())
+        rollouts.take(3, Clock(), {})
     assert 3 not in calls
     rollouts.close()
 
@@ -129,14 +129,14 @@ def test_what_fails_beside_the_training_is_raised_and_nothing_uses_what_it_left(
 def test_phases_beside_the_training_are_told_apart():
     engine = Engine()
 
-    def make(step, version, clock):
+    def make(step, version, clock, knobs):
         with clock("reward"):
             time.sleep(0.02)
         return [trajectory(step, version)]
 
     rollouts = RolloutQueue(engine, make, staleness=1, steps=2)
     clock = Clock()
-    rollouts.take(0, clock)
+    rollouts.take(0, clock, {})
     seconds = clock.seconds()
     assert seconds["time/overlapped_reward"] >= 0.02 and "time/reward" not in seconds
     # The rest of the wait, however little the thread left of it before the clock started.

@@ -129,7 +129,8 @@ def test_steps_of_ppo_can_be_replayed(tmp_path, tiny_model):
     """With everything that has state: separate value model, privileged text, adaptive KL, a reference that averages."""
     made = recipe(
         tmp_path, tiny_model, steps=4, train={"save_every": 2, "epochs": 2},
-        algo={"name": "ppo", "kl_coef": 0.05, "kl_target": 0.01}, reference={"kind": "ema", "decay": 0.5},
+        algo={"name": "ppo", "kl_coef": 0.05}, reference={"kind": "ema", "decay": 0.5},
+        controller={"name": "adaptive_kl", "args": {"target": 0.01}},
         critic={"kind": "separate", "privileged": "{answer}", "max_privileged_tokens": 40, "whiten_targets": True},
     )  # fmt: skip
     rows = trained(made)
