@@ -32,7 +32,7 @@ _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Z
 _OTHER_TURN = re.compile(
     r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n[ \t#*]*(?:User|Human|Instruction|Question|Problem|Q)\b"
 )
-_DENIES = re.compile(r"n't|\b(?:not|wrong|incorrect|never|either|would)\b")
+_DENIES = re.compile(r"n't|\b(?:not|cannot|wrong|incorrect|never|either|would)\b")
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
@@ -111,7 +111,7 @@ def final_answer(response: str) -> str | None:
 
 def _touched(response: str, start: int, end: int) -> bool:
     """Whether words of denial or mathematics beside the box may change what it says; the slow path looks closer."""
-    before, after = response[max(0, start - 40) : start], response[end : end + 40]
+    before, after = response[max(0, start - 40) : start], response[end : end + 70]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
     return _DENIES.search(f"{before} {after}") is not None or _ADDS.search(after) is not None

@@ -44,8 +44,9 @@ _CORRECTION = re.compile(
     re.IGNORECASE,
 )
 _MARKER = re.compile(
-    r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result|\b(?:correct|right|best)\s+(?:option|choice)|^[ \t]*A(?=:))\b"
-    r"(?:\s+to\s+[^.\n]{0,60}?)?[\s*_\"]*(?:\bis\b|\bare\b|:|=|≈|(?=n't\b|n’t\b))[\s*_:]*(?:simply\s+|just\s+)?",
+    r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result|\b(?:correct|right|best)\s+(?:option|choice)|^[ \t]*A(?=:)"
+    r"|\bans\b\.?(?=[:. ]))(?:\s+to\s+[^.\n]{0,60}?)?[\s*_\"]*(?:\b(?:is|are|(?:should|must) be)\b|:|=|≈|→|->|(?<=ns\.)"
+    r"|(?=n't\b|n’t\b))[\s*_:]*(?:simply\s+|just\s+)?",
     re.IGNORECASE | re.MULTILINE,
 )
 _ELSEWHERE = re.compile(
@@ -58,14 +59,15 @@ _NEGATED_BEFORE = re.compile(
 )
 _NEGATED_AFTER = re.compile(
     r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)|would be\b"
-    r"|(?:(?:no|wait|but|hmm|oops)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| must be| looks| seems)?\s*"
-    r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b))",
+    r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
+    r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
+    r"|(?:(?!because|since|as\b|so\b|while)[^\d.\n]){0,60}?(?:not|n't)(?: be)? (?:the )?(?:right|correct)\b)",
     re.IGNORECASE,
 )
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
-    r"|finish|decide|figure|see how|compute|view|see|access)\b"
-    r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\bnot enough information\b",
+    r"|finish|decide|figure|see how|compute|view|see|access|able to)\b"
+    r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
     re.IGNORECASE,
 )
 _SENTENCES = re.compile(
@@ -105,7 +107,7 @@ _ALTERNATIVE = re.compile(
     re.IGNORECASE,
 )
 _LEAD = re.compile(
-    r"^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
+    r"^\\text\s*\{(?![^{}]*\b(?:not|than|most|least|about|or)\b)[^{}]*\b(?:is|are|equals)\s*\}\s*(?=\S)|^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:,]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
@@ -176,7 +178,7 @@ def _from_boxes(text: str) -> Extracted | None:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
     if len(run) == 1 and (
-        _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 40])
+        _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 80])
     ):
         return _from_phrase(text[end:][-FINAL_PART:], False) or Extracted(None, "the last box is negated", count)
     answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else _join(pieces, run)
@@ -293,7 +295,7 @@ def _stands_alone(whole: str) -> bool:
     prose = re.sub(r"\\[a-zA-Z]+", "", whole)
     if re.search(rf"\d|\b{ONE_WORD}\b", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
         return False
-    if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}\s+\d", prose):
+    if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}:?\s+\d", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6
     return True
 
@@ -356,7 +358,7 @@ def _from_prose(text: str, difference: bool, words: bool) -> Extracted:
     text = re.sub(r"[ \t]{2,}", " ", text.strip())[-FINAL_PART:]
     if found := _from_phrase(text, difference):
         return found
-    whole = re.sub(r"^\W*(?:result|value|total)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
+    whole = re.sub(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
     if _UNSURE.search(whole):
         return Extracted(None, "the response does not commit itself")
     if option := list(_OPTION.finditer(text)):

@@ -42,6 +42,7 @@ _BESIDE = re.compile(r"(?<=[\w)}\]])\s*(?:\\q?quad|\n)\s*(?=[-+]?\d|[a-zA-Z]\s*[
 # What a last bracket or \\text says about the answer: (double root), (eggs), \\text{, which is prime}, \\text{ for all } x.
 _REMARK = re.compile(
     r"(?<=\S)(?:(?:\s+|(?<=\d))\(\s*(?:\\text\s*\{)?([A-Za-z][A-Za-z ,.'-]*(?:\^\d| 2)?)\}?\s*\)"
+    r"|(?:\s|\\ )*\(\s*\\text\s*\{\s*(?:at|when|for|if|since)\b[^()]*\)"
     r"|\s*\\(?:text|mathrm)\s*\{\s*\(?(only|twice|correct|rounded|a?\s*double root)\)?\s*\}"
     r"|\s*\\text\s*\{\s*,?\s*(?:(which is|since|because)\b[^{}]*\}|for (?:all|every|any)\b[^{}]*\}[^=]*))$"
 )
@@ -100,7 +101,7 @@ _MINUS_IN_WORDS = re.compile(
 _ALIGNMENT = re.compile(r"\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|gather\*?|split|cases)\}")
 _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?(?:st|nd|rd|th)\b\s*\}?\s*\}?")
 _DEGREE = re.compile(
-    r"\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])"
+    r"\^\s*\{?\s*\\(?:text|mathrm)\s*\{o\}\s*\}?|\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])"
 )
 _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
 

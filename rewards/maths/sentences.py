@@ -32,7 +32,9 @@ DOUBT = re.compile(
     r"|one would|would\b.*\bif|if [^,]*\bwere|would be (?:wrong|the answer)|suppos\w+|assum\w+|contradict\w+|guess\w*"
     r"|estimat\w+|unless|unsure|doubt(?:s|ed|ful)?|a candidate|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told"
     r"|too (?:big|large|small|high|low|many|few|much|little)|fails?|impossible|out of time|probably|likely|at first"
-    r"|first (?:idea|guess|thought)|for (?:example|instance)|one possib\w+|seems?|appears?|depending)\b",
+    r"|first (?:idea|guess|thought)|for (?:example|instance)|one possib\w+|seems?|appears?|depending"
+    r"|whether|tempt\w*|mention\w*|expects?|suggests?|rule[sd]? out|let['’]s say|(?:upper|lower) bound"
+    r"|not (?:the )?(?:correct|right|true))\b",
     re.IGNORECASE,
 )
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
@@ -50,7 +52,11 @@ LONGEST_SENTENCE = 500  # characters without its maths spans; of a longer one th
 N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
 _UNDONE = "§"  # the place of arithmetic that is left undone
 _START = r"[^\w\ue000-\uf8ff]*"
-_OF_A_MEASURE = rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"  # a total of, an area of; not a third of
+# A total of, an area of; not a third of, at a speed of.
+_OF_A_MEASURE = (
+    r"(?<!\bat )(?<!\bin )(?<!\bby )(?<!\bof )(?<!\bon )(?<!\bfrom )(?<!\bafter )"
+    rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"
+)
 # Words that state what follows them.
 _STATES = re.compile(
     r"(?:[=≈→:]|\b(?:(?:that|it|here|there|which|this)['’]s|is|are|was|were|be|been|equals?|(?<!or )equal to"
@@ -58,8 +64,9 @@ _STATES = re.compile(
     r"|leaving|leaves(?: \w+ with)?|becomes?|has length|yields|round(?:s|ed)?(?: \S+)?(?: up| down)? to"
     r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
-    r"|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down)(?: up| down| out)? to"
-    rf"|comes? out as|total(?:s|ed)?|has|had)|{_OF_A_MEASURE})"
+    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down)"
+    r"(?: up| down| out)? to"
+    rf"|(?:comes?|came) out (?:as|at)|total(?:s|ed)?|has|had)|{_OF_A_MEASURE})"
     r"(?: (?:us|her|him|them|you|me|now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to"
     r"|a total of))*\s*[$(]*$",
     re.IGNORECASE,
@@ -93,11 +100,18 @@ _BEHIND = re.compile(  # an operand or a part of a name
 )
 _COMPARED = re.compile(r"\b(?:than|less|fewer)\b|^ *times as", re.IGNORECASE)
 _UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
+_GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
-_SUBORDINATE = re.compile(
-    rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|after|before|given|although|though|while"
-    r"|whereas|with|where|unless|until|assuming|using|including|for which|such that|of which|out of|of|in|at|by|from"
-    r"|among|let|who|on|to|for(?! an? (?:\w+ )?\w+ of))\b",
+# A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
+_CONJUNCTION = re.compile(
+    rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|given|although|though|while|whereas|where|unless|until"
+    r"|assuming|let|who|having|whether|for which|such that)\b",
+    re.IGNORECASE,
+)
+_RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
+_ADVERBIAL = re.compile(
+    rf"^{_START}(?:and |but )?(?:after|before|with|using|including|of which|out of|of|in|at|by|from|among|on|to"
+    r"|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
@@ -108,9 +122,11 @@ _RESULT = re.compile(
 )
 _CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
 _CLAUSES = re.compile(
-    r"[,;]\s*|\s+(?=(?:so|thus|therefore|hence|but|while|whereas|because|since|which|including|where|for which|such that)\b)"
-    r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they"
-    r"|we|[A-Z][a-z]+|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
+    r"[,;]\s*|\s+(?=(?:so|thus|therefore|hence|then|but|while|whereas|because|since|which|including|where|whether"
+    r"|for which|such that|it follows|we (?:find|get|have|obtain|see))\b)"
+    r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)"
+    r"|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
+    r"|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
 )
 _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
     r"(?:\bnot|n't)\s+[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
@@ -177,14 +193,16 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
     text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
+    text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
     text = _POINT.sub(lambda m: hold(m.group()), text)
     text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
+    outside = _ASIDE.sub("", text)
+    text = outside if re.search(N, outside) else text
     text = _SUM.sub("= ", text)
     text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
     text = _LEFT_UNDONE.sub(_UNDONE, text)
     text = _LIST.sub(listed, text)
-    outside = _ASIDE.sub("", text)
-    return (outside if re.search(N, outside) else text), items[:6_000]
+    return text, items[:6_000]
 
 
 def _last_step(content: str) -> str:
@@ -249,10 +267,12 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
     """
     text, items = _marked(numerals(without_denials(sentence)))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
-    stating = [clause for clause in clauses if not _SUBORDINATE.match(clause) and re.search(N, clause)]
+    counted = [clause for clause in clauses if re.search(N, clause)]
+    free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
+    free = free or [clause for clause in counted if re.search(rf"=\s*{N}", clause) or _RELATIVE.match(clause)]
+    stating = [clause for clause in free if not _ADVERBIAL.match(clause)] or free[-1:]
     if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
         del stating[0]
-    stating = stating or [clause for clause in clauses if re.search(N, clause)][-1:]
     for place in reversed(range(len(stating))):
         clause = stating[place]
         found = _candidates(clause, items, difference=difference)
@@ -301,7 +321,8 @@ def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int
         elif _USED.search(before) or DENIAL.search(before):
             continue
         elif _TAKEN.search(before) or _KNOWN.search(before):
-            if len(places) == 1 and _measured(before, said, after, difference=difference):
+            alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
+            if alone and _measured(before, said, after, difference=difference):
                 return [at]
             if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
                 taken.append(at)
@@ -314,18 +335,20 @@ def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int
 
 
 def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
-    """Up by 100%, for $12, in 3 hours: what a preposition may introduce and still be the answer."""
-    found = re.search(r"\b(in|after|for|at|by)[\s$]*$", before)
+    """Up by 100%, for $12, in 3 hours, cut into 5 pieces: what a preposition may introduce and still be the answer."""
+    found = re.search(r"\b(in|into|after|for|at|by)[\s$]*$", before)
     if not found:
         return False
+    percent = said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None
+    if found[1] == "by" and (difference or percent) and _GROWS.search(before):
+        return True
+    if re.search(r"\b(?:is|are|was|were|been)(?: \w+)? (?!divi|multip|up\b|down\b)\w+ (?:into|by)[\s$]*$", before):
+        return found[1] == "into" or re.match(rf"\s+(?!(?:{_UNIT})\b)[a-z]", after) is not None
     if found[1] == "by":
-        return re.search(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank|up|down) by\s*$", before) is not None and (
-            difference or said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None
-        )
+        return False
     if found[1] == "for":
-        return said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
-    return (
-        ":" in said
-        or (found[1] == "at" and said[0] == "(")
-        or (found[1] in ("in", "after") and _TIME.match(after) is not None)
-    )
+        room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
+        return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
+    if found[1] == "at":
+        return ":" in said or said[0] == "("
+    return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)
