@@ -15,6 +15,7 @@ import os
 import resource
 import struct
 import sys
+from collections.abc import Iterator
 
 LIBC: ctypes.CDLL = ctypes.CDLL(None, use_errno=True)
 NEWNS, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000
@@ -222,14 +223,18 @@ def isolate(config: dict) -> None:
         seccomp(forbid_kill=rung == "seccomp")
 
 
-def read_line(pipe: int) -> dict:
+def read_lines(pipe: int) -> Iterator[dict]:
+    """One message a line; several may have come at once. Ends the process with the pipe."""
     data = b""
-    while not data.endswith(b"\n"):
-        part = os.read(pipe, 1 << 16)
-        if not part:
+    while True:
+        line, found, rest = data.partition(b"\n")
+        if found:
+            data = rest
+            yield json.loads(line)
+        elif part := os.read(pipe, 1 << 16):
+            data += part
+        else:
             os._exit(0)
-        data += part
-    return json.loads(data)
 
 
 def main() -> None:
@@ -247,12 +252,13 @@ def main() -> None:
         send({"no_isolation": str(error)})
         os._exit(3)
     send({"ready": True})
-    first = read_line(requests)
+    messages = read_lines(requests)
+    first = next(messages)
     sys.argv = ["program.py"]
     sys.path[:] = ["", *sys.path, *config["imports"]]
     scope: dict = {}
     exec(compile(first["runner"], "<runner>", "exec"), scope)  # the trusted half: runner.py or tester.py
-    scope["run"](config["role"], first, lambda: read_line(requests), send)
+    scope["run"](config["role"], first, lambda: next(messages), send)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ nothing. Stdio tests: one fresh process a test; its stdout is compared here.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -33,6 +34,7 @@ from llmrl.rewards.sandbox.values import decode, encode
 
 Status = Literal["passed", "failed", "runtime_error", "compile_error", "timeout", "harness_error"]
 MOST_CALLS = 100_000
+_UNPRINTABLE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")  # cannot be written, or steers a terminal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +72,7 @@ def run_program(
     "apps" (token by token, numbers as numbers). setup: test code that runs before each assert (imports, constants).
     A test list that is empty or malformed, and missing isolation, are "harness_error".
     """
-    limits = limits or Limits()
+    limits, program = limits or Limits(), program.removeprefix("\ufeff")  # a byte order mark is no character
     try:
         if not tests:
             raise SandboxError("there are no tests")
@@ -144,14 +146,7 @@ def _run_function(
         deadline = time.monotonic() + timeout_s
         status, detail = _load(box, program, deadline)
         if status:
-            return ProgramResult(
-                status=status,
-                passed=0,
-                total=len(plan),
-                per_test=tuple(status if i == 0 else "not_run" for i in range(len(plan))),
-                detail=detail,
-                isolation=rung,
-            )
+            return _outcome([status] + ["not_run"] * (len(plan) - 1), detail, rung)
         candidate = _Candidate(box, deadline)
         for test in plan:
             verdict, why, dead = _one_test(test, candidate, tester, deadline)
@@ -166,8 +161,9 @@ def _run_function(
 def _outcome(per_test: list[str], detail: str, rung: str) -> ProgramResult:
     passed = per_test.count("passed")
     status: Any = "passed" if passed == len(per_test) else next(s for s in per_test if s != "passed")
+    shown = _UNPRINTABLE.sub(lambda m: m.group().encode("unicode_escape").decode(), detail)
     return ProgramResult(
-        status=status, passed=passed, total=len(per_test), per_test=tuple(per_test), detail=detail, isolation=rung
+        status=status, passed=passed, total=len(per_test), per_test=tuple(per_test), detail=shown, isolation=rung
     )
 
 
@@ -235,29 +231,27 @@ def _shown(value: Any) -> str:
 
 
 def _equal(value: Any, expected: Any) -> bool:
-    """Python's == on exact builtin types (so 1 == 1.0, [1] != (1,))."""
+    """Python's == on exact builtin and standard types (so 1 == 1.0, [1] != (1,)); what cannot be compared is unequal."""
     try:
         return bool(value == expected)
-    except RecursionError:
+    except (ArithmeticError, RecursionError):  # a signalling NaN compares with nothing
         return False
 
 
 def _run_script(test: Script, candidate: _Candidate, tester: Box, deadline: float) -> tuple[str, str]:
     start = {"source": test.source, "stubs": test.stubs, "library": test.library, "open": test.open}
-    try:
-        tester.send(start, deadline)
-        while True:
+    said = start
+    while True:
+        try:
+            tester.send(said, deadline)
             message = tester.receive(deadline)
-            if message.get("do") == "verdict":
-                if message["verdict"] == "harness_error":
-                    raise SandboxError(f"a test cannot run: {message['text']}")
-                return message["verdict"], message["text"]
-            answer = candidate.ask({key: value for key, value in message.items() if key != "nonce"})
-            tester.send(answer, deadline)
-    except Ended:
-        if candidate.box.process.poll() is None and tester.process.poll() is not None:
+        except Ended:
             raise SandboxError("the process that runs the tests died") from None
-        raise
+        if message.get("do") == "verdict":
+            if message["verdict"] == "harness_error":
+                raise SandboxError(f"a test cannot run: {message['text']}")
+            return message["verdict"], message["text"]
+        said = candidate.ask({key: value for key, value in message.items() if key != "nonce"})
 
 
 # -- stdio tests -------------------------------------------------------------------------------------------------------

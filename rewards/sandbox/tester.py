@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import importlib
 import json
 import sys
@@ -34,6 +35,18 @@ def _caught(tree: ast.Module) -> set[str]:
         if isinstance(node, ast.ExceptHandler) and node.type is not None:
             found |= {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)}
     return found
+
+
+def _nothing_is_not_everything(numpy: Any) -> None:
+    """Make isclose, and so allclose, False for an array that is empty beside one that is not; numpy says True of no items."""
+    numeric: Any = sys.modules.get("numpy._core.numeric") or sys.modules["numpy.core.numeric"]
+    given = numeric.isclose
+
+    def isclose(a: Any, b: Any, *args: Any, **kwargs: Any) -> Any:
+        return given(a, b, *args, **kwargs) if (numpy.size(a) == 0) is (numpy.size(b) == 0) else given(0, 1)
+
+    if given.__module__ == "numpy":  # not this one already
+        numeric.isclose = numpy.isclose = isclose
 
 
 def _write_back(original: Any, now: Any) -> None:
@@ -200,6 +213,9 @@ class _Tests:
                     self.scope[name] = self.exceptions[name] = type(name, (Exception,), {})
                 else:
                     self.scope[name] = self.taken(name)
+            if "numpy" in test["source"]:
+                with contextlib.suppress(ImportError):
+                    _nothing_is_not_everything(importlib.import_module("numpy"))
             exec(compile(tree, "<test>", "exec"), self.scope)
         except AssertionError as error:
             verdict = "failed", f"AssertionError {error}"[:300]
