@@ -130,7 +130,7 @@ def _plot(file: Path, *panels: Mapping[str, Sequence[float]]) -> None:
             low, high = clustered_interval(means)
             axis.errorbar(mean(means), -at, xerr=[[mean(means) - low], [high - mean(means)]], fmt="o", color="#0072b2")
         axis.set_yticks([-at for at in range(len(panel))], list(panel))
-        axis.set_xlabel(f"{label} (95 % interval over problems)")
+        axis.set_xlabel(label)
         axis.grid(axis="x", alpha=0.3)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
