@@ -161,7 +161,6 @@ def rewards_of(recipe: Recipe) -> Any:
     from llmrl.errors import ConfigError
     from llmrl.rewards.combine import OfSources, WeightedSum, no_outcome
     from llmrl.rewards.scoring import load_reward
-    from llmrl.rewards.trl_adapter import TRLReward
     from llmrl.settings.stages import replaced
 
     if not recipe.reward:
@@ -177,20 +176,24 @@ def rewards_of(recipe: Recipe) -> Any:
             raise ConfigError(f"reward.{name}.args: {error}") from error
         except ImportError as error:
             raise ConfigError(f"reward.{name}: {section.name} needs a package that is missing: {error}") from error
-        if is_trl_reward(part):
-            part = TRLReward(function=part)
-        part = _isolated(section, part) if section.isolated else part
+        adapted = _adapted(part) if is_trl_reward(part) else None
+        part = _isolated(section, adapted) if section.isolated else adapted or part
         judged = frozenset(one.title for one in recipe.data.sources if one.reward is None or name in one.reward)
         parts[name] = OfSources(reward=part, sources=judged) if len(judged) < len(recipe.data.sources) else part
     return WeightedSum(rewards=parts, weights={name: part.weight for name, part in recipe.reward.items()})
 
 
-def _isolated(section: RewardConfig, part: Any) -> Any:
-    """The reward in killable workers, which build their own from its name; what an adapter wraps is sent as it is."""
-    from llmrl.rewards.pool import IsolatedReward, RewardPool
+def _adapted(function: Any) -> Any:
     from llmrl.rewards.trl_adapter import TRLReward
 
-    built, args = (part, None) if isinstance(part, TRLReward) else (section.name, section.args)
+    return TRLReward(function=function)
+
+
+def _isolated(section: RewardConfig, adapted: Any) -> Any:
+    """The reward in killable workers, which build their own from its name; what an adapter wraps is sent as it is."""
+    from llmrl.rewards.pool import IsolatedReward, RewardPool
+
+    built, args = (section.name, section.args) if adapted is None else (adapted, None)
     return IsolatedReward(RewardPool(built, args, item_s=section.timeout_s, deadline_s=section.step_timeout_s))
 
 

@@ -58,10 +58,10 @@ def model_size(source: str) -> ModelSize | None:
 
     The network is not asked, and transformers is not imported: that takes seconds, and this answers while a user waits.
     """
-    from huggingface_hub import try_to_load_from_cache
-
     file = (cache_root() / "models" if source in MODELS or source in MADE else Path()) / source / "config.json"
     if not file.is_file() and source.count("/") == 1 and not source.startswith((".", "/", "~")):
+        from huggingface_hub import try_to_load_from_cache  # takes as long as all the rest
+
         cached = try_to_load_from_cache(source, "config.json")
         file = Path(cached) if isinstance(cached, str) else file
     if file.is_file():

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from llmrl.commands.arguments import RunFolder
+
+if TYPE_CHECKING:
+    from http.server import ThreadingHTTPServer
 
 LOOPBACK = "127.0.0.1"
 
@@ -34,6 +36,8 @@ def report_server(run: Path, *, port: int, every: int) -> ThreadingHTTPServer:
 
     Raises ConfigError if the port is taken.
     """
+    from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
     from llmrl.errors import ConfigError
 
     class Page(BaseHTTPRequestHandler):
