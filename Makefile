@@ -30,7 +30,7 @@ compare-agents: $(INSTALLED)  ## methods for agents under one budget of episodes
 compare-coderl: $(INSTALLED)  ## CodeRL's critic, weights, baselines and critic sampling, resumable: at most two hours on two cores
 	$(BIN)/python -m tests.bench.compare_coderl $(ARGS)
 
-compare-control: $(INSTALLED)  ## controllers against each other and stable-baselines3, resumable: about an hour on one core
+compare-control: $(INSTALLED)  ## controllers against each other and stable-baselines3, resumable: about 25 minutes of one core
 	$(BIN)/python -m tests.bench.control $(ARGS)
 
 compare-rldp: $(INSTALLED)  ## private fine-tuning: controllers against constant thresholds, resumable

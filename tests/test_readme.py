@@ -89,7 +89,7 @@ def test_recipes_that_help_texts_and_docstrings_name_exist() -> None:
         for file in (ROOT / folder).rglob("*.py")
         for name in re.findall(r"\brecipes/[\w/-]+\.yaml", file.read_text())
     }
-    assert len(named) > 5
+    assert named
     assert [pair for pair in sorted(named) if not (ROOT / pair[0]).is_file()] == []
 
 

@@ -197,8 +197,8 @@ def print_table(rows: Sequence[Row]) -> None:
 
 
 PLOTTED = {
-    "pendulum": "Pendulum-v1: return of the last five episodes of training",
-    "low_data": "80 decisions: mean progress of the last 40 (0 is perfect)",
+    "pendulum": "Pendulum-v1: return of training",
+    "low_data": "80 decisions: mean progress",
 }
 
 
