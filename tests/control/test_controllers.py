@@ -5,21 +5,30 @@ import math
 import pytest
 import torch
 
-from llmrl.control.config import SACConfig
+from llmrl.control.config import Actions, SACConfig
 from llmrl.control.controllers import Constant, KnobController, Random
 from llmrl.control.knob import Knob
 from llmrl.control.learner import Learner
+from llmrl.control.srl import SequenceSAC
 from llmrl.control.ucb1 import Bandit
 from llmrl.errors import ConfigError
 
 CLIP = Knob(name="clip", low=0.1, high=10.0, default=1.0, log=True, max_change=0.1)
 NOISE = Knob(name="noise", low=0.0, high=2.0, default=0.5)
 SMALL = SACConfig(hidden=(8, 8), batch_size=4, warmup=3, updates_per_step=1)
+
+
+def sequences():
+    agent = SequenceSAC(obs_size=2, actions=Actions(size=2), length=4, config=SMALL, seed=1)
+    return Learner(fields=2, knobs=2, seed=1, agent=agent)
+
+
 CHOOSERS = {
     "constant": Constant,
     "random": lambda: Random(seed=1),
     "bandit": lambda: Bandit(knobs=2, seed=1),
     "learner": lambda: Learner(fields=2, knobs=2, config=SMALL, seed=1),
+    "sequences": sequences,
 }
 
 
@@ -82,15 +91,39 @@ def test_a_view_that_is_not_a_number_leaves_the_knobs_where_they_are(name, field
     assert all(math.isfinite(x) for x in held.observe(next(views(1))).values()) and held.frozen == 1
 
 
-@pytest.mark.parametrize("part", ["policy", "critics"])
-def test_a_network_that_is_not_a_number_freezes_the_knobs_for_good(part):
-    held = controller("learner")
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("learner", "policy"),
+        ("learner", "critics"),
+        ("learner", "targets"),
+        ("sequences", "policy"),
+        ("sequences", "model"),
+    ],
+)
+def test_a_network_that_is_not_a_number_freezes_the_knobs_for_good(name, part):
+    held = controller(name)
     for view in views(6):
         last = held.observe(view)
-    getattr(held.chooser.agent, part).net.weights[0].data[0, 0, 0] = math.nan
+    broken = getattr(held.chooser.agent, part)
+    getattr(broken, "net", broken).weights[0].data[0, 0, 0] = math.nan
     for view in views(3, seed=2):
         assert held.observe(view) == last
     assert held.frozen == 3
+
+
+def test_a_learner_carries_out_what_its_agent_answered_before_it_asks_again():
+    learner, asked = sequences(), []
+    act = learner.agent.act
+    learner.agent.act = lambda obs: asked.append(act(obs)) or asked[-1]
+    held = KnobController(knobs=(NOISE, NOISE), fields=("loss", "norm"), reward="gain", chooser=learner)
+    played = []
+    for view in views(12):  # four transitions are three, so that three decisions are random
+        held.observe(view)
+        played.append(held.last.clone())
+    assert len(asked) == 3  # nine decisions: two whole answers, and the first action of a third
+    torch.testing.assert_close(torch.stack(played[3:11]), torch.cat(asked[:2]).double().tanh())
+    torch.testing.assert_close(played[11], asked[2][0].double().tanh())
 
 
 def test_the_bandit_settles_on_the_best_arm():

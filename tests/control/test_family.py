@@ -224,11 +224,58 @@ def test_time_limits_bootstrap_and_observations_are_flattened():
     assert evaluate(agent, Short(), episodes=2, seed=0) == [3.0, 3.0]
 
 
+class FiveSteps(gymnasium.Env):
+    """Ends after five steps; keeps the actions of every episode."""
+
+    observation_space = spaces.Box(-1.0, 9.0, (1,))
+    action_space = spaces.Box(-1.0, 1.0, (1,))
+
+    def __init__(self):
+        self.played = []
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.played.append([])
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action):
+        self.played[-1].append(round(float(action[0]), 3))
+        at = len(self.played[-1])
+        return np.full(1, at, np.float32), 1.0, False, at == 5, {}
+
+
+class Counts:
+    """An agent whose answer to state s is s/10, s/10 + 0.01, s/10 + 0.02."""
+
+    ready, config = True, BoostedConfig(updates_per_step=0)
+
+    def act(self, obs, *, explore=True):
+        return torch.atanh(obs.double() / 10 + torch.tensor([[0.0], [0.01], [0.02]]))
+
+    def remember(self, **transition):
+        pass
+
+
+def test_several_actions_are_carried_out_one_after_another_until_the_episode_ends():
+    env = FiveSteps()
+    train(Counts(), env, steps=10, seed=0)
+    assert env.played == [[0.0, 0.01, 0.02, 0.3, 0.31]] * 2 + [[]]
+    for every, expected in (
+        (1, [0.0, 0.1, 0.2, 0.3, 0.4]),
+        (2, [0.0, 0.01, 0.2, 0.21, 0.4]),
+        (4, [0.0, 0.01, 0.02, 0.02, 0.4]),
+    ):
+        env = FiveSteps()
+        assert evaluate(Counts(), env, episodes=1, seed=0, decide_every=every) == [5.0] and env.played == [expected]
+
+
 def test_actions_are_stretched_to_the_box_and_other_spaces_are_refused():
     box = spaces.Box(np.array([-2.0, 0.0], np.float32), np.array([2.0, 10.0], np.float32))
     see = Interface(spaces.Discrete(2), box)
     assert see.actions == Actions(size=2)
     assert see.action(torch.tensor([0.0, 40.0])).tolist() == [0.0, 10.0]
+    whole = Interface(spaces.Discrete(2), spaces.Box(0, 10, (3,), np.int64))
+    assert whole.action(torch.atanh(torch.tensor([-0.09, 0.09, 0.11]))).tolist() == [5, 5, 6]  # 4.55, 5.45, 5.55
     with pytest.raises(ConfigError, match="bounded Box"):
         _ = Interface(spaces.Discrete(2), spaces.Box(-np.inf, np.inf, (1,))).actions
 
