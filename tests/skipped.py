@@ -21,6 +21,7 @@ MENDS = (
     ("network namespaces", "make test as root, on a machine that allows network namespaces"),
     ("mounting", "make test as root, on a machine that allows mounts"),
     ("two cores", "make test on a machine with two cores"),
+    ("oneDNN", "make test on an x86 machine with Linux"),
     ("could not import", "pip install 'llmrl[dev]'"),
     ("is not installed", "pip install 'llmrl[dev]'"),
 )

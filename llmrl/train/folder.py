@@ -88,20 +88,28 @@ def open_folder(recipe: Recipe, *, resume: bool, fresh: bool, chosen: Mapping[st
             raise
         return lock
     except PermissionError as error:
-        raise RunFolderError(f"{folder} is not writable ({error}); choose another runs_dir=...") from error
+        raise _forbidden(folder, error) from error
     except OSError as error:
         raise RunFolderError(f"{folder} cannot be used: {error}; choose another runs_dir=...") from error
 
 
 def check_name(folder: Path, *, resume: bool, fresh: bool) -> None:
     """Raise RunFolderError if there is nothing to resume in `folder`, or a run that is not to be resumed or moved aside."""
-    if resume and not _started(folder):
+    try:
+        started = _started(folder)
+    except PermissionError as error:
+        raise _forbidden(folder, error) from error
+    if resume and not started:
         raise RunFolderError(f"nothing to resume: there is no run in {folder}; leave --resume out to start one")
-    if _started(folder) and _has_begun(folder) and not (resume or fresh):
+    if started and _has_begun(folder) and not (resume or fresh):
         raise RunFolderError(
             f"{folder} exists already; continue it with --resume, start over with --fresh (the old run is moved "
             f"aside), or choose another name=..."
         )
+
+
+def _forbidden(folder: Path, error: PermissionError) -> RunFolderError:
+    return RunFolderError(f"{folder} is not writable ({error}); choose another runs_dir=...")
 
 
 def _check_or_begin(folder: Path, recipe: Recipe, *, resume: bool, chosen: Mapping[str, str]) -> None:

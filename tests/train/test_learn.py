@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -220,7 +221,8 @@ def test_annotate_computes_what_is_asked_and_no_more():
         alone = annotate(models, Needs(old_logprobs=True), batch)
         assert alone.old_logprobs is None and alone.ref_logprobs is None
     other = logprob_model(random_model(seed=5))
-    both = annotate(replace(models, reference=other), Needs(old_logprobs=True, ref_logprobs=True), batch)
+    reference = SimpleNamespace(logprobs=lambda policy, batch: other.logprobs(batch))
+    both = annotate(replace(models, reference=reference), Needs(old_logprobs=True, ref_logprobs=True), batch)
     assert torch.equal(both.ref_logprobs, other.logprobs(batch)) and not torch.equal(
         both.ref_logprobs, both.old_logprobs
     )
