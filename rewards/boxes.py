@@ -9,25 +9,7 @@ MANY_BOXES = 4  # different boxes of one response that are no correction any mor
 _BOX = re.compile(r"\\(?:boxed|fbox|framebox)\s*(?=[{\d\\a-zA-Z(\[+-])")
 
 
-def balanced(text: str, start: int) -> int:
-    """Index after the group whose "{" stands at `start`, or -1. Escaped braces do not count."""
-    depth, i = 0, start
-    while i < len(text):
-        char = text[i]
-        if char == "\\":
-            i += 2
-            continue
-        if char == "{":
-            depth += 1
-        elif char == "}":
-            depth -= 1
-            if depth == 0:
-                return i + 1
-        i += 1
-    return -1
-
-
-def _closing_braces(text: str) -> dict[int, int]:
+def closing_braces(text: str) -> dict[int, int]:
     """Where the group that opens at each "{" closes. Escaped braces do not count."""
     closing: dict[int, int] = {}
     opened: list[int] = []
@@ -42,7 +24,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 def boxes_of(text: str) -> list[tuple[int, int, str]]:
     """(start, end, content) of every outermost balanced box, in order."""
     found: list[tuple[int, int, str]] = []
-    closing = _closing_braces(text)
+    closing = closing_braces(text)
     for match in _BOX.finditer(text):
         if found and match.start() < found[-1][1]:
             continue

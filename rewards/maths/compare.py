@@ -26,10 +26,10 @@ from llmrl.rewards.maths.nodes import (
 )
 from llmrl.rewards.maths.normal import spread
 from llmrl.rewards.maths.relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
-from llmrl.rewards.maths.scalars import NeedsWorker, equal, infinity_sign
+from llmrl.rewards.maths.scalars import equal, infinity_sign
 from llmrl.rewards.maths.sets import closed_at_infinity, real_set, speaks_of_a_set
 from llmrl.rewards.maths.units import UNITS
-from llmrl.rewards.maths.values import TooLarge, Undefined, children, rational
+from llmrl.rewards.maths.values import Undefined, holds, holds_op, rational, rebuilt
 
 MOST_ITEMS = 60
 
@@ -107,16 +107,17 @@ def _same_sets(gold: Node, answer: Node, heavy: bool) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
         solved = g is not None  # then an inequality that is still to solve is no answer
         return not solved and same_relation(gold, answer, equal_to=_teller(heavy), heavy=heavy)
-    if isinstance(gold, Relation) and gold.ops == ("in",) and isinstance(gold.sides[0], Name):
-        return same(gold.sides[1], answer, heavy=heavy)
-    if isinstance(answer, Relation) and answer.ops == ("in",) and isinstance(answer.sides[0], Name):
-        return same(gold, answer.sides[1], heavy=heavy)
-    if isinstance(gold, Call) and isinstance(answer, Call) and gold.op == answer.op == "cup":
-        return matches(_pieces(gold), _pieces(answer), heavy=heavy)
-    if isinstance(gold, Group) and isinstance(answer, Group) and gold.kind == answer.kind:
-        return _in_order(gold.items, answer.items, heavy)
-    if isinstance(gold, Many) and isinstance(answer, Many):
-        return matches(gold.items, answer.items, heavy=heavy)
+    match gold, answer:
+        case Relation((Name(), members), ("in",)), _:
+            return same(members, answer, heavy=heavy)
+        case _, Relation((Name(), members), ("in",)):
+            return same(gold, members, heavy=heavy)
+        case Call("cup"), Call("cup"):
+            return matches(_pieces(gold), _pieces(answer), heavy=heavy)
+        case Group(kind, golds), Group(other, answers) if kind == other:
+            return _in_order(golds, answers, heavy)
+        case Many(golds), Many(answers):
+            return matches(golds, answers, heavy=heavy)
     return False
 
 
@@ -204,12 +205,8 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
 def _an_equation(node: Relation, *, zero_only: bool = False) -> bool:
     """a^2 + b = 0, x^2 + y^2 = 4: what is asked for is the equation, not its right side."""
     left = node.sides[0]
-    powers = not zero_only and isinstance(left, Call) and left.op == "+" and _has_power(left)
+    powers = not zero_only and isinstance(left, Call) and left.op == "+" and holds_op(left, "^")
     return powers or (isinstance(left, Call) and left.op == "+" and node.sides[-1] == Num(Fraction(0), None, 0))
-
-
-def _has_power(node: Node) -> bool:
-    return (isinstance(node, Call) and node.op == "^") or any(_has_power(child) for child in children(node))
 
 
 def _same_groups(gold: Node, answer: Node, heavy: bool) -> bool:
@@ -232,52 +229,45 @@ def _same_groups(gold: Node, answer: Node, heavy: bool) -> bool:
 
 def _column(node: Node, other: Node) -> Node:
     """A column matrix beside a tuple is read as a tuple, a list of lists beside a matrix as a matrix."""
-    if isinstance(node, Matrix) and isinstance(other, Group) and other.kind in ("()", "<>") and len(node.rows[0]) == 1:
-        return Group("()", tuple(row[0] for row in node.rows))
-    if isinstance(node, Matrix) and isinstance(other, Group) and other.kind in ("()", "<>") and len(node.rows) == 1:
-        return Group("()", node.rows[0])
-    if isinstance(node, Group) and isinstance(other, Matrix) and node.kind == "[]":
-        rows = [item.items for item in node.items if isinstance(item, Group) and item.kind == "[]"]
-        if len(rows) == len(node.items) and len({len(row) for row in rows}) == 1:
-            return Matrix(tuple(rows))
+    match node, other:
+        case Matrix(((*row,),)), Group("()" | "<>"):
+            return Group("()", tuple(row))
+        case Matrix(rows), Group("()" | "<>") if len(rows[0]) == 1:
+            return Group("()", tuple(row[0] for row in rows))
+        case Group("[]", items), Matrix():
+            lists = [item.items for item in items if isinstance(item, Group) and item.kind == "[]"]
+            if len(lists) == len(items) and len(set(map(len, lists))) == 1:
+                return Matrix(tuple(lists))
     return node
 
 
 def _same_single(gold: Node, answer: Node, heavy: bool) -> bool:
+    gold, answer = (Num(Fraction(n.value)) if isinstance(n, Based) and n.base == 10 else n for n in (gold, answer))
     if isinstance(gold, Based) or isinstance(answer, Based):
-        if isinstance(gold, Based) and gold.base == 10:
-            return _same_single(Num(Fraction(gold.value)), answer, heavy)
-        if isinstance(answer, Based) and answer.base == 10:
-            return _same_single(gold, Num(Fraction(answer.value)), heavy)
         return gold == answer
     if isinstance(gold, Quantity) or isinstance(answer, Quantity):
         return _same_quantities(_letter_unit(gold, answer), _letter_unit(answer, gold), heavy)
     if isinstance(gold, Ratio) or isinstance(answer, Ratio):
         return _same_ratios(gold, answer, heavy)
-    if isinstance(answer, Call) and _has_degrees(answer) and not _has_degrees(gold) and not _mentions_pi(gold):
-        return _equal(gold, answer, heavy) or _equal(gold, _without_degrees(answer), heavy)
-    return _equal(gold, answer, heavy)
+    if _equal(gold, answer, heavy):
+        return True
+    degrees = holds_op(answer, "deg") and not holds_op(gold, "deg") and not _mentions_pi(gold)
+    return degrees and _equal(gold, _without_degrees(answer), heavy)
 
 
 def _letter_unit(node: Node, other: Node) -> Node:
     """1.5 L beside a quantity in litres is one too, though a letter behind a number is a variable elsewhere."""
-    if not isinstance(other, Quantity) or not isinstance(node, Call) or node.op != "*":
-        return node
-    value, name = node.args
-    return Quantity(value, other.unit) if isinstance(name, Name) and UNITS.get(name.text) == other.unit else node
-
-
-def _has_degrees(node: Node) -> bool:
-    return (isinstance(node, Call) and node.op == "deg") or any(_has_degrees(child) for child in children(node))
+    match node, other:
+        case Call("*", (value, Name(name))), Quantity(_, unit) if UNITS.get(name) == unit:
+            return Quantity(value, unit)
+    return node
 
 
 def _without_degrees(node: Node) -> Node:
     """90 degrees - x as 90 - x; angles inside a function keep theirs."""
     if not isinstance(node, Call) or node.op not in ("+", "-", "*", "/", "neg", "deg", "mixed"):
         return node
-    if node.op == "deg":
-        return node.args[0]
-    return Call(node.op, tuple(_without_degrees(arg) for arg in node.args))
+    return node.args[0] if node.op == "deg" else rebuilt(node, _without_degrees)
 
 
 def _equal(gold: Node, answer: Node, heavy: bool) -> bool:
@@ -290,32 +280,23 @@ def _equal(gold: Node, answer: Node, heavy: bool) -> bool:
 def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
     g, g_unit = (gold.value, gold.unit) if isinstance(gold, Quantity) else (gold, "")
     a, a_unit = (answer.value, answer.unit) if isinstance(answer, Quantity) else (answer, "")
-    if g_unit == a_unit or not a_unit or not g_unit:
-        if same(g, a, heavy=heavy):
-            return True
-        if g_unit == a_unit and g_unit.startswith("mod "):
-            residues = rational(g), rational(a)
-            return None not in residues and (residues[0] - residues[1]) % int(g_unit[4:]) == 0  # type: ignore[operator]
-        angles = {g_unit, a_unit} <= {"deg", "rad", ""} and g_unit != a_unit
-        if angles and not infinity_sign(g) and not infinity_sign(a):
-            left = Call("deg", (g,)) if g_unit == "deg" else g
-            right = Call("deg", (a,)) if a_unit == "deg" else a
-            bare = right if g_unit == "deg" else left
-            return _mentions_pi(bare) and _equal(left, right, heavy)
-        return False
-    if {g_unit, a_unit} == {"deg", "rad"}:
+    units = {g_unit, a_unit}
+    if (len(units) == 1 or "" in units) and same(g, a, heavy=heavy):
+        return True
+    if len(units) == 1 and g_unit.startswith("mod "):
+        residues = rational(g), rational(a)
+        return None not in residues and (residues[0] - residues[1]) % int(g_unit[4:]) == 0  # type: ignore[operator]
+    if len(units) == 2 and units <= {"deg", "rad", ""} and not infinity_sign(g) and not infinity_sign(a):
         left, right = (Call("deg", (v,)) if u == "deg" else v for v, u in ((g, g_unit), (a, a_unit)))
-        return _equal(left, right, heavy)
-    if "unit" in (g_unit.partition("^")[0], a_unit.partition("^")[0]):
-        powers = [unit.partition("^")[2] for unit in (g_unit, a_unit)]
-        return powers[0] == powers[1] and same(g, a, heavy=heavy)
+        bare = right if g_unit == "deg" else left
+        return ("" not in units or _mentions_pi(bare)) and _equal(left, right, heavy)
+    if "unit" in (g_unit.partition("^")[0], a_unit.partition("^")[0]) and "" not in units:
+        return g_unit.partition("^")[2] == a_unit.partition("^")[2] and same(g, a, heavy=heavy)
     return False
 
 
 def _mentions_pi(node: Node) -> bool:
-    if isinstance(node, Call) and node.op in ("arcsin", "arccos", "arctan", "arccot"):
-        return True
-    return (isinstance(node, Name) and node.text == "pi") or any(_mentions_pi(child) for child in children(node))
+    return holds(node, "pi") or holds_op(node, "arcsin", "arccos", "arctan", "arccot")
 
 
 def _same_ratios(gold: Node, answer: Node, heavy: bool) -> bool:
@@ -342,6 +323,3 @@ def _clock(ratio: Ratio) -> bool:
     """Whether it may be a time of day, as 3:30."""
     hours, _, minutes = ratio.written.partition(":")
     return len(minutes) == 2 and minutes.isdigit() and int(minutes) < 60 and hours.isdigit() and int(hours) < 25
-
-
-__all__ = ["NeedsWorker", "TooLarge", "matches", "rational", "same", "spread"]

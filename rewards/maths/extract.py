@@ -37,11 +37,8 @@ _EMPTY_BOX = re.compile(
     r"|\\[cl]?dots",
     re.IGNORECASE,
 )
-_CORRECTION = re.compile(
-    r"wait|actual|correct|mistake|instead|therefore|\bso\b|thus|final|hence|error|should|sorry|oops|hmm|let me"
-    r"|again|check|then|simplif|which|gives|equal|=|rewrite|convert|now|approx|≈|first|second|next|step|part"
-    r"|\bno\b|\bnot\b|but",
-    re.IGNORECASE,
+_JOINS = re.compile(
+    r"[\s,;/|&-]*(?:\b(?:and|or|also|possibly|perhaps|maybe|either|else|even)\b[\s,;]*)*", re.IGNORECASE
 )
 _MARKER = re.compile(
     r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result|\b(?:correct|right|best)\s+(?:option|choice)|^[ \t]*A(?=:)"
@@ -142,38 +139,23 @@ def _joint(pieces: list[tuple[int, int, str]], text: str) -> list[int]:
     while run[0] > 0:
         between = text[pieces[run[0] - 1][1] : pieces[run[0]][0]]
         words = re.sub(r"\\(?:text|mathrm|quad|qquad|\(|\)|\[|\]|,|;)|[${}*]|\b[a-zA-Z]\s*=\s*$", " ", between)
-        if len(words) > 60 or "\n\n" in words.strip(" ") or _CORRECTION.search(words) or re.search(r"[0-9.]", words):
-            break
-        if not re.fullmatch(
-            r"[\s,;/|&-]*(?:\b(?:and|or|also|possibly|perhaps|maybe|either|else|even)\b[\s,;]*)*", words
-        ):
+        if len(words) > 60 or "\n\n" in words.strip(" ") or not _JOINS.fullmatch(words):
             break
         run.insert(0, run[0] - 1)
     return run
 
 
-def _same(a: str, b: str) -> bool:
-    return re.sub(r"\s+", "", a) == re.sub(r"\s+", "", b)
-
-
-def _join(pieces: list[tuple[int, int, str]], run: list[int]) -> str:
-    texts: list[str] = []
-    for i in run:
-        if not any(_same(pieces[i][2], other) for other in texts):
-            texts.append(pieces[i][2])
-    return ", ".join(texts)
+def _unlike(pieces: list[tuple[int, int, str]]) -> list[str]:
+    """The different contents, in order."""
+    return list({re.sub(r"\s+", "", content): content for _, _, content in reversed(pieces)}.values())[::-1]
 
 
 def _from_boxes(text: str) -> Extracted | None:
     pieces = [piece for piece in boxes_of(text) if not _EMPTY_BOX.fullmatch(piece[2])]
     if not pieces:
         return None
-    different: list[str] = []
-    for _, _, content in pieces[-200:]:
-        if len(different) < 50 and not any(_same(content, other) for other in different):
-            different.append(content)
     run = _joint(pieces, text)
-    count = len(different)
+    count = len(_unlike(pieces[-200:]))
     if count >= MANY_BOXES and len(run) < count:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
@@ -181,7 +163,7 @@ def _from_boxes(text: str) -> Extracted | None:
         _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 80])
     ):
         return _from_phrase(text[end:][-FINAL_PART:], False) or Extracted(None, "the last box is negated", count)
-    answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else _join(pieces, run)
+    answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else ", ".join(_unlike([pieces[i] for i in run]))
     if answer is None:
         return Extracted(None, "the last box is part of something else", count)
     return Extracted(answer, "box", count, count >= MANY_BOXES)
@@ -248,16 +230,15 @@ def _after_marker(rest: str, difference: bool) -> Extracted:
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
     if _stands_alone(line) or _CHOICE.match(line):
-        return Extracted(line, "answer phrase")
+        spans = spans_of(line)
+        return Extracted(spans[0][2].strip() if spans and spans[0][:2] == (0, len(line)) else line, "answer phrase")
     return Extracted(stated(f"is {sentence}", difference=difference), "answer sentence")
 
 
 def _sentences(text: str) -> list[str]:
     """The sentences of a text, at least one; a stop within a maths span ends none."""
-    inside = [False] * (len(text) + 1)
-    for start, end, _ in spans_of(text)[-60:]:
-        inside[start + 1 : end] = [True] * (end - start - 1)
-    cuts = [match.end() for match in _SENTENCES.finditer(text) if not inside[match.start()]]
+    inside = {place for start, end, _ in spans_of(text)[-60:] for place in range(start + 1, end)}
+    cuts = [match.end() for match in _SENTENCES.finditer(text) if match.start() not in inside]
     return [text[start:end].strip() for start, end in pairwise([0, *cuts, len(text)])]
 
 

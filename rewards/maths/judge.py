@@ -7,15 +7,16 @@ and raises `NeedsWorker` where that does not decide.
 from __future__ import annotations
 
 import re
+from fractions import Fraction
 
-from llmrl.rewards.boxes import balanced, boxes_of
+from llmrl.rewards.boxes import boxes_of, closing_braces
 from llmrl.rewards.maths.compare import same
 from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Quantity, Relation, Words
 from llmrl.rewards.maths.parse import Parser
 from llmrl.rewards.maths.read import Unreadable, clean, thousands_readings, tokenize
 from llmrl.rewards.maths.relations import concluded
 from llmrl.rewards.maths.scalars import NeedsWorker
-from llmrl.rewards.maths.units import normal_words
+from llmrl.rewards.maths.units import NUMBER_WORDS, normal_words
 from llmrl.rewards.maths.values import TooLarge, Undefined, children, rational
 
 LONGEST_GOLD = 4_000
@@ -71,7 +72,7 @@ def readings(text: str) -> list[Node]:
     word = re.fullmatch(r"[A-Za-z]{5,}|(?![abcdpqrxyz]+$)(?=[a-z]*[aeiou])[A-Za-z]{3,}", plain)  # zyx is a product
     if "\\" not in _TEXT.sub("", cleaned) and word and plain not in ("infinity", "inf"):
         tokens = tokenize(_TEXT.sub(r"\1", cleaned))
-        if not (len(tokens) == 1 and tokens[0].kind == "name") and not _number_word(plain):
+        if not (len(tokens) == 1 and tokens[0].kind == "name") and plain not in NUMBER_WORDS:
             return [Words(plain)]
     found: list[Node] = []
     for variant in thousands_readings(cleaned):
@@ -88,18 +89,10 @@ def readings(text: str) -> list[Node]:
 
 def _binomial(node: Node) -> Node | None:
     """C(10, 3), which may be a point, as the number of choices."""
-    if not isinstance(node, Call) or node.op != "*":
-        return None
-    name, group = node.args
-    if name == Name("C") and isinstance(group, Group) and len(group.items) == 2:
-        return Call("binom", group.items)
+    match node:
+        case Call("*", (Name("C"), Group(_, (n, k)))):
+            return Call("binom", (n, k))
     return None
-
-
-def _number_word(word: str) -> bool:
-    from llmrl.rewards.maths.units import NUMBER_WORDS
-
-    return word in NUMBER_WORDS
 
 
 def _is_prose(cleaned: str) -> bool:
@@ -117,38 +110,21 @@ def gold_text(gold: str) -> str:
 
 def _well_formed(text: str) -> bool:
     """Braces match and there is something there."""
-    return bool(text.strip()) and balanced("{" + text + "}", 0) == len(text) + 2
+    return bool(text.strip()) and closing_braces("{" + text + "}").get(0) == len(text) + 1
 
 
 def unevaluated(node: Node) -> bool:
     """Whether a tree leaves arithmetic between numbers undone: 3 + 4, 5!, 2^10; not 3/4, 3 1/2, 2 * 10^5 or sqrt(2)."""
-    if isinstance(node, Call) and _scientific(node):
-        return False
-    if isinstance(node, Call) and all(_exact(arg) for arg in node.args):
-        if node.op in ("sqrt", "root"):
+    match node:
+        case Call("*", (Num(), Call("^", (Num(Fraction(numerator=10, denominator=1)), _)))):  # a way to write a number
+            return False
+        case Call("/", (Num() | Call("neg", (Num(),)), Num() | Call("neg", (Num(),)))):
+            return False
+        case Call("sqrt" | "root") if all(map(_exact, node.args)):
             return _exact(node)
-        if node.op == "/":
-            return not all(isinstance(arg, Num) or _negated(arg) for arg in node.args)
-        if node.op not in ("neg", "mixed", "pct", "deg"):
+        case Call(op, args) if op not in ("neg", "mixed", "pct", "deg") and all(map(_exact, args)):
             return True
     return any(unevaluated(child) for child in children(node))
-
-
-def _scientific(node: Call) -> bool:
-    """2.5 * 10^3 as a way to write a number."""
-    power = node.args[-1]
-    return (
-        node.op == "*"
-        and isinstance(node.args[0], Num)
-        and isinstance(power, Call)
-        and power.op == "^"
-        and isinstance(power.args[0], Num)
-        and power.args[0].value == 10
-    )
-
-
-def _negated(node: Node) -> bool:
-    return isinstance(node, Call) and node.op == "neg" and isinstance(node.args[0], Num)
 
 
 def _exact(node: Node) -> bool:

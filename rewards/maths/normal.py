@@ -4,44 +4,32 @@ unit, matrix arithmetic done, named points as their coordinates."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 
 from llmrl.rewards.maths.nodes import Call, Group, Many, Matrix, Name, Node, Num, Quantity, Relation
-from llmrl.rewards.maths.values import children
+from llmrl.rewards.maths.values import holds_op, rebuilt
 
-
-def _has_pm(node: Node) -> bool:
-    return (isinstance(node, Call) and node.op in ("pm", "mp")) or any(_has_pm(child) for child in children(node))
+_NOTHING = Num(Fraction(0))  # before the sign of \\pm 4
 
 
 def _with_sign(node: Node, plus: bool) -> Node:
     """The tree with every plus-minus read one way (minus-plus the other)."""
-    if isinstance(node, Call):
-        args = tuple(_with_sign(arg, plus) for arg in node.args)
-        if node.op in ("pm", "mp"):
-            positive = plus == (node.op == "pm")
-            first = args[0] if not isinstance(args[0], Num) or args[0].value else None
-            second = args[1] if positive else Call("neg", (args[1],))
-            return second if first is None else Call("+", (first, second))
-        return Call(node.op, args)
-    if isinstance(node, Relation):
-        return Relation(tuple(_with_sign(side, plus) for side in node.sides), node.ops)
-    if isinstance(node, Group):
-        return Group(node.kind, tuple(_with_sign(item, plus) for item in node.items))
-    if isinstance(node, Quantity):
-        return Quantity(_with_sign(node.value, plus), node.unit)
-    return node
+    node = rebuilt(node, lambda part: _with_sign(part, plus))
+    if not isinstance(node, Call) or node.op not in ("pm", "mp"):
+        return node
+    first, second = node.args
+    second = second if plus == (node.op == "pm") else Call("neg", (second,))
+    return second if first == _NOTHING else Call("+", (first, second))
 
 
 def _signs(node: Node) -> tuple[Node, ...]:
-    return (_with_sign(node, True), _with_sign(node, False)) if _has_pm(node) else (node,)
+    return (_with_sign(node, True), _with_sign(node, False)) if holds_op(node, "pm", "mp") else (node,)
 
 
 def _point(node: Node) -> Node:
     """P(1, 2) as (1, 2)."""
-    if isinstance(node, Call) and node.op == "*":
-        name, group = node.args
-        named = isinstance(name, Name) and len(name.text) == 1 and name.text.isupper()
-        if named and isinstance(group, Group) and group.kind == "()" and len(group.items) > 1:
+    match node:
+        case Call("*", (Name(name), Group("()", (_, _, *_)) as group)) if len(name) == 1 and name.isupper():
             return group
     return node
 
@@ -50,20 +38,16 @@ def _computed(node: Node) -> Node:
     """-M, c M, M / c and M + N as one matrix; other trees stay as they are."""
     if not isinstance(node, Call) or node.op not in ("neg", "*", "/", "+"):
         return node
-    args = [_computed(arg) for arg in node.args]
-    matrices = [arg for arg in args if isinstance(arg, Matrix)]
-    if node.op == "neg" and matrices:
-        return _each(matrices[0], lambda cell: Call("neg", (cell,)))
-    if node.op == "/" and isinstance(args[0], Matrix) and len(matrices) == 1:
-        return _each(args[0], lambda cell: Call("/", (cell, args[1])))
-    if node.op == "*" and len(matrices) == 1:
-        scale = args[1] if isinstance(args[0], Matrix) else args[0]
-        return (
-            node if isinstance(scale, (Group, Relation)) else _each(matrices[0], lambda cell: Call("*", (scale, cell)))
-        )
-    if node.op == "+" and len(matrices) == 2:
-        left, right = matrices
-        if len(left.rows) == len(right.rows) and len(left.rows[0]) == len(right.rows[0]):
+    match node.op, [_computed(arg) for arg in node.args]:
+        case "*" | "/", [Matrix(), Matrix()]:
+            return node
+        case "neg", [Matrix() as matrix]:
+            return _each(matrix, lambda cell: Call("neg", (cell,)))
+        case ("/" | "*", [Matrix() as matrix, scale]) | ("*", [scale, Matrix() as matrix]) if not isinstance(
+            scale, (Group, Relation)
+        ):
+            return _each(matrix, lambda cell: Call(node.op, (cell, scale)))
+        case "+", [Matrix() as left, Matrix() as right] if [*map(len, left.rows)] == [*map(len, right.rows)]:
             rows = zip(left.rows, right.rows)
             return Matrix(tuple(tuple(Call("+", pair) for pair in zip(x, y)) for x, y in rows))
     return node
@@ -89,8 +73,9 @@ def spread(node: Node) -> Node:
 
 
 def _degrees(node: Node) -> Node:
-    if isinstance(node, Call) and node.op == "deg":
-        return Quantity(node.args[0], "deg")
-    if isinstance(node, Call) and node.op == "neg" and isinstance(node.args[0], Call) and node.args[0].op == "deg":
-        return Quantity(Call("neg", node.args[0].args), "deg")
+    match node:
+        case Call("deg", (value,)):
+            return Quantity(value, "deg")
+        case Call("neg", (Call("deg", args),)):
+            return Quantity(Call("neg", args), "deg")
     return node

@@ -22,6 +22,8 @@ _RELATIONS = {
     "leqslant": "<=", "ge": ">=", "geq": ">=", "geqslant": ">=", "lt": "<", "gt": ">", "ne": "!=", "neq": "!=",
     "approx": "~", "simeq": "~", "sim": "~", "in": "in", "coloneqq": "=", "equiv": "=",
 }  # fmt: skip
+_INFIX = {"*": "*", "cdot": "*", "times": "*", "ast": "*", "/": "/", "div": "/", "bmod": "mod", "mod": "mod",
+          "choose": "binom"}  # fmt: skip
 _SET_OPS = {"cup": "cup", "cap": "cap", "setminus": "minus", "backslash": "minus", "bigcup": "cup"}
 _STOPPERS = {
     ",", ";", ")", "]", "}", "&", "\\", "or", "and", "rangle", "rfloor", "rceil", "rbrace", "end", "lor", "land", "vee",
@@ -158,18 +160,8 @@ class Parser:
     def product(self) -> Node:
         left = self.factor()
         while True:
-            if self.is_op("*", "cdot", "times", "ast"):
-                self.at += 1
-                left = Call("*", (left, self.signed_factor()))
-            elif self.is_op("/", "div"):
-                self.at += 1
-                left = Call("/", (left, self.signed_factor()))
-            elif self.is_op("bmod", "mod"):
-                self.at += 1
-                left = Call("mod", (left, self.factor()))
-            elif self.is_op("choose"):
-                self.at += 1
-                left = Call("binom", (left, self.factor()))
+            if self.is_op(*_INFIX):
+                left = Call(_INFIX[self.take().text], (left, self.signed_factor()))
             elif self.starts_factor():
                 left = self.juxtaposed(left)
             else:

@@ -62,7 +62,7 @@ def primary(p: Grammar) -> Node:
 
 
 def _numeral(p: Grammar, text: str) -> Node:
-    if (p.is_op("overline", "dot", "bar") and "." in text) or text.endswith("."):
+    if p.is_op("overline") and "." in text:
         return _repeating(p, text)
     value = number(text)
     token, after = p.peek(), p.peek(1)
@@ -78,41 +78,16 @@ def _numeral(p: Grammar, text: str) -> Node:
 
 
 def _repeating(p: Grammar, text: str) -> Node:
-    """0.1\\overline{6}, 0.\\dot{3}, 0.\\dot1\\dot4."""
-    if p.is_op("("):
-        p.at += 1
-        block = p.take().text
-        p.want(")")
-        return _cycle(text, block)
-    kind = p.want("overline", "dot", "bar").text
-    braced = p.is_op("{")
-    p.at += braced
+    """0.1\\overline{6}"""
+    p.want("overline")
+    p.want("{")
     block = p.take().text
-    if braced:
-        p.want("}")
-    elif len(block) > 1:
-        raise Unreadable("a repeating decimal without braces")
-    if kind == "dot":
-        while p.peek() is not None and (p.peek().kind == "num" or p.is_op("dot")):  # type: ignore[union-attr]
-            last = p.take()
-            if last.kind == "num":
-                block += last.text
-                continue
-            braced = p.is_op("{")
-            p.at += braced
-            block += p.take().text
-            if braced:
-                p.want("}")
-    return _cycle(text, block)
-
-
-def _cycle(text: str, block: str) -> Node:
+    p.want("}")
     if not block.isdigit() or len(block) > 60:
         raise Unreadable("a strange repeating decimal")
     whole, _, lead = text.partition(".")
     shift = 10 ** len(lead)
-    base = Fraction(int(whole + lead or "0"), shift)
-    return Num(base + Fraction(int(block), shift * (10 ** len(block) - 1)))
+    return Num(Fraction(int(whole + lead or "0"), shift) + Fraction(int(block), shift * (10 ** len(block) - 1)))
 
 
 def _word(p: Grammar, text: str) -> Node:

@@ -103,6 +103,11 @@ _ORDINAL = re.compile(r"(?<=\d)\s*\^?\s*\{?\s*(?:\\(?:text|mathrm|textrm)\{\s*)?
 _DEGREE = re.compile(
     r"\^\s*\{?\s*\\(?:text|mathrm)\s*\{o\}\s*\}?|\^\s*(?:\{\s*\\(?:circ|degree)\s*\}|\\(?:circ|degree)(?![a-zA-Z]))|\\(?:degree|textdegree)(?![a-zA-Z])"
 )
+# 0.1\\bar6, 0.\\dot{3}, 0.\\dot14\\dot2 and 0.(6): the digits that repeat.
+_DIGITS = r"(?:\{\s*(\d+)\s*\}|(\d))"
+_CYCLE = re.compile(
+    rf"(?<=\.)(\d*)\s*\\(?:bar|overline|dot)\s*{_DIGITS}(?:\s*(\d*)\s*\\dot\s*{_DIGITS})?|(?<=\.)()\((\d+)\)"
+)
 _REPEATING_DOTS = re.compile(r"(?<!\d)(\d{0,30}\.)(\d{3,60})\s*(?:\\(?:ldots|dots|cdots)|\.\.\.)")
 
 
@@ -166,23 +171,15 @@ _ALSO = re.compile(r"(?:\\text\s*\{\s*)?\(\s*(?:or|i\.e\.,?)\s+([^()]*)\)\s*\}|\
 # 3\\text{ to }4 as a ratio, and a remark (three) that \\text holds.
 _TO = re.compile(r"^(\d+)\s*(?:\\text\s*\{\s*to\s*\}|\bto\b)\s*(\d+)$")
 _IN_BRACKETS = re.compile(r"\\text\s*\{\s*(\([A-Za-z -]+\))\s*\}")
-_OVER = re.compile(r"\\over(?![a-zA-Z])")
+_OVER = re.compile(r"\{((?:[^{}]|\{[^{}]*\})*?)\\over(?![a-zA-Z])((?:[^{}]|\{[^{}]*\})*)\}")
 
 
 def _infix_over(text: str) -> str:
     """TeX's {a \\over b} as \\frac{a}{b}."""
-    while found := _OVER.search(text):
-        start, depth = found.start() - 1, 0
-        while start >= 0 and (depth or text[start] not in "{"):
-            depth += (text[start] == "}") - (text[start] == "{")
-            start -= 1
-        end, depth = found.end(), 0
-        while end < len(text) and (depth or text[end] != "}"):
-            depth += (text[end] == "{") - (text[end] == "}")
-            end += 1
-        made = f"\\frac{{{text[start + 1 : found.start()].strip()}}}{{{text[found.end() : end].strip()}}}"
-        text = text[: max(start, 0)] + made + text[end + 1 :]
-    return text
+    text = f"{{{text}}}"
+    while (made := _OVER.sub(r"\\frac{\1}{\2}", text)) != text:
+        text = made
+    return text[1:-1] if text.startswith("{") else text
 
 
 def clean(text: str) -> str:
@@ -221,6 +218,7 @@ def clean(text: str) -> str:
     text = _CHOSEN.sub(_chosen, text)
     text = _REMARK.sub(_remark, text)
     text = re.sub(r"\b(sq|cu)\.\s*(?=[a-z])", r"\1 ", text)
+    text = _CYCLE.sub(lambda m: f"{m[1] or ''}\\overline{{{''.join(group or '' for group in m.groups()[1:])}}}", text)
     text = _REPEATING_DOTS.sub(_repeating, text)
     text = re.sub(r"\b([ap])\.\s?m\b\.?", r"\1m", text)
     text = re.sub(r"\{\s*(or|and)\s*\}", r" \1 ", text)
@@ -255,7 +253,7 @@ _SHORT_WORDS = {
     "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "TRUE", "FALSE", "USD", "EUR", "GBP",
 }  # fmt: skip
 _LEX = re.compile(
-    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d+\.(?=\\overline|\\dot|\()|\.\d+|\d+)"
+    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d*\.(?=\\overline)|\.\d+|\d+)"
     r"|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
     r"|(?P<op><=|>=|!=|<>|==|=|\*\*|\.\.\.|.)",
     re.DOTALL,

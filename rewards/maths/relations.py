@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Ratio, Relation
 from llmrl.rewards.maths.scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
-from llmrl.rewards.maths.values import CONSTANTS, TooLarge, Undefined, holds, names, rational, substitute
+from llmrl.rewards.maths.values import CONSTANTS, Numeric, TooLarge, Undefined, holds, names, rational, substitute
 
 Tell = Callable[[Node, Node], bool]
 _FUNCTIONS = frozenset(
@@ -104,28 +104,19 @@ def concluded(node: Relation) -> Node | None:
 
 
 def _exact_or_decimal(node: Node) -> Fraction | None:
-    value = node.value if isinstance(node, Quantity) else node
-    return rational(value)
+    return rational(node.value if isinstance(node, Quantity) else node)
 
 
 def _near(left: Node, right: Node) -> bool:
+    """Equal within 1 %."""
     a, b = _exact_or_decimal(left), _exact_or_decimal(right)
     if b is None:
         return False
-    if a is None:
-        return _numerically_near(left, right)
-    return abs(a - b) <= abs(a) / 100
-
-
-def _numerically_near(left: Node, right: Node) -> bool:
-    from llmrl.rewards.maths.values import Numeric
-
-    numeric = Numeric(30)
     try:
-        a, b = numeric.value(left), numeric.value(right)
+        exact = Numeric(30).value(left) if a is None else a
+        return bool(abs(exact - (Numeric(30).value(right) if a is None else b)) <= abs(exact) / 100)
     except Undefined:
         return False
-    return bool(abs(a - b) <= abs(a) / 100)
 
 
 def _rounding(left: Node, right: Node) -> bool:
@@ -133,49 +124,42 @@ def _rounding(left: Node, right: Node) -> bool:
     return shown is not None and exact is not None and shown[2] >= 3 and rounds_to(exact, shown)
 
 
+def _named(node: Node) -> tuple[str, Node] | None:
+    """("x", 1) of x = 1, None for anything else."""
+    match node:
+        case Relation((Name(name) as left, value), ("=",)) if _is_name(left):
+            return name, value
+    return None
+
+
 def assignments(node: Node) -> dict[str, Node] | None:
     """x = 1, y = 2 or (x, y) = (1, 2) as a mapping; None if it is anything else."""
-    if isinstance(node, Relation) and node.ops == ("=",):
-        left, right = node.sides
-        if isinstance(left, Group) and isinstance(right, Group) and left.kind == right.kind == "()" and nameable(left):
+    match node:
+        case Relation((Group("()") as left, Group("()", values)), ("=",)) if nameable(left):
             keys = [item.text for item in left.items if isinstance(item, Name)]
-            return dict(zip(keys, right.items)) if len(set(keys)) == len(right.items) == len(keys) else None
-        return None
-    if not isinstance(node, Many) or node.joint == "or":
-        return None
-    out: dict[str, Node] = {}
-    for item in node.items:
-        if not isinstance(item, Relation) or item.ops != ("=",) or not _is_name(item.sides[0]):
-            return None
-        name = item.sides[0]
-        assert isinstance(name, Name)
-        if name.text in out:
-            return None
-        out[name.text] = item.sides[1]
-    return out
+            return dict(zip(keys, values)) if len(set(keys)) == len(values) == len(keys) else None
+        case Many() if node.joint != "or":
+            pairs = [pair for pair in map(_named, node.items) if pair]
+            return dict(pairs) if len(dict(pairs)) == len(node.items) else None
+    return None
 
 
 def tuples_of(node: Node) -> Node:
     """x=2, y=3 or x=3, y=2 as (2,3) or (3,2). Other trees stay as they are."""
-    if not isinstance(node, Many) or len(node.items) < 4:
+    pairs = [pair for pair in map(_named, node.items) if pair] if isinstance(node, Many) else []
+    size = len(dict(pairs))
+    if (
+        not isinstance(node, Many)
+        or len(pairs) < len(node.items)
+        or size < 2
+        or len(pairs) % size
+        or len(pairs) == size
+    ):
         return node
-    keys: list[str] = []
-    values: list[Node] = []
-    for item in node.items:
-        if not isinstance(item, Relation) or item.ops != ("=",) or not isinstance(item.sides[0], Name):
-            return node
-        keys.append(item.sides[0].text)
-        values.append(item.sides[1])
-    size = len(set(keys))
-    if size < 2 or len(keys) % size or len(keys) == size:
+    groups = [sorted(pairs[start : start + size], key=lambda pair: pair[0]) for start in range(0, len(pairs), size)]
+    if any(len(dict(group)) != size for group in groups):
         return node
-    groups = []
-    for start in range(0, len(keys), size):
-        order = sorted(range(start, start + size), key=lambda i: keys[i])
-        if len({keys[i] for i in order}) != size:
-            return node
-        groups.append(Group("()", tuple(values[i] for i in order)))
-    return Many(tuple(groups), "or")
+    return Many(tuple(Group("()", tuple(value for _, value in group)) for group in groups), "or")
 
 
 def solved(node: Node, tell: Tell) -> Node:
@@ -183,29 +167,26 @@ def solved(node: Node, tell: Tell) -> Node:
 
     The others must be fulfilled by it, or it by them; any other tree stays as it is.
     """
-    if not isinstance(node, Many) or len(node.items) < 2:
+    equations = (
+        [i for i in node.items if isinstance(i, Relation) and set(i.ops) == {"="}] if isinstance(node, Many) else []
+    )
+    if (
+        not isinstance(node, Many)
+        or len(equations) < max(2, len(node.items))
+        or not names(node) <= names(equations[-1])
+    ):
         return node
-    *before, last = node.items
-    if not isinstance(last, Relation) or set(last.ops) != {"="} or names(last.sides[-1]):
+    *before, last = equations
+    if names(last.sides[-1]) or any(item.sides[0] == last.sides[0] for item in before):
         return node
-    if not names(node) <= names(last):
-        return node
-    values: dict[str, Node] = {}
-    for item in (last, *before):
-        values |= {name: value for name, value in (assignments(item) or {}).items() if not names(value)}
-        if isinstance(item, Relation) and isinstance(item.sides[0], Name) and item.ops == ("=",):
-            values[item.sides[0].text] = item.sides[1]
-    for item in node.items:
-        if (
-            not isinstance(item, Relation)
-            or set(item.ops) != {"="}
-            or (item in before and item.sides[0] == last.sides[0])
-        ):
-            return node
+    found = [
+        pair for item in (last, *before) for pair in (assignments(item) or dict(filter(None, [_named(item)]))).items()
+    ]
+    for item in equations:
         sides = list(item.sides)
-        for name, value in values.items():
+        for name, value in found:
             sides = [substitute(side, name, value) for side in sides]
-        if any(names(side) for side in sides) or not all(tell(left, right) for left, right in pairwise(sides)):
+        if any(map(names, sides)) or not all(tell(left, right) for left, right in pairwise(sides)):
             return node
     return last
 

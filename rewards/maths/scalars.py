@@ -8,12 +8,13 @@ is not real (outside a domain, another branch) they may differ, unless the imagi
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from functools import reduce
 from typing import Any
 
 from llmrl.rewards.maths.nodes import Call, Name, Node, Num, Quantity
-from llmrl.rewards.maths.values import Numeric, TooLarge, Undefined, children, holds, names, rational
+from llmrl.rewards.maths.values import Numeric, TooLarge, Undefined, children, holds, holds_op, names, rational, rebuilt
 
 DIGITS = 60
 MORE_DIGITS = 240
@@ -28,34 +29,28 @@ class NeedsWorker(Exception):
 
 def infinity_sign(node: Node) -> int:
     """1 for infinity, -1 for minus infinity, else 0."""
-    if isinstance(node, Name) and node.text == "infty":
-        return 1
-    if isinstance(node, Call) and node.op == "neg":
-        return -infinity_sign(node.args[0])
-    return 0
+    match node:
+        case Call("neg", (inner,)):
+            return -infinity_sign(inner)
+    return int(node == Name("infty"))
 
 
 def decimal_of(node: Node) -> tuple[Fraction, int, int] | None:
     """(value, places, significant digits) if the tree is a decimal as written: 3.14, -0.5, 12.5%, 1.5 * 10^3."""
-    if isinstance(node, Num):
-        return None if node.places is None else (node.value, node.places, node.digits)
-    if isinstance(node, Quantity):
-        return decimal_of(node.value)
-    if not isinstance(node, Call):
-        return None
-    inner = decimal_of(node.args[0])
-    if inner is None:
-        return None
-    value, places, digits = inner
-    if node.op == "neg":
-        return -value, places, digits
-    if node.op == "pct":
-        return value / 100, places + 2, digits
-    if node.op == "*" and isinstance(node.args[1], Call) and node.args[1].op == "^":
-        base, power = node.args[1].args
-        exponent = rational(power)
-        if isinstance(base, Num) and base.value == 10 and exponent is not None and abs(exponent) <= 400:
-            return value * Fraction(10) ** int(exponent), places - int(exponent), digits
+    match node:
+        case Num(value, places, digits):
+            return None if places is None else (value, places, digits)
+        case Quantity(inner, _) | Call("neg" | "pct", (inner,)):
+            if (found := decimal_of(inner)) is None:
+                return None
+            value, places, digits = found
+            if isinstance(node, Quantity):
+                return found
+            return (-value, places, digits) if node.op == "neg" else (value / 100, places + 2, digits)
+        case Call("*", (inner, Call("^", (Num(value=base), power)))) if base == 10:
+            found, exponent = decimal_of(inner), rational(power)
+            if found is not None and exponent is not None and abs(exponent) <= 400:
+                return found[0] * Fraction(10) ** int(exponent), found[1] - int(exponent), found[2]
     return None
 
 
@@ -165,40 +160,39 @@ def _point(symbols: list[str], number: int) -> dict[str, Fraction]:
     return out
 
 
-def _holds_op(node: Node, op: str) -> bool:
-    return (isinstance(node, Call) and node.op == op) or any(_holds_op(child, op) for child in children(node))
-
-
 def _apart(node: Node, joined: frozenset[str]) -> Node:
     """GM as G M, where the other side does not know GM as one name."""
-    if isinstance(node, Call):
-        return Call(node.op, tuple(_apart(arg, joined) for arg in node.args))
     if not isinstance(node, Name) or node.text not in joined:
-        return node
+        return rebuilt(node, lambda part: _apart(part, joined))
     letters: list[Node] = [Name(letter) for letter in node.text]
     return reduce(lambda left, right: Call("*", (left, right)), letters)
+
+
+def _sampled(left: Node, right: Node, numbers: Iterable[int]) -> Iterator[tuple[int, Any, Any, Any]]:
+    """(number, mpmath, left, right) at the points where both have a value."""
+    symbols = sorted(names(left) | names(right))
+    for number in numbers:
+        numeric = Numeric(DIGITS, _point(symbols, number))
+        try:
+            yield number, numeric.mp, numeric.value(left), numeric.value(right)
+        except (Undefined, TooLarge):
+            continue
 
 
 def _equal_functions(gold: Node, answer: Node) -> bool:
     joined = frozenset(n for n in names(gold) ^ names(answer) if len(n) > 1 and n.isalpha() and n.isupper())
     gold, answer = _apart(gold, joined), _apart(answer, joined)
-    symbols = sorted(names(gold) | names(answer))
-    if len(symbols) > 12:
+    if len(names(gold) | names(answer)) > 12:
         raise TooLarge("more than 12 variables")
     complex_written = holds(gold, "i") or holds(answer, "i")
     real = elsewhere = 0
-    whole = any(_holds_op(side, "fact2") for side in (gold, answer))  # n!! means something else between the integers
-    for number in range(POINTS if whole else 0, POINTS + 6):
+    whole = holds_op(gold, "fact2") or holds_op(answer, "fact2")  # n!! means something else between the integers
+    for number, mp, x, y in _sampled(gold, answer, range(POINTS if whole else 0, POINTS + 6)):
         if number >= POINTS and (real >= 3 or elsewhere >= 6):
             break
-        numeric = Numeric(DIGITS, _point(symbols, number))
-        try:
-            x, y = numeric.value(gold), numeric.value(answer)
-        except (Undefined, TooLarge):
-            continue
-        tiny = numeric.mp.mpf(10) ** (-DIGITS + 12) * max(1, abs(x), abs(y))
+        tiny = mp.mpf(10) ** (-DIGITS + 12) * max(1, abs(x), abs(y))
         agree = abs(x - y) <= tiny
-        is_real = abs(numeric.mp.im(x)) <= tiny and abs(numeric.mp.im(y)) <= tiny
+        is_real = abs(mp.im(x)) <= tiny and abs(mp.im(y)) <= tiny
         if not agree and (is_real or complex_written):
             return False
         real += bool(agree and is_real)
@@ -208,21 +202,9 @@ def _equal_functions(gold: Node, answer: Node) -> bool:
 
 def constant_ratio_sign(left: Node, right: Node) -> int | None:
     """The sign of the constant c with left = c * right everywhere, None if there is no such constant."""
-    symbols = sorted(names(left))
-    if symbols != sorted(names(right)) or not symbols or len(symbols) > 12:
+    if names(left) != names(right) or not 0 < len(names(left)) <= 12:
         return None
-    ratios: list[Any] = []
-    for number in range(POINTS):
-        numeric = Numeric(DIGITS, _point(symbols, number))
-        try:
-            x, y = numeric.value(left), numeric.value(right)
-        except (Undefined, TooLarge):
-            continue
-        if y == 0 or abs(numeric.mp.im(x)) + abs(numeric.mp.im(y)) > 0:
-            continue
-        ratios.append(x / y)
-    if len(ratios) < 4 or ratios[0] == 0:
-        return None
-    if any(abs(r / ratios[0] - 1) > 1e-40 for r in ratios[1:]):
+    ratios = [x / y for _, mp, x, y in _sampled(left, right, range(POINTS)) if y != 0 and mp.im(x) == mp.im(y) == 0]
+    if len(ratios) < 4 or ratios[0] == 0 or any(abs(r / ratios[0] - 1) > 1e-40 for r in ratios[1:]):
         return None
     return 1 if ratios[0] > 0 else -1

@@ -50,6 +50,8 @@ _PART = (
 )
 LONGEST_SENTENCE = 500  # characters without its maths spans; of a longer one the end is read
 N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
+_ITEM = re.compile(N)
+_IS_ITEM = re.compile(rf"=\s*{N}")
 _UNDONE = "§"  # the place of arithmetic that is left undone
 _START = r"[^\w\ue000-\uf8ff]*"
 # A total of, an area of; not a third of, at a speed of.
@@ -179,7 +181,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         return items[ord(place) - 0xE000]
 
     def listed(match: re.Match[str]) -> str:
-        parts = [item(place) for place in re.findall(N, match.group())]
+        parts = [item(place) for place in _ITEM.findall(match.group())]
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
@@ -197,7 +199,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     text = _POINT.sub(lambda m: hold(m.group()), text)
     text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
     outside = _ASIDE.sub("", text)
-    text = outside if re.search(N, outside) else text
+    text = outside if _ITEM.search(outside) else text
     text = _SUM.sub("= ", text)
     text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
     text = _LEFT_UNDONE.sub(_UNDONE, text)
@@ -267,9 +269,9 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
     """
     text, items = _marked(numerals(without_denials(sentence)))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
-    counted = [clause for clause in clauses if re.search(N, clause)]
+    counted = [clause for clause in clauses if _ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
-    free = free or [clause for clause in counted if re.search(rf"=\s*{N}", clause) or _RELATIVE.match(clause)]
+    free = free or [clause for clause in counted if _IS_ITEM.search(clause) or _RELATIVE.match(clause)]
     stating = [clause for clause in free if not _ADVERBIAL.match(clause)] or free[-1:]
     if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
         del stating[0]
@@ -282,7 +284,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
             at = found[0]
             if _computed(clause, at, items):
                 return None if DOUBT.search(clause[:at]) else _with_unit(clause, at, items)
-            unsure = [said for said in clauses if said in clauses[clauses.index(clause) :] or not re.search(N, said)]
+            unsure = [said for said in clauses if said in clauses[clauses.index(clause) :] or not _ITEM.search(said)]
             others = [c for said in stating[:place] for c in _candidates(said, items, difference=difference)]
             if any(DOUBT.search(said) for said in unsure) or (others and not _RESULT.search(clause)):
                 return None
@@ -293,7 +295,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
 
 
 def _computed(clause: str, at: int, items: list[Item]) -> bool:
-    return items[ord(clause[at]) - 0xE000].computed or re.search(r"[=≈]\s*[$(]*$", clause[:at]) is not None
+    return items[ord(clause[at]) - 0xE000].computed or clause[:at].rstrip(" $(").endswith(("=", "≈"))
 
 
 def _with_unit(clause: str, at: int, items: list[Item]) -> str:
@@ -304,7 +306,7 @@ def _with_unit(clause: str, at: int, items: list[Item]) -> str:
 
 def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int]:
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
-    places = [match.start() for match in re.finditer(N, clause)]
+    places = [match.start() for match in _ITEM.finditer(clause)]
     free: list[int] = []
     behind_is: list[int] = []
     taken: list[int] = []

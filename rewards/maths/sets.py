@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import reduce
 from typing import Any
 
 from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Relation
@@ -115,41 +116,22 @@ def _variable(node: Node) -> str:
     return node.text if isinstance(node, Name) and node.text not in CONSTANTS else ""
 
 
-def _mirrored(node: Relation) -> Relation:
-    """-x > -1 as x < 1."""
-    if len(node.sides) == 2 and node.ops[0] in _FLIP:
-        minus = [isinstance(side, Call) and side.op == "neg" and _variable(side.args[0]) != "" for side in node.sides]
-        if any(minus):
-            left, right = (
-                side.args[0] if isinstance(side, Call) and side.op == "neg" else Call("neg", (side,))
-                for side in node.sides
-            )
-            return Relation((left, right), (_FLIP[node.ops[0]],))
-    return node
-
-
 def _from_relation(node: Relation, heavy: bool) -> RealSet | None:
     """x < 3, 3 > x, 1 < x <= 2, x != 2, x in S. None if it is not solved for one variable."""
     if node.ops == ("in",):
         name, inner = _variable(node.sides[0]), real_set(node.sides[1], heavy=heavy)
         return RealSet(inner.intervals, name) if name and inner is not None and not inner.name else None
-    sides, ops = node.sides, node.ops
-    if len(sides) == 3 and _variable(sides[1]) and all(op in ("<", "<=", ">", ">=") for op in ops):
-        if (ops[0][0] == "<") != (ops[1][0] == "<"):
-            return None
-        first = RealSet(_ray(sides[1], _FLIP[ops[0]], sides[0], heavy), _variable(sides[1]))
-        second = _ray(sides[1], ops[1], sides[2], heavy)
-        return RealSet(_intersection(first.intervals, second), first.name)
-    if len(sides) != 2 or ops[0] not in _FLIP:
+    ways = {op[0] for op in node.ops}
+    if not set(node.ops) <= set(_FLIP) or len(node.ops) > 2 or (len(node.ops) == 2 and ways not in ({"<"}, {">"})):
         return None
-    for side, op, bound in ((sides[0], ops[0], sides[1]), (sides[1], _FLIP[ops[0]], sides[0])):
-        if isinstance(side, Call) and side.op == "abs" and not names(bound):
-            return _absolute(side.args[0], op, rational(bound))
-    if _variable(sides[0]) and not names(sides[1]):
-        return RealSet(_ray(sides[0], ops[0], sides[1], heavy), _variable(sides[0]))
-    if _variable(sides[1]) and not names(sides[0]):
-        return RealSet(_ray(sides[1], _FLIP[ops[0]], sides[0], heavy), _variable(sides[1]))
-    return None
+    found = []
+    for left, op, right in zip(node.sides, node.ops, node.sides[1:]):
+        ray = None if names(right) else _ray(left, op, right, heavy)
+        found.append(ray or (None if names(left) else _ray(right, _FLIP[op], left, heavy)))
+    known = [ray for ray in found if ray is not None]
+    if len(known) < len(found) or len({ray.name for ray in known}) != 1:
+        return None
+    return RealSet(reduce(_intersection, (ray.intervals for ray in known)), known[0].name)
 
 
 def _absolute(inner: Node, op: str, bound: Fraction | None) -> RealSet | None:
@@ -171,14 +153,21 @@ def _absolute(inner: Node, op: str, bound: Fraction | None) -> RealSet | None:
     return RealSet(inside if op in ("<", "<=") else _complement(inside), name)
 
 
-def _ray(_: Node, op: str, bound: Node, heavy: bool) -> tuple[Interval, ...]:
+def _ray(side: Node, op: str, bound: Node, heavy: bool) -> RealSet | None:
+    """x < 3, -x < 3 and |2 x + 1| < 3 as sets; None for another left side."""
+    match side:
+        case Call("abs", (inner,)):
+            return _absolute(inner, op, rational(bound))
+        case Call("neg", (inner,)) if _variable(inner):
+            return _ray(inner, _FLIP[op], Call("neg", (bound,)), heavy)
+    if not (name := _variable(side)):
+        return None
     end = _end(bound, heavy)
-    if op in ("<", "<="):
-        return _interval(-_INF, True, end, op == "<")
-    if op in (">", ">="):
-        return _interval(end, op == ">", _INF, True)
-    point = _interval(end, False, end, False)
-    return point if op == "=" else _complement(point)
+    if op in ("=", "!="):
+        point = _interval(end, False, end, False)
+        return RealSet(point if op == "=" else _complement(point), name)
+    below = op[0] == "<"
+    return RealSet(_interval(-_INF if below else end, op == ">", end if below else _INF, op == "<"), name)
 
 
 def real_set(node: Node, *, heavy: bool) -> RealSet | None:
@@ -187,12 +176,6 @@ def real_set(node: Node, *, heavy: bool) -> RealSet | None:
     Raises NeedsWorker if `heavy` is False and an end is irrational.
     """
     if isinstance(node, Relation):
-        node = _mirrored(node)
-        absolute = any(isinstance(s, Call) and s.op == "abs" for s in node.sides)
-        if not absolute and any(
-            names(s) and not _variable(s) and op != "in" for s, op in zip(node.sides, (*node.ops, ""))
-        ):
-            return None
         return _from_relation(node, heavy)
     if isinstance(node, Name):
         return RealSet(((-_INF, True, _INF, True),)) if node.text == "bbR" else None
@@ -232,7 +215,4 @@ def _from_many(node: Many, heavy: bool) -> RealSet | None:
     union = _union([interval for part in known for interval in part.intervals])
     if node.joint == "or" or not known[0].name:
         return RealSet(union, known[0].name)
-    both = known[0].intervals
-    for part in known[1:]:
-        both = _intersection(both, part.intervals)
-    return RealSet(both or union, known[0].name)
+    return RealSet(reduce(_intersection, (part.intervals for part in known)) or union, known[0].name)

@@ -4,59 +4,24 @@ from __future__ import annotations
 
 import re
 
-_SPELLINGS = {
-    "cm": "centimeter centimeters centimetre centimetres cms",
-    "mm": "millimeter millimeters millimetre millimetres",
-    "m": "meter meters metre metres",
-    "km": "kilometer kilometers kilometre kilometres kms",
-    "in": "inch inches",
-    "ft": "foot feet",
-    "yd": "yard yards yds",
-    "mi": "mile miles",
-    "g": "gram grams",
-    "kg": "kilogram kilograms kgs",
-    "mg": "milligram milligrams",
-    "lb": "pound pounds lbs",
-    "oz": "ounce ounces",
-    "ton": "tons tonne tonnes",
-    "s": "second seconds sec secs",
-    "min": "minute minutes mins",
-    "h": "hour hours hr hrs",
-    "day": "days",
-    "week": "weeks",
-    "month": "months",
-    "year": "years yr yrs",
-    "L": "liter liters litre litres l",
-    "mL": "milliliter milliliters millilitre millilitres ml",
-    "deg": "degree degrees °",
-    "rad": "radian radians",
-    "usd": "dollar dollars usd USD",
-    "cent": "cents ¢",
-    "eur": "euro euros € EUR",
-    "gbp": "GBP",
-    "yen": "",
-    "inr": "rupee rupees INR",
-    "won": "",
-    "rub": "ruble rubles",
-    "unit": "units u",
-    "mph": "",
-    "kph": "kmh",
-    "gal": "gallon gallons",
-    "qt": "quart quarts",
-    "pt": "pint pints",
-    "acre": "acres",
-    "hz": "hertz",
-    "n": "newton newtons",
-    "j": "joule joules",
-    "w": "watt watts",
-    "v": "volt volts",
-    "mol": "mole moles",
-    "pa": "pascal pascals",
-    "k": "kelvin",
-    "am": "a.m. a.m am",
-    "pm": "p.m. p.m pm",
-}
-UNITS = {name: unit for unit, names in _SPELLINGS.items() for name in (unit, *names.split())}
+# unit, its name, other spellings; plurals and British spellings of the name are made.
+_SPELLINGS = """
+    cm centimeter cms; mm millimeter; m meter; km kilometer kms; in inch inches; ft foot feet; yd yard yds; mi mile;
+    g gram; kg kilogram kgs; mg milligram; lb pound lbs; oz ounce; ton tonne tons; s second sec secs; min minute mins;
+    h hour hr hrs; day; week; month; year yr yrs; L liter l; mL milliliter ml; deg degree °; rad radian;
+    usd dollar USD; cent ¢; eur euro € EUR; gbp GBP; yen; inr rupee INR; won; rub ruble; unit u; mph; kph kmh; gal gallon;
+    qt quart; pt pint; acre; hz hertz; n newton; j joule; w watt; v volt; mol mole; pa pascal; k kelvin; am a.m. a.m;
+    pm p.m. p.m
+"""
+
+
+def _spelled(unit: str, *others: str) -> list[str]:
+    name = others[0] if others and len(others[0]) > 3 else unit
+    full = [name, name.replace("liter", "litre").replace("meter", "metre")]
+    return [unit, *others, *full, *(f"{one}s" for one in full if len(one) > 2)]
+
+
+UNITS = {name: names[0] for names in map(str.split, _SPELLINGS.split(";")) for name in _spelled(*names)}
 
 # Closed word classes that change what a number says; a phrase with one of them is not a unit.
 _STOP_WORDS = """

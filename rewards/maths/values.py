@@ -9,7 +9,8 @@ process.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import operator
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -49,20 +50,35 @@ def names(node: Node) -> frozenset[str]:
     return frozenset().union(*(names(child) for child in children(node))) if children(node) else frozenset()
 
 
+def rebuilt(node: Node, change: Callable[[Node], Node]) -> Node:
+    """The tree with `change` of its direct parts; ratios, matrices and leaves stay as they are."""
+    if isinstance(node, Call):
+        return Call(node.op, tuple(map(change, node.args)))
+    if isinstance(node, Relation):
+        return Relation(tuple(map(change, node.sides)), node.ops)
+    if isinstance(node, Group):
+        return Group(node.kind, tuple(map(change, node.items)))
+    return Quantity(change(node.value), node.unit) if isinstance(node, Quantity) else node
+
+
 def substitute(node: Node, name: str, value: Node) -> Node:
     """The tree with `value` in place of a variable."""
-    if isinstance(node, Name):
-        return value if node.text == name else node
-    if isinstance(node, Call):
-        return Call(node.op, tuple(substitute(arg, name, value) for arg in node.args))
-    if isinstance(node, Relation):
-        return Relation(tuple(substitute(side, name, value) for side in node.sides), node.ops)
-    return node
+    return value if node == Name(name) else rebuilt(node, lambda part: substitute(part, name, value))
+
+
+def some(node: Node, test: Callable[[Node], bool]) -> bool:
+    """Whether the tree or any part of it passes the test."""
+    return test(node) or any(some(part, test) for part in children(node))
 
 
 def holds(node: Node, name: str) -> bool:
     """Whether a constant or variable occurs in the tree."""
-    return (isinstance(node, Name) and node.text == name) or any(holds(child, name) for child in children(node))
+    return some(node, lambda part: part == Name(name))
+
+
+def holds_op(node: Node, *ops: str) -> bool:
+    """Whether one of the operations occurs in the tree."""
+    return some(node, lambda part: isinstance(part, Call) and part.op in ops)
 
 
 def _bits(value: Fraction) -> int:
@@ -138,60 +154,64 @@ def rational(node: Node) -> Fraction | None:
     return _apply(node.op, values)
 
 
+def _factorial(n: int, step: int = 1) -> int:
+    if n < 0:
+        raise Undefined("the factorial of a negative number")
+    return math.factorial(n) if step == 1 else math.prod(range(n, 0, -step))
+
+
+def _quotient(top: Fraction, bottom: Fraction) -> Fraction:
+    if bottom == 0:
+        raise Undefined("division by zero")
+    return _small(top / bottom)
+
+
+def _remainder(a: int, m: int) -> int:
+    if m <= 0:
+        raise Undefined("a modulus that is not positive")
+    return a % m
+
+
+def _choices(n: int, k: int) -> int:
+    if n < 0 or k < 0:
+        raise Undefined("a binomial of negative numbers")
+    return math.comb(n, k)
+
+
+_ARITHMETIC: dict[str, Callable[..., Fraction | None]] = {
+    "+": lambda a, b: _small(a + b), "mixed": lambda a, b: _small(a + b), "neg": lambda a: -a, "pct": lambda a: a / 100,
+    "*": lambda a, b: _small(a * b), "/": _quotient, "^": lambda a, b: _power(a, b), "sqrt": lambda a: _exact_root(a, 2),
+    "root": lambda a, n: _exact_root(a, *_integers([n], 1000)), "abs": abs, "max": lambda *v: max(v),
+    "min": lambda *v: min(v),
+}  # fmt: skip
+# op -> (the function, the largest argument)
+_OF_INTEGERS: dict[str, tuple[Callable[..., int], int]] = {
+    "fact": (_factorial, 3000), "fact2": (lambda n: _factorial(n, 2), 3000), "binom": (_choices, 5000),
+    "gcd": (math.gcd, 10**300), "lcm": (math.lcm, 10**300), "mod": (_remainder, 10**300),
+}  # fmt: skip
+
+
 def _apply(op: str, v: list[Fraction]) -> Fraction | None:
-    if op in ("+", "mixed"):
-        return _small(v[0] + v[1])
-    if op == "neg":
-        return -v[0]
-    if op == "*":
-        return _small(v[0] * v[1])
-    if op == "/":
-        if v[1] == 0:
-            raise Undefined("division by zero")
-        return _small(v[0] / v[1])
-    if op == "^":
-        return _power(v[0], v[1])
-    if op == "pct":
-        return v[0] / 100
-    if op == "fact":
-        (n,) = _integers(v, 3000)
-        if n < 0:
-            raise Undefined("the factorial of a negative number")
-        return Fraction(math.factorial(n))
-    if op == "fact2":
-        (n,) = _integers(v, 3000)
-        if n < 0:
-            raise Undefined("the double factorial of a negative number")
-        return Fraction(math.prod(range(n, 0, -2)))
-    if op == "binom":
-        n, k = _integers(v, 5000)
-        if n < 0 or k < 0:
-            raise Undefined("a binomial of negative numbers")
-        return Fraction(math.comb(n, k))
-    if op == "sqrt":
-        return _exact_root(v[0], 2)
-    if op == "root":
-        return _exact_root(v[0], *_integers(v[1:], 1000))
-    if op in ("abs", "floor", "ceil"):
-        return abs(v[0]) if op == "abs" else Fraction(math.floor(v[0]) if op == "floor" else math.ceil(v[0]))
-    if op in ("gcd", "lcm"):
-        return Fraction((math.gcd if op == "gcd" else math.lcm)(*_integers(v, 10**300)))
-    if op in ("max", "min"):
-        return max(v) if op == "max" else min(v)
-    if op == "mod":
-        a, m = _integers(v, 10**300)
-        if m <= 0:
-            raise Undefined("a modulus that is not positive")
-        return Fraction(a % m)
-    return None
+    if op in _OF_INTEGERS:
+        function, most = _OF_INTEGERS[op]
+        return Fraction(function(*_integers(v, most)))
+    if op in ("floor", "ceil"):
+        return Fraction(math.floor(v[0]) if op == "floor" else math.ceil(v[0]))
+    return _ARITHMETIC[op](*v) if op in _ARITHMETIC else None
 
 
-_PLAIN = {
+_SIMPLE: dict[str, Callable[..., Any]] = {
+    "+": operator.add, "mixed": operator.add, "neg": operator.neg, "*": operator.mul, "/": operator.truediv,
+    "pct": lambda a: a / 100, "abs": abs,
+}  # fmt: skip
+_NUMERIC = {  # op -> mpmath's name
     "sin": "sin", "cos": "cos", "tan": "tan", "cot": "cot", "sec": "sec", "csc": "csc", "sinh": "sinh", "cosh": "cosh",
     "tanh": "tanh", "coth": "coth", "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot",
     "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh", "arccosh": "acosh", "arctanh": "atanh", "ln": "log",
-    "exp": "exp",
+    "exp": "exp", "sqrt": "sqrt", "floor": "floor", "ceil": "ceil", "fact": "factorial", "fact2": "fac2",
+    "binom": "binomial",
 }  # fmt: skip
+_UNBOUNDED = frozenset(("ln", "arctan", "arccot", "sqrt", "floor", "ceil"))
 _LARGEST = 10**7  # of the argument of an exponential or a periodic function
 
 
@@ -248,51 +268,26 @@ class Numeric:
 
     def _call(self, op: str, v: list[Any]) -> Any:
         mp = self.mp
-        if op in ("+", "mixed"):
-            return v[0] + v[1]
-        if op == "neg":
-            return -v[0]
-        if op == "*":
-            return v[0] * v[1]
-        if op == "/":
-            return v[0] / v[1]
+        if op in _SIMPLE:
+            return _SIMPLE[op](*v)
         if op == "^":
             return self._power(v[0], v[1])
-        if op == "sqrt":
-            return mp.sqrt(v[0])
-        if op == "root":
-            if mp.im(v[0]) == 0 and mp.re(v[0]) < 0 and v[1] == int(mp.re(v[1])) and int(mp.re(v[1])) % 2:
-                return -mp.power(-v[0], 1 / v[1])
-            return mp.power(v[0], 1 / v[1])
-        if op == "pct":
-            return v[0] / 100
+        if op in ("root", "cbrt"):
+            degree = v[1] if op == "root" else mp.mpf(3)
+            if mp.im(v[0]) == 0 and mp.re(v[0]) < 0 and degree == int(mp.re(degree)) and int(mp.re(degree)) % 2:
+                return -mp.power(-v[0], 1 / degree)
+            return mp.power(v[0], 1 / degree)
         if op == "deg":
             return v[0] * mp.pi / 180
-        if op in ("abs", "floor", "ceil"):
-            return {"abs": abs, "floor": mp.floor, "ceil": mp.ceil}[op](v[0])
         if op == "log":
             return mp.log(v[0]) / mp.log(v[1] if len(v) > 1 else 10)
-        if op == "cbrt":
-            return self._call("root", [v[0], mp.mpf(3)])
-        if op == "fact":
-            if abs(v[0]) > 3000:
-                raise TooLarge("a factorial")
-            return mp.gamma(v[0] + 1)
-        if op == "fact2":
-            if abs(v[0]) > 3000:
-                raise TooLarge("a double factorial")
-            return mp.fac2(v[0])
-        if op == "binom":
-            if any(abs(x) > 3000 for x in v):
-                raise TooLarge("a binomial")
-            return mp.binomial(v[0], v[1])
         if op in ("max", "min"):
             return max(v, key=mp.re) if op == "max" else min(v, key=mp.re)
-        if op in _PLAIN:
-            if abs(v[0]) > _LARGEST and op not in ("ln", "arctan", "arccot"):
-                raise TooLarge(f"{op} of a huge number")
-            return getattr(mp, _PLAIN[op])(v[0])
-        raise Undefined(op)
+        if op not in _NUMERIC:
+            raise Undefined(op)
+        if any(abs(x) > (3000 if op in ("fact", "fact2", "binom") else _LARGEST) for x in v) and op not in _UNBOUNDED:
+            raise TooLarge(f"{op} of a huge number")
+        return getattr(mp, _NUMERIC[op])(*v)
 
     def _power(self, base: Any, exponent: Any) -> Any:
         if base == 0:
