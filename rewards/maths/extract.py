@@ -116,6 +116,7 @@ _PREDICATE_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
+_NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
 _ONE_LINE_BLOCK = re.compile(
     r"```(?:latex|tex|text|math|plaintext|md|json|output)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```"
@@ -232,7 +233,7 @@ def _after_marker(rest: str, difference: bool) -> Extracted:
     if _stands_alone(line) or _CHOICE.match(line):
         spans = spans_of(line)
         return Extracted(spans[0][2].strip() if spans and spans[0][:2] == (0, len(line)) else line, "answer phrase")
-    return Extracted(stated(f"is {sentence}", difference=difference), "answer sentence")
+    return Extracted(stated(f"is {_in_digits(sentence)}", difference=difference), "answer sentence")
 
 
 def _sentences(text: str) -> list[str]:
@@ -242,15 +243,18 @@ def _sentences(text: str) -> list[str]:
     return [text[start:end].strip() for start, end in pairwise([0, *cuts, len(text)])]
 
 
+def _in_digits(text: str) -> str:
+    """The text with every number in words as a numeral."""
+    return _NUMBER_WORD.sub(lambda match: str(spoken_value(match.group())), numerals(text))
+
+
 def _from_last_sentence(text: str, difference: bool) -> Extracted:
     """What the last sentence with a number or an expression states."""
     sentences = _sentences(text)
     said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
     if not said_in:
-        in_digits = re.sub(
-            rf"\b{ONE_WORD}\b(?=[ .!]|$)", lambda m: str(spoken_value(m.group())), numerals(text), flags=re.IGNORECASE
-        )
-        return _from_last_sentence(in_digits, difference) if in_digits != text else Extracted(None, "no answer found")
+        digits = _in_digits(text)
+        return _from_last_sentence(digits, difference) if digits != text else Extracted(None, "no answer found")
     place = next((i for i in reversed(said_in) if not _ASIDE_SENTENCE.match(sentences[i])), said_in[-1])
     said = sentences[place]
     if said.endswith("?"):
@@ -273,8 +277,8 @@ def _stands_alone(whole: str) -> bool:
         return spans[0][1] - spans[0][0] >= len(whole.rstrip("."))
     if len(re.findall(r"\$\d", whole)) > 1:
         return False
-    prose = re.sub(r"\\[a-zA-Z]+", "", whole)
-    if re.search(rf"\d|\b{ONE_WORD}\b", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
+    prose = _in_digits(re.sub(r"\\[a-zA-Z]+", "", whole))
+    if re.search(r"\d", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
         return False
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}:?\s+\d", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6

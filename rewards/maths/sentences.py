@@ -26,17 +26,22 @@ NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
     rf"(?:[€£¢]|((?:{_UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
-# Words by which a sentence does not commit to what it names, wherever they stand in it.
-DOUBT = re.compile(
-    r"\b(?:none|neither|nor|except|wrong|incorrect|mistake|misprint|maybe|perhaps|possibly|might|could|either|otherwise"
-    r"|one would|would\b.*\bif|if [^,]*\bwere|would be (?:wrong|the answer)|suppos\w+|assum\w+|contradict\w+|guess\w*"
-    r"|estimat\w+|unless|unsure|doubt(?:s|ed|ful)?|a candidate|hints?|hinted|claims?|claimed|rumou?r\w*|said|says|told"
-    r"|too (?:big|large|small|high|low|many|few|much|little)|fails?|impossible|out of time|probably|likely|at first"
-    r"|first (?:idea|guess|thought)|for (?:example|instance)|one possib\w+|seems?|appears?|depending"
-    r"|whether|tempt\w*|mention\w*|expects?|suggests?|rule[sd]? out|let['’]s say|(?:upper|lower) bound"
-    r"|not (?:the )?(?:correct|right|true))\b",
-    re.IGNORECASE,
-)
+# Words by which a sentence does not commit to what it names.
+_DOUBTS = """
+    none|neither|nor|except|far from|nowhere near|wrong|incorrect|mistake|mistaken|misprint|typo|invalid|absurd
+    not (?:the )?(?:correct|right|true)|unlikely|doubt(?:s|ed|ful)?|dubious|questionable|uncertain|unclear|unsure|maybe
+    perhaps|possibly|probably|likely|presumabl[ey]|supposedly|allegedly|apparently|reportedly|tentative\\w*
+    hypothetical\\w*|may (?:be|well)|might|could|one would|would be (?:wrong|the answer)|would\\b.*\\bif
+    if [^,]*\\bwere|either|otherwise|unless
+    provided|in case|as (?:if|though)|what if|whether|depending|for (?:example|instance)|one possib\\w+|a candidate
+    suppos\\w+|assum\\w+|presum\\w+|imagine|pretend|let['’]s say|say (?:it|there|we|s?he)|guess\\w*|estimat\\w+
+    conjectur\\w+|speculat\\w+|suspect\\w*|hunch|intuition|inclined|tempt\\w*|leaning|seems?|appears?|suggests?|expects?|mention\\w*
+    hints?|hinted|claims?|claimed|rumou?r\\w*|(?:said|says)(?! (?:yes|no)\\b)|(?<!all )told|at first
+    first (?:idea|guess|thought)
+    too (?:big|large|small|high|low|many|few|much|little)|(?:upper|lower) bound|impossible|out of (?:time|the question)
+    contradict\\w*|violat\\w+|fails?|exclud\\w+|eliminat\\w+|discard\\w*|dismiss\\w*|reject\\w*|refut\\w+|rule[sd]? out
+"""
+DOUBT = re.compile(rf"\b(?:{'|'.join(_DOUBTS.replace('    ', '').split(chr(10))[1:-1])})\b", re.IGNORECASE)
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
 _CITED = (
     r"theorem|lemma|proposition|corollary|definition|axiom|equation|eq|problem|exercise|example|question|figure|fig"
@@ -67,8 +72,8 @@ _STATES = re.compile(
     r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
     r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down)"
-    r"(?: up| down| out)? to"
-    rf"|(?:comes?|came) out (?:as|at)|total(?:s|ed)?|has|had)|{_OF_A_MEASURE})"
+    r"(?: up| down| out)? to|(?:comes?|came) out (?:as|at)"
+    rf"|total(?:s|ed)?|has|had|costs?|takes?|took|pays?|weighs?|earns?|holds?|contains?)|{_OF_A_MEASURE})"
     r"(?: (?:us|her|him|them|you|me|now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to"
     r"|a total of))*\s*[$(]*$",
     re.IGNORECASE,
@@ -78,7 +83,7 @@ _PREPOSITION = (
     r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
     r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
 )
-_TAKEN = re.compile(rf"\b{_PREPOSITION}(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
+_TAKEN = re.compile(rf"\b{_PREPOSITION}(?: \w+ing)?(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
 _BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
 _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 # What directly before a number makes it a bound, an operand or a part of a name.
@@ -96,7 +101,7 @@ _CONDITION = re.compile(
 )
 _BEHIND = re.compile(  # an operand or a part of a name
     rf"^\W{{0,2}}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷{_UNDONE}]\s*(?:{N}|\w)|[x×]\s*{N}"
-    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|to|by|plus|minus|divided|multiplied|modulo|mod)\b"
+    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
     r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
     re.IGNORECASE,
 )
@@ -267,7 +272,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    text, items = _marked(numerals(without_denials(sentence)))
+    text, items = _marked(numerals(without_denials(re.sub("(?i)anything but", "never", sentence))))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
     counted = [clause for clause in clauses if _ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
@@ -283,10 +288,16 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
         if found:
             at = found[0]
             if _computed(clause, at, items):
-                return None if DOUBT.search(clause[:at]) else _with_unit(clause, at, items)
-            unsure = [said for said in clauses if said in clauses[clauses.index(clause) :] or not _ITEM.search(said)]
+                unsure = DOUBT.search(_ITEM.split(clause[:at])[-1])
+                return None if unsure else _with_unit(clause, at, items)
+            free = [
+                said
+                for said in clauses
+                if not (_ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
+            ]
+            doubted = any(map(DOUBT.search, (*clauses[clauses.index(clause) :], *free)))
             others = [c for said in stating[:place] for c in _candidates(said, items, difference=difference)]
-            if any(DOUBT.search(said) for said in unsure) or (others and not _RESULT.search(clause)):
+            if doubted or (others and not _RESULT.search(clause)):
                 return None
             return _with_unit(clause, at, items)
         if _CONCLUDES.match(clause):
