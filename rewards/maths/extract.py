@@ -226,11 +226,14 @@ def _after_marker(rest: str, difference: bool) -> Extracted:
         sentence = sentence[lead.end() :]
     if sentence.count("}") > sentence.count("{"):  # of a JSON object around the answer
         sentence = sentence.rstrip('} "')
+    spans = spans_of(sentence)
+    if spans and spans[0][0] == 0 and spans[0][1] >= len(sentence.rstrip(" .")):
+        return Extracted(spans[0][2].strip(), "answer phrase")
     line = TAIL.sub("", re.sub(r"(?<=\d) times\W*$", "", sentence))
     if re.search(r"\b(?:otherwise|unless|depending|maybe)\b", sentence[len(line) :]):
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
-    if _stands_alone(line) or _CHOICE.match(line):
+    if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):
         spans = spans_of(line)
         return Extracted(spans[0][2].strip() if spans and spans[0][:2] == (0, len(line)) else line, "answer phrase")
     return Extracted(stated(f"is {_in_digits(sentence)}", difference=difference), "answer sentence")
