@@ -192,8 +192,8 @@ def rows(name):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-# Their tests call a helper of the prompt. A row hands it over as `setup` (tests/eval/test_gold_code.py); without it the program's
-# own would be called, and the tests refuse to trust that.
+# Their tests call a helper of the prompt. A row hands it over as `setup` (tests/eval/test_gold_code.py); without it the
+# program's own would be called, and the tests refuse to trust that.
 HELPED = ["HumanEval/32", "HumanEval/38", "HumanEval/50"]
 
 
