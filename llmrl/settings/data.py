@@ -191,10 +191,13 @@ def shares(count: int, weights: Sequence[float]) -> list[int]:
     >>> shares(8, [3, 1]), [shares(count, [1, 1, 1]) for count in (1, 2, 3)]
     ([6, 2], [[0, 1, 0], [1, 1, 0], [1, 1, 1]])
     """
-    left, weight, found = count, sum(map(Fraction, weights)), []
-    for own in map(Fraction, weights):
-        found.append(math.floor(left * own / weight + Fraction(1, 2)))
-        left, weight = left - found[-1], weight - own
+    left, weight, found = count, sum(map(Fraction, weights)), [0] * len(weights)
+    for place in sorted(
+        range(len(weights)), key=lambda place: -weights[place]
+    ):  # what rounding leaves is spread over few
+        own = Fraction(weights[place])
+        found[place] = math.floor(left * own / weight + Fraction(1, 2))
+        left, weight = left - found[place], weight - own
     return found
 
 
