@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from llmrl.errors import EvalError
+
 if TYPE_CHECKING:
     from llmrl.eval.agents import AgentOptions
     from llmrl.eval.scorers import ScorerSpec
@@ -80,27 +82,15 @@ def run(
     if context.invoked_subcommand is not None:
         return
     with _errors():
-        from llmrl.errors import EvalError
-        from llmrl.eval.environments import find_environment
-        from llmrl.eval.models import find_models
-        from llmrl.eval.tasks import find_task
-
-        if not model:
-            raise EvalError("no model; give --model with a folder, a hub id, a catalog name or a run")
-        names = [name.strip() for name in tasks.split(",") if name.strip()]
-        # Mistakes in names are told before torch is imported.
-        _ = [find_models(text, checkpoints=checkpoints) for text in model], list(map(find_task, names))
+        names = _checked(model or [], tasks, env or [], checkpoints)
         if env:
-            if tasks:
-                raise EvalError("--env and --tasks are two evaluations; run them one after the other")
-            _ = [find_environment(text) for text in env]
             from llmrl.eval.agents import AgentOptions
 
             played = AgentOptions(
                 levels=levels, samples=samples or 1, seed=seed, temperature=temperature or 0.0,
                 max_tokens=max_tokens or 128, max_length=max_length, engine=engine, dtype=dtype,
             )  # fmt: skip
-            _agents(model, env, out or Path("evals") / "agents", played, checkpoints)
+            _agents(model or [], env, out or Path("evals") / "agents", played, checkpoints)
             return
         if engine == "native":
             raise EvalError("--engine native plays environments; give --env, or --engine vllm or hf")
@@ -117,9 +107,29 @@ def run(
         )  # fmt: skip
         with _progress() as progress:
             done = evaluate_all(
-                model, names, out=out, options=options, checkpoints=checkpoints, progress=progress, say=_say
+                model or [], names, out=out, options=options, checkpoints=checkpoints, progress=progress, say=_say
             )
         _show(done)
+
+
+def _checked(model: list[str], tasks: str, env: list[str], checkpoints: str | None) -> list[str]:
+    """The names of the tasks. Mistakes in names are told here, before torch is imported."""
+    from llmrl.eval.environments import find_environment
+    from llmrl.eval.models import find_models
+    from llmrl.eval.tasks import find_task
+
+    names = [name.strip() for name in tasks.split(",") if name.strip()]
+    if not model:
+        raise EvalError("no model; give --model with a folder, a hub id, a catalog name or a run")
+    for text in model:
+        find_models(text, checkpoints=checkpoints)
+    for name in names:
+        find_task(name)
+    for text in env:
+        find_environment(text)
+    if env and names:
+        raise EvalError("--env and --tasks are two evaluations; run them one after the other")
+    return names
 
 
 def _agents(model: list[str], env: list[str], out: Path, options: AgentOptions, checkpoints: str | None) -> None:
@@ -229,7 +239,6 @@ def _say(message: str) -> None:
 
 
 def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
-    from llmrl.errors import EvalError
     from llmrl.eval.scorers import ScorerSpec
 
     if len(arguments) > len(paths):
@@ -244,8 +253,6 @@ def _scorers(paths: list[str], arguments: list[str]) -> tuple[ScorerSpec, ...]:
 
 def _arguments(option: str, text: str) -> dict[str, Any]:
     import yaml
-
-    from llmrl.errors import EvalError
 
     try:
         content = yaml.safe_load(text)

@@ -182,7 +182,7 @@ def stream(engine: RolloutEngine, requests: Sequence[Request]) -> Iterable[tuple
     """The engine's own stream; of one that has none, batch after batch."""
     own = getattr(engine, "stream", None)
     if own is not None:
-        return own(requests)  # type: ignore[no-any-return]
+        return own(requests)
     return _batches(engine, requests)
 
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, get_type_hints, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, get_type_hints, runtime_checkable
 
 from llmrl.later import torch
 
@@ -259,6 +259,8 @@ class Needs:
 
 class Algorithm(Protocol):
     """A method: a frozen dataclass whose fields are its hyper-parameters and its config schema."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
 
     @property
     def needs(self) -> Needs: ...

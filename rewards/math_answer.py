@@ -160,7 +160,7 @@ def _within(answer: str, gold: str, tolerance: float) -> bool:
     numbers = [value for side in pairs for value in side]
     if len(pairs[0]) != len(pairs[1]) or None in numbers:
         return False
-    return all(abs(x - y) <= tolerance for x, y in zip(*pairs))  # type: ignore[operator]
+    return all(abs(x - y) <= tolerance for x, y in zip(*pairs))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,8 +75,8 @@ def _packages() -> list[Finding]:
 
 def _tested_versions() -> dict[str, str]:
     file = Path(__file__).parents[1] / "launch" / "constraints.txt"
-    pairs = (line.strip().split("==") for line in file.read_text().splitlines() if "==" in line and line[0] != "#")
-    return dict(pairs)  # type: ignore[arg-type]
+    pairs = (line.strip().partition("==") for line in file.read_text().splitlines() if line[:1] != "#")
+    return {name: version for name, equals, version in pairs if equals}
 
 
 def _engine() -> list[Finding]:

@@ -69,7 +69,7 @@ def write_folder(run: Path, policy: Path, folder: Path, *, adapter: bool) -> Non
 def _pushed(folder: Path, repo: str, *, public: bool) -> str:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import httpx
+    from huggingface_hub.utils import httpx  # the one that it uses: httpx or httpx2, by version
 
     from llmrl.errors import StorageError
 

@@ -137,7 +137,7 @@ def _data(recipe: Recipe) -> tuple[list[tuple[str, str]], int | None, list[str]]
 
 def _settings(algo: Algorithm) -> str:
     """The hyper-parameters, those that are off left out."""
-    values = {field.name: getattr(algo, field.name) for field in fields(algo)}  # type: ignore[arg-type]
+    values = {field.name: getattr(algo, field.name) for field in fields(algo)}
     return ", ".join(f"{name}={value}" for name, value in values.items() if value not in (None, 0.0))
 
 

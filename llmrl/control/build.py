@@ -48,7 +48,7 @@ def knobs_of(recipe: Recipe, algo: Algorithm) -> list[Knob]:
 def _knob(name: str, recipe: Recipe, algo: Algorithm) -> Knob:
     assert recipe.controller is not None
     where, title, limits = f"controller.knobs.{name}", recipe.algo["name"], recipe.controller.knobs[name]
-    own = {item.name: getattr(algo, item.name) for item in fields(algo)}  # type: ignore[arg-type]
+    own = {item.name: getattr(algo, item.name) for item in fields(algo)}
     values = own | {"lr": recipe.train.lr, "temperature": recipe.rollout.temperature}
     if name in values and not isinstance(values[name], float):
         raise ConfigError(
@@ -63,7 +63,7 @@ def _knob(name: str, recipe: Recipe, algo: Algorithm) -> Knob:
         if name not in own and end <= 0:
             raise ConfigError(f"{where}: {name}={end} makes no step; keep its range above 0")
         try:
-            there = replace(algo, **{name: end}) if name in own else algo  # type: ignore[type-var]
+            there = replace(algo, **{name: end}) if name in own else algo
         except ValueError as error:
             raise ConfigError(f"{where}: {error}") from error
         if there.needs != algo.needs:
@@ -92,7 +92,7 @@ def make_controller(recipe: Recipe, algo: Algorithm) -> Controller:
     if section.name == "adaptive_kl":
         from llmrl.control.adaptive_kl import AdaptiveKL
 
-        return built(AdaptiveKL, section.args, coef=algo.kl_coef)  # type: ignore[attr-defined]
+        return built(AdaptiveKL, section.args, coef=getattr(algo, "kl_coef", 0.0))
     from llmrl.control.pacing import PAID, Paced
 
     seen = section.observes or [PROGRESS]

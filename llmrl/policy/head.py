@@ -82,7 +82,7 @@ def token_logprobs(
     for float64 input), nats. Both carry gradients to hidden, weight and bias. Without `entropy` the second is all 0.
     """
     found = _TokenLogprobs.apply(hidden, weight, bias, targets, temperature, entropy, scaling)
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def _chunks(rows: int, vocabulary: int, elements: int) -> list[slice]:

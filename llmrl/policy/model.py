@@ -42,19 +42,20 @@ class Policy:
     pictures: PictureReader | None = None  # of a model that sees
 
     @property
-    def causal_lm(self) -> nn.Module:
+    def causal_lm(self) -> Any:
         """The Hugging Face causal LM itself, adapter layers in place but without peft's wrapper."""
-        return self.model.base_model.model if self.lora else self.model  # type: ignore[union-attr, return-value]
+        wrapped: Any = self.model
+        return wrapped.base_model.model if self.lora else wrapped
 
     @property
     def width(self) -> int:
         """Of the hidden states."""
-        return int(self.causal_lm.get_output_embeddings().weight.shape[1])  # type: ignore[operator]
+        return int(self.causal_lm.get_output_embeddings().weight.shape[1])
 
     def groups(self) -> dict[str, list[str]]:
         """Names of trained parameters that may have a learning rate of their own: head, adapter, vision_tower."""
-        head = self.causal_lm.get_output_embeddings()  # type: ignore[operator]
-        words = self.causal_lm.get_input_embeddings()  # type: ignore[operator]
+        head = self.causal_lm.get_output_embeddings()
+        words = self.causal_lm.get_input_embeddings()
         heads = {id(p) for p in head.parameters()} - {id(p) for p in words.parameters()}
         eyes = architecture(self.causal_lm)
         tower = f"{eyes.tower}." if eyes is not None else None
@@ -102,7 +103,7 @@ class Policy:
         """
         folder.mkdir(parents=True, exist_ok=True)
         state = {name: tensor.cpu().contiguous() for name, tensor in self.weights()}
-        self.causal_lm.save_pretrained(folder, state_dict=state)  # type: ignore[operator]
+        self.causal_lm.save_pretrained(folder, state_dict=state)
         (self.tokenizer if self.pictures is None else self.pictures).save_pretrained(folder)
         if self.lora:
             self.model.save_pretrained(folder / "adapter", state_dict=self._adapter())  # type: ignore[operator]
@@ -151,7 +152,7 @@ def load_policy(config: ModelConfig, *, source: str, device: torch.device, seed:
 
 def check_vocabulary(policy: Policy, tokens: Iterable[int]) -> None:
     """Raise ConfigError if one of `tokens`, or the end of a sequence, has no row in the policy's embedding."""
-    rows = policy.causal_lm.config.get_text_config().vocab_size  # type: ignore[union-attr, operator]
+    rows = policy.causal_lm.config.get_text_config().vocab_size
     highest = max([*tokens, policy.tokenizer.eos_token_id or 0])
     if highest >= rows:
         raise ConfigError(

@@ -81,7 +81,7 @@ class OutcomeCritic:
         if self.model is None:
             if states is None:
                 raise ValueError("an outcome critic on the policy's states needs them")
-            return self.head(states(seen))[:, 1:]  # type: ignore[no-any-return]
+            return self.head(states(seen))[:, 1:]
         if self.sharded is not None:
             return self.sharded(seen)[:, 1:]
         return forward_values(self.model.causal_lm, seen, mode=self.mode, value_head=self.head)[:, 1:]
@@ -159,7 +159,7 @@ def open_outcome_critic(source: str, *, dtype: str, device: torch.device) -> Out
         raise ConfigError(
             f"{source} is no outcome critic; name a folder such as runs/<name>/checkpoints/step-000050/outcome_critic"
         )
-    model = load_policy(ModelConfig(path=source, dtype=dtype), source=source, device=device, seed=0)  # type: ignore[arg-type]
+    model = load_policy(ModelConfig(path=source, dtype=dtype), source=source, device=device, seed=0)
     model.model.requires_grad_(False)
     head = OutcomeHead(model.width, len(stored.classes)).to(device).requires_grad_(False)
     head.load_state_dict(stored.head)

@@ -143,7 +143,7 @@ def _optimizer(
 
 def _opened(models: Models, recipe: Recipe, optimizer: PrivateOptimizer) -> Models:
     """The models with the private optimizer; a loss is that of a record, over public numbers only."""
-    head = models.policy.causal_lm.get_output_embeddings()  # type: ignore[operator]
+    head = models.policy.causal_lm.get_output_embeddings()
     logprob_model = models.logprob_model
     if any(parameter.requires_grad for parameter in head.parameters()):
         logprob_model = replace(logprob_model, forward=through_the_head)

@@ -59,11 +59,11 @@ def steered(models: Models, algo: Algorithm, knobs: Mapping[str, float]) -> tupl
 
     Names of other algorithms' are left out.
     """
-    names = {item.name for item in fields(algo)}  # type: ignore[arg-type]
+    names = {item.name for item in fields(algo)}
     known = {name: value for name, value in knobs.items() if name in names}
     config = models.config.model_copy(update={"lr": knobs.get("lr", models.config.lr)})
     policy = replace(models.logprob_model, temperature=knobs.get("temperature", models.logprob_model.temperature))
-    return replace(models, config=config, logprob_model=policy), replace(algo, **known)  # type: ignore[type-var]
+    return replace(models, config=config, logprob_model=policy), replace(algo, **known)
 
 
 def observed(job: Job, state: TrainState, metrics: dict[str, float]) -> tuple[TrainState, dict[str, float]]:

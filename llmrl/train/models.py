@@ -248,7 +248,7 @@ def make_outcome_critic(
         config, recipe.model, policy, source=source, device=world.device, seed=key(recipe.seed, "outcome adapter")
     )
     longest, reads = model_length(source), (critic.model or policy).causal_lm
-    words = reads.get_input_embeddings()  # type: ignore[operator]
+    words = reads.get_input_embeddings()
     positions = any(isinstance(part, nn.Embedding) and part is not words for part in reads.modules())
     if positions and longest is not None and recipe.model.max_length >= longest:  # rotary positions have no end
         raise ConfigError(

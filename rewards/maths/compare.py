@@ -173,7 +173,7 @@ def _as_set(items: Sequence[Node], group: Group, heavy: bool) -> bool:
     return matches(items, group.items, heavy=heavy)
 
 
-def _teller(heavy: bool):  # type: ignore[no-untyped-def]
+def _teller(heavy: bool):
     return lambda x, y: same(x, y, heavy=heavy)
 
 
@@ -284,8 +284,8 @@ def _same_quantities(gold: Node, answer: Node, heavy: bool) -> bool:
     if (len(units) == 1 or "" in units) and same(g, a, heavy=heavy):
         return True
     if len(units) == 1 and g_unit.startswith("mod "):
-        residues = rational(g), rational(a)
-        return None not in residues and (residues[0] - residues[1]) % int(g_unit[4:]) == 0  # type: ignore[operator]
+        due, said = rational(g), rational(a)
+        return due is not None and said is not None and (due - said) % int(g_unit[4:]) == 0
     if len(units) == 2 and units <= {"deg", "rad", ""} and not infinity_sign(g) and not infinity_sign(a):
         left, right = (Call("deg", (v,)) if u == "deg" else v for v, u in ((g, g_unit), (a, a_unit)))
         bare = right if g_unit == "deg" else left

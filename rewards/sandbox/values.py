@@ -131,7 +131,7 @@ def decode(data: Any, opaque: Any = None) -> Any:
             return tuple(items)
         from collections import namedtuple
 
-        return namedtuple(content[0], content[1])(*items)  # type: ignore[misc]
+        return namedtuple(content[0], content[1])(*items)
     if tag == "function" and content in _BUILTIN_FUNCTIONS:
         return _BUILTIN_FUNCTIONS[content]
     if tag == "range":

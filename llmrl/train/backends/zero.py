@@ -50,7 +50,7 @@ def shard_policy(
     engine, *_ = deepspeed.initialize(model=Root(policy.causal_lm), optimizer=adam, config=config)
     if stage == 3:
         # The output layer's weight is read in Root.forward, not by calling the layer.
-        output = policy.causal_lm.get_output_embeddings()  # type: ignore[operator]
+        output = policy.causal_lm.get_output_embeddings()
         for parameter in output.parameters():
             deepspeed.zero.register_external_parameter(engine.module, parameter)
         policy = replace(policy, unshard=partial(_whole, dtypes=dtypes))
