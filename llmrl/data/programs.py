@@ -8,7 +8,7 @@ them, so that a program which passes has all operations right.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -88,17 +88,19 @@ def _chain(rng: random.Random, takes: Kind, length: int) -> tuple[Operation, ...
 def _inputs(rng: random.Random, takes: Kind, chain: tuple[Operation, ...], hidden: int, high: int) -> list[Any] | None:
     """Different inputs, examples first; None if the task is no task: one answer fits all, or the input itself does."""
     found: list[Any] = []
-    doubtful = _near_chains(chain)
+    results: list[Any] = []
+    doubtful = [[does for _, does in near] for near in _near_chains(chain)]
+    exact = [operation.does for operation in chain]
     for _ in range(TRIES):
         drawn = _input(rng, takes, high)
         if drawn in found:
             continue
         found.append(drawn)
         if len(found) > EXAMPLES:
-            doubtful = [near for near in doubtful if _run(near, drawn) == _run_all(chain, drawn)]
+            results.append(_run(exact, drawn))
+            doubtful = [near for near in doubtful if _run(near, drawn) == results[-1]]
         if len(found) >= EXAMPLES + hidden and (not doubtful or len(found) == EXAMPLES + MOST_TESTS):
             break
-    results = [_run_all(chain, x) for x in found[EXAMPLES:]]
     constant = all(result == results[0] for result in results)
     unchanged = all(result == x for result, x in zip(results, found[EXAMPLES:]))
     return None if doubtful or constant or unchanged else found
@@ -110,20 +112,17 @@ def _near_chains(chain: tuple[Operation, ...]) -> list[list[tuple[str, Callable[
     return [[*exact[:at], near, *exact[at + 1 :]] for at, operation in enumerate(chain) for near in operation.near]
 
 
-def _run(steps: list[tuple[str, Callable[[Any], Any]]], x: Any) -> Any:
-    for _, does in steps:
+def _run(steps: Sequence[Callable[[Any], Any]], x: Any) -> Any:
+    for does in steps:
         x = does(x)
     return x
-
-
-def _run_all(chain: tuple[Operation, ...], x: Any) -> Any:
-    return _run([(operation.written[0], operation.does) for operation in chain], x)
 
 
 def _row(takes: Kind, chain: tuple[Operation, ...], inputs: list[Any]) -> dict[str, Any]:
     name, gives = ARGUMENTS[takes], chain[-1].gives
     signature = f"def solve({name}: {TYPES[takes]}) -> {TYPES[gives]}:"
-    tests = [f"assert solve({x!r}) == {_run_all(chain, x)!r}" for x in inputs]
+    exact = [operation.does for operation in chain]
+    tests = [f"assert solve({x!r}) == {_run(exact, x)!r}" for x in inputs]
     what = "a list of whole numbers" if takes == "list" else "a text"
     steps = "; then ".join(operation.says for operation in chain)
     statement = f"Write a Python function solve that takes {what} and returns the result of these steps: {steps}."

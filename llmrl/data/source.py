@@ -28,7 +28,7 @@ from llmrl.settings.explain import plain_message
 DEFAULT_GENERATED = 4096  # rows a generator makes when the recipe sets no limit, or fewer if there are fewer problems
 Shape = Callable[[Mapping[str, str]], Callable[[Any, str], Any]]  # data.columns -> (record, its place) -> record
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-MISSES = 50  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
+MISSES = 20  # a generator counts as exhausted after so many draws a row without a new problem (at least 2,000)
 
 
 def load_rows(config: DataConfig, *, seed: int, shape: Shape | None = None) -> list[Row]:
