@@ -246,7 +246,10 @@ def _run_script(test: Script, candidate: _Candidate, tester: Box, deadline: floa
             tester.send(said, deadline)
             message = tester.receive(deadline)
         except Ended:
-            raise SandboxError("the process that runs the tests died") from None
+            if said is start:
+                raise SandboxError("the process that runs the tests died") from None
+            # Of what the program handed over: it must not get out of a verdict by breaking the tests.
+            raise OutOfTurn("the process that runs the tests died of what the program answered") from None
         if message.get("do") == "verdict":
             if message["verdict"] == "harness_error":
                 raise SandboxError(f"a test cannot run: {message['text']}")

@@ -44,3 +44,12 @@ def test_an_empty_array_is_close_to_nothing_but_an_empty_one():
         )
     empty = ["import numpy as np\nassert np.allclose(f(1), np.array([])) and np.isclose(2.5, 2.5)"]
     assert run_program("def f(x): return []\n", empty, kind="function", timeout_s=20, limits=limits).passed == 1
+
+
+def test_tests_that_die_before_the_program_answers_say_nothing_of_it_and_afterwards_fail_it():
+    program = "def f(): return 1\n"
+    alone = run_program(program, ["import os\nos._exit(1)"], kind="function", entry_point="f", timeout_s=20)
+    assert alone.status == "harness_error" and "tests died" in alone.detail
+    tests = ["import os\nif f(): os._exit(1)", "assert f() == 1"]
+    asked = run_program(program, tests, kind="function", entry_point="f", timeout_s=20)
+    assert asked.per_test == ("runtime_error", "not_run") and "of what the program answered" in asked.detail
