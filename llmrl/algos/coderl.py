@@ -1,15 +1,15 @@
 """CodeRL: REINFORCE on programs with an outcome's return, every token weighted by how much it speaks for that outcome.
 
-    A_t = (r_i - b_i) q_t,    L = sum over tokens of -A_t log pi(t), divided as `normalize` says
+    A_t = (r_i - b_i) q_t,    L = mean of -A_t log pi(t) over sampled programs + ce_coef that of -log pi(t) over given ones
 
 r_i is the return of the program's outcome (-1 compile error, -0.6 runtime error, -0.3 failed test, 1 passed; the reward
 `CodeOutcome` gives it), b_i a baseline, by default the return of the prompt's greedy program, and q_t a weight: the
 outcome critic's probability of the true outcome at token t, the same for all tokens, or one that falls linearly along
-the program. Rows with a given completion (reference programs) get A_t = ce_coef, which is cross-entropy. Le et al. 2022,
-arXiv:2207.01780, eqs. 10 and 14.
+the program. Given completions are reference programs; each mean is taken as `normalize` says, over its own programs, so that
+one reference beside seven samples weighs as much as they do. Le et al. 2022, arXiv:2207.01780, eqs. 10 and 14.
 
-Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise; both
-terms are divided by one count of tokens. A negative A_t has no lower bound: `logprob_floor` stops the gradient of a token
+Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise. A negative
+A_t has no lower bound: `logprob_floor` stops the gradient of a token
 that is already that unlikely, and `negative_coef` scales all of them. The KL, the clip and the weight between trainer and
 sampler are options of this framework.
 """
@@ -59,7 +59,7 @@ class CodeRL:
     weights          critic, the outcome critic's token scores; uniform; or linear, from 1 to 1 / length along the program.
     negative_coef    factor of negative advantages; 0 learns from programs above the baseline alone.
     logprob_floor    a token less likely than this (nats) is not made still less likely; off if null.
-    ce_coef          weight of each token of a given completion, one a prompt; 0 asks for none.
+    ce_coef          weight of the cross-entropy on given completions, one a prompt; 0 asks for none.
     clip             PPO's clip of the ratio to the policy before the update; null is REINFORCE.
     normalize        token (mean over tokens), sequence (over programs of their means) or sum (over programs of sums).
     kl_coef          weight of the KL to the reference model; 0 loads no reference.
@@ -87,17 +87,22 @@ class CodeRL:
 
     @property
     def needs(self) -> Needs:
-        """What the baseline compares with, token scores with a critic, references, and what a coefficient multiplies."""
+        """What the baseline compares with, token scores with a critic, references (of all ranks: their number decides what
+        each weighs), and what a coefficient multiplies.
+        """
         return replace(
             coefficient_needs(kl_coef=self.kl_coef, entropy_coef=self.entropy_coef),
             siblings=self.baseline in ("group_mean", "leave_one_out"),
             greedy=self.baseline == "greedy",
             token_scores=self.weights == "critic",
             references=self.ce_coef > 0,
+            whole_batch=self.ce_coef > 0,
         )
 
     def credit(self, batch: Batch) -> Batch:
-        """The relative return of a sampled program times its tokens' weights; ce_coef on rows with a given completion."""
+        """The relative return of a sampled program times its tokens' weights, and ce_coef on given completions; both are
+        enlarged by the other's part of the batch, because the loss divides everything by all of it.
+        """
         given = torch.zeros_like(batch.mask[:, 0]) if batch.given is None else batch.given
         drawn = replace(batch, mask=batch.mask & ~given[:, None])
         if self.baseline == "greedy":
@@ -108,7 +113,14 @@ class CodeRL:
             relative = required(group_credit(drawn, BASELINE[self.baseline]).advantages, "advantages", 1.0)
         relative = torch.where(relative < 0, self.negative_coef * relative, relative)
         weighted = relative * self._weights(drawn)
-        return replace(batch, advantages=torch.where(batch.mask & given[:, None], self.ce_coef, weighted))
+        amount = batch.mask.sum(dim=1) if self.normalize == "token" else batch.mask.any(dim=1)
+        whole, taught = amount.sum().to(batch.score.dtype), amount[given].sum()
+        advantages = torch.where(
+            batch.mask & given[:, None],
+            self.ce_coef * whole / taught.clamp(min=1),
+            weighted * (whole / (whole - taught).clamp(min=1)),
+        )
+        return replace(batch, advantages=advantages)
 
     def _weights(self, batch: Batch) -> Tensor:
         """[B, T], 0 outside the mask."""

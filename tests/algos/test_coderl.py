@@ -68,11 +68,30 @@ def test_without_a_critic_its_weights_are_refused_by_name():
 def test_a_given_program_is_learnt_by_cross_entropy_and_is_no_sibling():
     alone = CodeRL(**SIBLINGS).credit(batch_of([1.0, -1.0], [2, 2]))
     beside = CodeRL(ce_coef=0.5, **SIBLINGS).credit(batch_of([1.0, -1.0, 0.0], [2, 2, 1], given=[2]))
-    torch.testing.assert_close(beside.advantages[:2], alone.advantages)
-    assert beside.advantages[2].tolist() == [0.0, 0.5, 0.0]
+    torch.testing.assert_close(beside.advantages[:2], alone.advantages * 5 / 4)  # of 5 tokens 4 are sampled
+    assert beside.advantages[2].tolist() == [0.0, 2.5, 0.0]
     loss = CodeRL(ce_coef=0.5, **SIBLINGS).loss(output(beside, -1.0), beside)
-    # siblings cancel (equal log-probs, opposite advantages); 0.5 * 1 nat over 5 tokens is left
-    assert loss.value.item() == pytest.approx(0.5 * 1.0 / 5)
+    # siblings cancel (equal log-probs, opposite advantages); half of 1 nat over 1 token is left
+    assert loss.value.item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("normalize", ["token", "sequence", "sum"])
+@pytest.mark.parametrize("given", [[2], [1, 4]])
+def test_both_terms_are_means_over_programs_of_their_own(normalize, given):
+    """The loss of a batch with references is that of the samples alone and ce_coef times that of the references alone."""
+    draw = torch.Generator().manual_seed(5)
+    scores, lengths, groups = [1.0, -0.6, 0.0, -1.0, 0.0], [3, 1, 2, 2, 4], [0, 0, 0, 1, 1]
+    algo = CodeRL(
+        baseline="none", weights="uniform", ce_coef=0.5, normalize=normalize, importance_cap=None, logprob_floor=None
+    )
+    batch = batch_of(scores, lengths, given=given, group=groups)
+    logprobs = torch.where(batch.mask, -torch.rand(batch.mask.shape, generator=draw, dtype=F64), float("nan"))
+    value = algo.loss(Output(logprobs=logprobs), algo.credit(batch)).value
+    drawn = torch.tensor([n not in given for n in range(5)])
+    returns = torch.tensor(scores, dtype=F64)[:, None].expand(batch.mask.shape)
+    sampled = weighted_nll(logprobs[drawn], returns[drawn], batch.mask[drawn], normalize=normalize)
+    taught = weighted_nll(logprobs[~drawn], torch.ones_like(returns[~drawn]), batch.mask[~drawn], normalize=normalize)
+    torch.testing.assert_close(value, sampled + 0.5 * taught)
 
 
 @pytest.mark.parametrize("normalize", ["token", "sequence", "sum"])
