@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(help="Run folders; the others are compared with the first.")],
-    plot: Annotated[Path, typer.Option(help="Where the curves go.")] = Path("compare.png"),
+    plot: Annotated[
+        Path | None, typer.Option(help="Where the curves go; default: compare.png in the first run's folder.")
+    ] = None,
 ) -> None:
     """Compare runs: results with intervals, paired tests against the first run, curves, differences of the recipes."""
     from rich.table import Table
@@ -49,8 +51,9 @@ def compare(
         for key, values in found_differences.items():
             recipes.add_row(key, *("–" if value is None else str(value) for value in values))
         console.print(recipes)
-    plot_together(read, plot)
-    console.print(f"curves: {plot}", markup=False, highlight=False)
+    plotted = plot or runs[0] / "compare.png"
+    plot_together(read, plotted)
+    console.print(f"curves: {plotted}", markup=False, highlight=False)
 
 
 def _told(problems: int, found: PairedDifference) -> str:
