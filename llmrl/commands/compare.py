@@ -51,7 +51,7 @@ def compare(
         for key, values in found_differences.items():
             recipes.add_row(key, *("–" if value is None else str(value) for value in values))
         console.print(recipes)
-    plotted = plot or runs[0] / "compare.png"
+    plotted = plot or read[0].path / "compare.png"
     plot_together(read, plotted)
     console.print(f"curves: {plotted}", markup=False, highlight=False)
 
