@@ -215,10 +215,10 @@ def matched(row: Row, flat: Sequence[Row]) -> float:
 
 def print_table(rows: Sequence[Row]) -> None:
     print(
-        "| epsilon | method | test perplexity (95 %) | loss against flat, paired (95 %) | steps to match | exposure | "
+        "| epsilon | method | spent | test perplexity (95 %) | loss against flat, paired | steps to match | exposure | "
         f"of a secret in {COPIES} rows | attack AUC | audited epsilon | CPU s | seeds |"
     )
-    print("|---" * 11 + "|")
+    print("|---" * 12 + "|")
     for epsilon in sorted({row["epsilon"] for row in rows}):
         here = [row for row in rows if row["epsilon"] == epsilon]
         flat = {row["seed"]: row for row in here if row["method"] == "flat"}
@@ -234,10 +234,39 @@ def print_table(rows: Sequence[Row]) -> None:
                 for name in ("exposure", "exposure_often", "auc", "lower_bound", "cpu_s")
             ]
             match = statistics.median(matched(row, list(flat.values())) for row in own)
+            spent = "–" if METHODS[method] is None else f"{max(row['claimed'] for row in own):.2f}"
             print(
-                f"| {epsilon:g} | {method} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {match:.2f} | "
+                f"| {epsilon:g} | {method} | {spent} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {match:.2f} | "
                 f"{parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.3f} | {parts[3]:.2f} | {parts[4]:.0f} | {len(own)} |"
             )
+
+
+def print_answers(rows: Sequence[Row]) -> None:
+    """Every learnt controller against random and against a tuned constant, paired by epsilon and seed.
+
+    Tuned: of each epsilon the constant with the lowest loss on the public probe, over all seeds.
+    """
+    cells = {(row["method"], row["epsilon"], row["seed"]): row for row in rows}
+    tuned = {}
+    for epsilon in sorted({row["epsilon"] for row in rows}):
+        probed = {
+            method: statistics.fmean(row["curve"][-1][1] for row in own)
+            for method in CONSTANTS
+            if (own := [row for row in rows if (row["method"], row["epsilon"]) == (method, epsilon)])
+        }
+        if probed:
+            tuned[epsilon] = min(probed, key=lambda method: probed[method])
+    print(f"\ntuned constant by epsilon: {tuned}")
+    for method in ("SAC", "DSAC-T", "bandit"):
+        for other in ("random", "tuned constant"):
+            gaps = []
+            for (name, epsilon, seed), row in cells.items():
+                against = cells.get((tuned[epsilon] if other == "tuned constant" else other, epsilon, seed))
+                if name == method and against is not None:
+                    gaps.append(math.log(row["perplexity"] / against["perplexity"]))
+            if gaps:
+                mean, half = interval(gaps)
+                print(f"{method} against {other}: {mean:+.4f} ± {half:.4f} in loss, {len(gaps)} pairs")
 
 
 def plot(rows: Sequence[Row], path: Path) -> None:
@@ -282,6 +311,7 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         print(f"{job}: perplexity {row['perplexity']:.3f}, {row['cpu_s']:.0f} s", flush=True)
     print_table(stored(out))
+    print_answers(stored(out))
     if chosen.plot is not None:
         plot(stored(out), chosen.plot)
 
