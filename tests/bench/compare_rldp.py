@@ -234,9 +234,10 @@ def print_table(rows: Sequence[Row]) -> None:
                 for name in ("exposure", "exposure_often", "auc", "lower_bound", "cpu_s")
             ]
             match = statistics.median(matched(row, list(flat.values())) for row in own)
+            steps = "never" if math.isinf(match) else f"{match:.2f}"
             spent = "–" if METHODS[method] is None else f"{max(row['claimed'] for row in own):.2f}"
             print(
-                f"| {epsilon:g} | {method} | {spent} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {match:.2f} | "
+                f"| {epsilon:g} | {method} | {spent} | {mean:.3f} ± {half:.2g} | {gap:+.4f} ± {wide:.2g} | {steps} | "
                 f"{parts[0]:.2f} | {parts[1]:.2f} | {parts[2]:.3f} | {parts[3]:.2f} | {parts[4]:.0f} | {len(own)} |"
             )
 
@@ -275,15 +276,16 @@ def plot(rows: Sequence[Row], path: Path) -> None:
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    for method in METHODS:
+    for place, method in enumerate(METHODS):
         own = [row for row in rows if row["method"] == method]
         budgets = sorted({row["epsilon"] for row in own})
         means = [statistics.fmean(r["perplexity"] for r in own if r["epsilon"] == budget) for budget in budgets]
         if METHODS[method] is None and means:
             axes.axhline(means[0], linestyle=":", color="grey", label=method)
         elif means:
-            axes.plot(budgets, means, marker="o", label=method)
+            axes.plot(budgets, means, marker="o", linestyle="-" if place <= 10 else "--", label=method)
     axes.set_xscale("log", base=2)
+    axes.set_xticks(EPSILONS, [f"{epsilon:g}" for epsilon in EPSILONS])
     axes.set_xlabel("epsilon")
     axes.set_ylabel("test perplexity a byte")
     figure.legend(loc="outside right center")
