@@ -134,9 +134,10 @@ def footprint(
     capacity: int | None = None,
     critic: ModelSize | None = None,
     outcome_critic: ModelSize | None = None,
+    partners: Mapping[str, ModelSize] | None = None,
 ) -> Footprint:
     """What each device of `chosen` holds. `capacity` is a device's memory in bytes (on CPUs: one process's share);
-    `critic` and `outcome_critic` are the sizes of separate ones that are not as large as the policy.
+    `critic`, `outcome_critic` and `partners` (by name) are the sizes of separate ones that are not as large as the policy.
     """
     width, world = BYTES[recipe.model.dtype], chosen.world
     kind = "cpu" if chosen.on_cpu else "gpu"
@@ -162,6 +163,12 @@ def footprint(
     wanted = -(-recipe.rollout.prompts_per_step * recipe.rollout.group_size // world)
     wanted = min(wanted, recipe.rollout.max_sequences) * recipe.model.max_length
     per_token = size.layers * size.kv_width * width
+    for name, partner in recipe.engines.items():
+        if partner.loaded:
+            own_size = (partners or {}).get(name, size)
+            cache = min(wanted, partner.max_sequences * recipe.model.max_length) * own_size.layers * own_size.kv_width
+            beyond = int(ENGINE_GIB[kind] * GIB) if partner.engine == "vllm" else 0
+            kept[f"engine {name}, and its cache"] = width * (own_size.parameters + cache) + beyond
     engine = _engine(recipe, width * size.parameters, wanted * per_token, kind=kind, capacity=capacity)
     return Footprint(
         kept=kept, passing=passing, engine=engine if recipe.rollout.placement == "colocated" else {},

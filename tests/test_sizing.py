@@ -15,6 +15,7 @@ from llmrl.commands.memory_table import capacity
 from llmrl.launcher.topology import Topology
 from llmrl.policy.forward import forward
 from llmrl.policy.packing import pack
+from llmrl.settings.env import PartnerConfig
 from llmrl.settings.load import load_recipe, recipes_folder
 from llmrl.settings.model import CriticConfig, LoraConfig
 from llmrl.sizing import GIB, ModelSize, adapter_parameters, advice, footprint, model_size, size_of
@@ -170,6 +171,18 @@ def test_a_reference_and_a_value_model_of_its_own_are_counted_when_needed() -> N
     }, parameters=500))  # fmt: skip
     assert half.kept["value model"] == 9000 and half.kept["weights"] == 2000
     assert "value model" not in footprint(RECIPE, TINY, Topology(), needs).kept  # a head is small
+
+
+def test_partner_engines_are_counted_unless_they_are_elsewhere() -> None:
+    def kept(**partner: object) -> dict[str, int]:
+        both = RECIPE.model_copy(update={"engines": {"actor": PartnerConfig(**partner)}})
+        return dict(footprint(both, TINY, Topology(), CHEAP).kept)
+
+    cache = 4 * RECIPE.model.max_length * 2 * 16 * 2
+    assert kept(model="m", max_sequences=4)["engine actor, and its cache"] == 2000 + cache
+    assert kept(model="m", max_sequences=4, engine="vllm")["engine actor, and its cache"] > GIB
+    for elsewhere in ({"model": "base"}, {"model": "m", "urls": ["http://localhost:1"]}):
+        assert not any("engine" in name for name in kept(**elsewhere))
 
 
 def test_engines_elsewhere_or_asleep_or_native_take_what_they_really_take() -> None:

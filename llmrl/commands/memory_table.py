@@ -22,16 +22,22 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: 
     separate = recipe.critic.path if recipe.critic is not None and needs.values else None
     judge = recipe.outcome_critic.path if recipe.outcome_critic is not None else None
     paths = [recipe.model.path, separate or recipe.model.path, judge or recipe.model.path]
-    size, critic, outcome_critic = (model_size(path) for path in paths)
-    if size is None or critic is None or outcome_critic is None:
-        path = paths[[size, critic, outcome_critic].index(None)]
+    loaded = [name for name, partner in recipe.engines.items() if partner.loaded]
+    # The policy of a stage is not there yet, and as large as the policy.
+    paths += [_there(recipe.engines[name].model, recipe) for name in loaded]
+    size, critic, outcome_critic, *others = sizes = [model_size(path) for path in paths]
+    if size is None or None in sizes:
+        path = paths[sizes.index(None)]
         table.add_row(f"unknown: {path} is not here yet, or its config.json has no familiar sizes", "")
         return table
     room = capacity(chosen, device_gib)
 
     def estimate(changed: Recipe, where: Topology) -> Footprint:
         room = capacity(where, device_gib)
-        return footprint(changed, size, where, needs, capacity=room, critic=critic, outcome_critic=outcome_critic)
+        return footprint(
+            changed, size, where, needs, capacity=room, critic=critic, outcome_critic=outcome_critic,
+            partners={name: other for name, other in zip(loaded, others, strict=True) if other is not None},
+        )  # fmt: skip
 
     found = estimate(recipe, chosen)
     for name, amount in found.parts.items():
@@ -44,6 +50,10 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: 
     for text in _verdict(found, advice(recipe, chosen, estimate)):
         table.add_row(text, "")
     return table
+
+
+def _there(path: str, recipe: Recipe) -> str:
+    return recipe.model.path if path.startswith("stage:") or path in recipe.stage_models.values() else path
 
 
 def _verdict(found: Footprint, changes: list[Change]) -> list[str]:
