@@ -78,6 +78,7 @@ _ASIDE_SENTENCE = re.compile(
 _TAKES_BACK = re.compile(
     r"\W*(?:no|wait|that|this|it|but)\b[^\d]{0,30}\b(?:not|wrong|incorrect|false|no)\b|no\b", re.IGNORECASE
 )
+_TAIL_DOUBTS = re.compile(r"\b(?:otherwise|unless|depending|maybe)\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL)
 _IF = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 # What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
@@ -221,7 +222,10 @@ def _from_phrase(text: str, difference: bool) -> Extracted | None:
 
 def _after_marker(rest: str, difference: bool) -> Extracted:
     """What the sentence behind "answer is" says: all of it if it is nothing but an answer, else what it states."""
-    sentence = without_denials(_sentences(re.sub(r"^-\s+(?=\d)", "", rest))[0]).strip(' *_`"')
+    sentence, *later = _sentences(re.sub(r"^-\s+(?=\d)", "", rest))
+    if later and _TAKES_BACK.match(later[0]):
+        return Extracted(None, "the answer is taken back")
+    sentence = without_denials(sentence).strip(' *_`"')
     while lead := _LEAD.match(sentence):
         sentence = sentence[lead.end() :]
     if sentence.count("}") > sentence.count("{"):  # of a JSON object around the answer
@@ -230,7 +234,7 @@ def _after_marker(rest: str, difference: bool) -> Extracted:
     if spans and spans[0][0] == 0 and spans[0][1] >= len(sentence.rstrip(" .")):
         return Extracted(spans[0][2].strip(), "answer phrase")
     line = TAIL.sub("", re.sub(r"(?<=\d) times\W*$", "", sentence))
-    if re.search(r"\b(?:otherwise|unless|depending|maybe)\b", sentence[len(line) :]):
+    if _TAIL_DOUBTS.search(sentence[len(line) :]):
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
     if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):

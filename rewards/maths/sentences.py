@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from llmrl.rewards.maths.statement import stated_as_subject, stated_by_verb
 from llmrl.rewards.maths.units import SCALES, UNITS, numerals
 
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
@@ -31,7 +32,7 @@ _DOUBTS = """
     none|neither|nor|except|far from|nowhere near|wrong|incorrect|mistake|mistaken|misprint|typo|invalid|absurd
     not (?:the )?(?:correct|right|true)|unlikely|doubt(?:s|ed|ful)?|dubious|questionable|uncertain|unclear|unsure|maybe
     perhaps|possibly|probably|likely|presumabl[ey]|supposedly|allegedly|apparently|reportedly|tentative\\w*
-    hypothetical\\w*|may (?:be|well)|might|could|one would|would be (?:wrong|the answer)|would\\b.*\\bif
+    hypothetical\\w*|might|could|(?-i:may)|ought|according to|give or take|one would|would be (?:wrong|the answer)|would\\b.*\\bif
     if [^,]*\\bwere|either|otherwise|unless
     provided|in case|as (?:if|though)|what if|whether|depending|for (?:example|instance)|one possib\\w+|a candidate
     suppos\\w+|assum\\w+|presum\\w+|imagine|pretend|let['’]s say|say (?:it|there|we|s?he)|guess\\w*|estimat\\w+
@@ -43,6 +44,7 @@ _DOUBTS = """
 """
 DOUBT = re.compile(rf"\b(?:{'|'.join(_DOUBTS.replace('    ', '').split(chr(10))[1:-1])})\b", re.IGNORECASE)
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
+_HARDLY = re.compile(r"\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have)\b", re.IGNORECASE)
 _CITED = (
     r"theorem|lemma|proposition|corollary|definition|axiom|equation|eq|problem|exercise|example|question|figure|fig"
     r"|table|section|chapter|page|row|column|line|step|case|part|item|no|number|option|choice|formula|rule|property"
@@ -64,33 +66,29 @@ _OF_A_MEASURE = (
     r"(?<!\bat )(?<!\bin )(?<!\bby )(?<!\bof )(?<!\bon )(?<!\bfrom )(?<!\bafter )"
     rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"
 )
-# Words that state what follows them.
-_STATES = re.compile(
-    r"(?:[=≈→:]|\b(?:(?:that|it|here|there|which|this)['’]s|is|are|was|were|be|been|equals?|(?<!or )equal to"
-    r"|(?<!to )(?:give|make|get|have|obtain|yield|leave(?: \w+ with)?)|gives|gave|makes|made|making|gets|got|giving"
-    r"|leaving|leaves(?: \w+ with)?|becomes?|has length|yields|round(?:s|ed)?(?: \S+)?(?: up| down)? to"
-    r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
-    r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
-    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down)"
-    r"(?: up| down| out)? to|(?:comes?|came) out (?:as|at)"
-    rf"|total(?:s|ed)?|has|had|costs?|takes?|took|pays?|weighs?|earns?|holds?|contains?)|{_OF_A_MEASURE})"
-    r"(?: (?:us|her|him|them|you|me|now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to"
-    r"|a total of))*\s*[$(]*$",
-    re.IGNORECASE,
-)
-_DEFINITE = r"(?:the|these|those|all|both|each|every|his|her|its|their|our|my|your|first|last|next|previous|other|same)"
 _PREPOSITION = (
     r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
     r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
 )
+# A preposition that still states what follows it, by the verb before it.
+_STATES = re.compile(
+    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:an? )?(?!(?:{_CITED})s?\b|{_PREPOSITION}\b|than\b|most\b|least\b)[a-z]+|(?<!or )equal to|round(?:s|ed)?(?: \S+)?(?: up| down)? to|leav(?:es?|ing) \w+ with"
+    r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
+    r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
+    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})"
+    r"(?: up| down| out)? to|(?:comes?|came) out (?:as|at|to be)"
+    rf")|{_OF_A_MEASURE})"
+    r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
+    re.IGNORECASE,
+)
+_DEFINITE = r"(?:the|these|those|all|both|each|every|his|her|its|their|our|my|your|first|last|next|previous|other|same)"
 _TAKEN = re.compile(rf"\b{_PREPOSITION}(?: \w+ing)?(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
 _BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
 _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 # What directly before a number makes it a bound, an operand or a part of a name.
 _USED = re.compile(
     rf"(?:\b(?:than|least|most|near|nearly|almost|about|around|roughly|approximately|approx\.?|close to|twice|thrice"
-    r"|double|half|times|minus|plus|modulo|mod|versus|vs|exceed(?:s|ing|ed)?|add(?:ing|ed)?|subtract(?:ing|ed)?"
-    r"|counting|divid\w+|divides|multipl\w+|check\w*|consider\w*|try|tested|tried|computed|take|use|let|if|as"
+    r"|double|half|times|minus|plus|modulo|mod|versus|vs|exceed(?:s|ing|ed)?|counting|divid\w+|let|if|as"
     rf"|(?:{_CITED})s?\.?)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{_UNDONE})[\s$(]*$",
     re.IGNORECASE,
 )
@@ -105,14 +103,15 @@ _BEHIND = re.compile(  # an operand or a part of a name
     r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(r"\b(?:than|less|fewer)\b|^ *times as", re.IGNORECASE)
+_COMPARED = re.compile(r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least))\b|^ *times as|^\W*as an?\b", re.IGNORECASE)
+_PLAIN = re.compile(r"[-+−$€£\\]*[\d.]+(?:[,/ :][\d.]+)*%?\s*(?:\\text|$)")
 _UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
 _GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
 # A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
 _CONJUNCTION = re.compile(
     rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|given|although|though|while|whereas|where|unless|until"
-    r"|assuming|let|who|having|whether|for which|such that)\b",
+    r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
 _RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
@@ -129,14 +128,14 @@ _RESULT = re.compile(
 )
 _CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
 _CLAUSES = re.compile(
-    r"[,;]\s*|\s+(?=(?:so|thus|therefore|hence|then|but|while|whereas|because|since|which|including|where|whether"
+    r"[,;]\s*|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but|while|whereas|because|since|which|including|where|whether"
     r"|for which|such that|it follows|we (?:find|get|have|obtain|see))\b)"
     r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)"
     r"|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
     r"|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
 )
 _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
-    r"(?:\bnot|n't)\s+[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
+    r"(?:\bnot|n't)\s+(?=[^\s,;]*\d)[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
 )
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
@@ -201,6 +200,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
     text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
     text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
+    text = text.replace("\\$", "$").replace("\\%", "%")
     text = _POINT.sub(lambda m: hold(m.group()), text)
     text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
     outside = _ASIDE.sub("", text)
@@ -282,7 +282,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
         del stating[0]
     for place in reversed(range(len(stating))):
         clause = stating[place]
-        found = _candidates(clause, items, difference=difference)
+        found = _candidates(clause, text, items, difference=difference)
         if len(found) > 1:
             return None
         if found:
@@ -296,7 +296,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
                 if not (_ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
             ]
             doubted = any(map(DOUBT.search, (*clauses[clauses.index(clause) :], *free)))
-            others = [c for said in stating[:place] for c in _candidates(said, items, difference=difference)]
+            others = [c for said in stating[:place] for c in _candidates(said, text, items, difference=difference)]
             if doubted or (others and not _RESULT.search(clause)):
                 return None
             return _with_unit(clause, at, items)
@@ -315,10 +315,11 @@ def _with_unit(clause: str, at: int, items: list[Item]) -> str:
     return said + (f" \\text{{{unit.group(1)}}}" if unit and not said.endswith("%") else "")
 
 
-def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int]:
+def _candidates(clause: str, sentence: str, items: list[Item], *, difference: bool) -> list[int]:
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
     places = [match.start() for match in _ITEM.finditer(clause)]
     free: list[int] = []
+    others: list[int] = []
     behind_is: list[int] = []
     taken: list[int] = []
     for at in places:
@@ -328,22 +329,29 @@ def _candidates(clause: str, items: list[Item], *, difference: bool) -> list[int
                 behind_is.append(at)
         elif _BEHIND.match(after) or (not difference and _COMPARED.search(after)):
             continue
-        elif _STATES.search(before):
-            if not DENIAL.search(before):
-                behind_is.append(at)
-        elif _USED.search(before) or DENIAL.search(before):
+        elif DENIAL.search(before) or _HARDLY.search(before):
             continue
+        elif _STATES.search(before):
+            behind_is.append(at)
+        elif _USED.search(before):
+            continue
+        elif stated_by_verb(before, said, after, sentence):
+            behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
             alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
             if alone and _measured(before, said, after, difference=difference):
                 return [at]
             if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
                 taken.append(at)
+        elif stated_as_subject(before, said, after):
+            free.append(at)
+        elif _PLAIN.match(said):
+            others.append(at)
         else:
             free.append(at)
     chosen = [at for at in behind_is if _computed(clause, at, items)][-1:] or behind_is[-1:] or free
     if len(chosen) == 1 and not _computed(clause, chosen[0], items):  # 24 pens in 12 boxes; 5 dogs and 8 cats
-        chosen += [at for at in (*free, *taken) if at > chosen[0]]
+        chosen += [at for at in (*free, *others, *taken) if at > chosen[0]]
     return chosen
 
 
@@ -363,5 +371,5 @@ def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
         room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
         return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
     if found[1] == "at":
-        return ":" in said or said[0] == "("
+        return ":" in said or said[0] == "(" or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per)", after) is not None
     return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)
