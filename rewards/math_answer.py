@@ -25,6 +25,7 @@ from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout, WorkerU
 from llmrl.types import Score, StatusKind, Trajectory
 
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
+_AMOUNT = re.compile(r"\$?(-?[0-9]{1,15})(?:\.0+)?")  # $18.00
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
 _FREE_BEFORE = re.compile(r"(?:^|[=$(\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
@@ -126,8 +127,8 @@ def _verify(found: Extracted, gold: str, deadline: float, strict: bool) -> Verdi
     if found.answer is None:
         flags.append("no_answer")
     answer = found.answer if found.answer is not None else ""
-    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
-        right = int(answer) == int(gold)
+    if (amount := _AMOUNT.fullmatch(answer)) and _INTEGER.fullmatch(gold):
+        right = int(amount[1]) == int(gold)
         return Verdict(right, answer, "equal integers" if right else "different integers", tuple(flags))
     correct, reason, more = _judge_anywhere(gold, answer, deadline, strict)
     if correct is not None and found.answer is None:

@@ -68,7 +68,7 @@ _UNSURE = re.compile(
     re.IGNORECASE,
 )
 _SENTENCES = re.compile(
-    r"(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?:(?<=[.!?])|(?<=[.!?][$)])|(?<=[.!?]\$\$))\s+"
+    r"(?:(?<=[.!?])|(?<=[.!?][$)])|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)\s+"
     r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|\n+|;",
     re.IGNORECASE,
 )
@@ -78,7 +78,9 @@ _ASIDE_SENTENCE = re.compile(
 _TAKES_BACK = re.compile(
     r"\W*(?:no|wait|that|this|it|but)\b[^\d]{0,30}\b(?:not|wrong|incorrect|false|no)\b|no\b", re.IGNORECASE
 )
-_TAIL_DOUBTS = re.compile(r"\b(?:otherwise|unless|depending|maybe)\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL)
+_TAIL_DOUBTS = re.compile(
+    r"\b(?:otherwise|unless|depending|maybe)\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL
+)
 _IF = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 # What stands beside a box and changes what it says: -\boxed{5}, x \ne \boxed{5}, \boxed{5}\%, \boxed{5}\text{ km}.
@@ -210,6 +212,9 @@ def _from_phrase(text: str, difference: bool) -> Extracted | None:
     if marker:
         line = rest.strip().split("\n", 1)[0]
         return Extracted(line.strip() or None, "####")
+    lower = text.lower()
+    if not any(word in lower for word in ("ans", "result", "option", "choice", "a:")):
+        return None
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
         clause = _CLAUSES.split(_sentences(text[: match.start()])[-1])[-1]
@@ -257,12 +262,17 @@ def _in_digits(text: str) -> str:
 
 def _from_last_sentence(text: str, difference: bool) -> Extracted:
     """What the last sentence with a number or an expression states."""
-    sentences = _sentences(text)
-    said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
+    ending = "\n".join(text.rsplit("\n", 2)[-2:])  # two lines mostly decide; without displayed maths no span is cut
+    for part in (ending, text) if len(ending) < len(text) and "\\" not in text and "$$" not in text else (text,):
+        sentences = _sentences(part)
+        said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
+        places = [i for i in said_in if not _ASIDE_SENTENCE.match(sentences[i])]
+        if places:
+            break
     if not said_in:
         digits = _in_digits(text)
         return _from_last_sentence(digits, difference) if digits != text else Extracted(None, "no answer found")
-    place = next((i for i in reversed(said_in) if not _ASIDE_SENTENCE.match(sentences[i])), said_in[-1])
+    place = (places or said_in)[-1]
     said = sentences[place]
     if said.endswith("?"):
         return Extracted(None, "the last number is asked")
@@ -299,6 +309,8 @@ def _own_turn(response: str) -> str:
         if text[: end.start()].strip():
             text = text[: end.start()]
             break
+    if not any(mark in text for mark in ("Q", "Question", "Problem")):
+        return text
     committed = _COMMITS.search(text, text.rfind("</think>") + 1)
     another = _NEXT_QUESTION.search(text, committed.end()) if committed else None
     return text[: another.start()] if another else text

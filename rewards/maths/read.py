@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import lru_cache
 
 from llmrl.rewards.maths.unicode_math import ascii_math
 from llmrl.rewards.maths.units import ONE_WORD, UNITS, numerals, spoken_value
@@ -182,6 +183,7 @@ def _infix_over(text: str) -> str:
     return text[1:-1] if text.startswith("{") else text
 
 
+@lru_cache(maxsize=4_096)
 def clean(text: str) -> str:
     """One spelling for what LaTeX, markdown and unicode can write in many ways."""
     text = _IN_BRACKETS.sub(r" \1", ascii_math(text).strip())

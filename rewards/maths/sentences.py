@@ -27,34 +27,25 @@ NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
     rf"(?:[€£¢]|((?:{_UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
-# Words by which a sentence does not commit to what it names.
+# Words by which a sentence does not commit to what it says, whatever its shape.
 _DOUBTS = """
-    none|neither|nor|except|far from|nowhere near|wrong|incorrect|mistake|mistaken|misprint|typo|invalid|absurd
-    not (?:the )?(?:correct|right|true)|unlikely|doubt(?:s|ed|ful)?|dubious|questionable|uncertain|unclear|unsure|maybe
-    perhaps|possibly|probably|likely|presumabl[ey]|supposedly|allegedly|apparently|reportedly|tentative\\w*
-    hypothetical\\w*|might|could|(?-i:may)|ought|according to|give or take|one would|would be (?:wrong|the answer)|would\\b.*\\bif
-    if [^,]*\\bwere|either|otherwise|unless
-    provided|in case|as (?:if|though)|what if|whether|depending|for (?:example|instance)|one possib\\w+|a candidate
-    suppos\\w+|assum\\w+|presum\\w+|imagine|pretend|let['’]s say|say (?:it|there|we|s?he)|guess\\w*|estimat\\w+
-    conjectur\\w+|speculat\\w+|suspect\\w*|hunch|intuition|inclined|tempt\\w*|leaning|seems?|appears?|suggests?|expects?|mention\\w*
-    hints?|hinted|claims?|claimed|rumou?r\\w*|(?:said|says)(?! (?:yes|no)\\b)|(?<!all )told|at first
-    first (?:idea|guess|thought)
-    too (?:big|large|small|high|low|many|few|much|little)|(?:upper|lower) bound|impossible|out of (?:time|the question)
-    contradict\\w*|violat\\w+|fails?|exclud\\w+|eliminat\\w+|discard\\w*|dismiss\\w*|reject\\w*|refut\\w+|rule[sd]? out
+    none|neither|nor|except|wrong|incorrect|mistake\\w*|maybe|perhaps|possibly|probably|likely|unlikely
+    presumabl[ey]|supposedly|allegedly|apparently|reportedly|seemingly|arguably|might|could|(?-i:may)|ought|seems?|appears?
+    either|otherwise|unless|whether|depending|provided|as (?:if|though)|one would|would be wrong|would\\b.*\\bif
+    if [^,]*\\bwere|for (?:example|instance)|according to (?:my|some\\w*)|give or take|at first|first (?:idea|thought)
+    (?:suppos|assum|presum|guess|estimat|conjectur|suspect|claim|rumou?r|hint)\\w*|doubt(?:s|ed|ful)?|imagine|pretend|tempted|inclined
+    (?:said|says)(?! (?:yes|no)\\b)|say (?:it|there|we|s?he)|(?<!all )told|(?:upper|lower) bound|one possib\\w+|a candidate
 """
 DOUBT = re.compile(rf"\b(?:{'|'.join(_DOUBTS.replace('    ', '').split(chr(10))[1:-1])})\b", re.IGNORECASE)
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
-_HARDLY = re.compile(r"\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have)\b", re.IGNORECASE)
-_CITED = (
-    r"theorem|lemma|proposition|corollary|definition|axiom|equation|eq|problem|exercise|example|question|figure|fig"
-    r"|table|section|chapter|page|row|column|line|step|case|part|item|no|number|option|choice|formula|rule|property"
-    r"|method|remark|note|round|stage|phase|contest|exam|test|task|volume|appendix|version|level|exponent|base|year|grade"
-    r"|room|day|age|rank|verse|footnote|paragraph|assumption|hypothesis|condition|inequality|identity|algorithm"
+_HARDLY = re.compile(
+    r"\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have|(?:limit|target|goal|threshold|attempt) (?:is|was))\b", re.IGNORECASE
 )
 _PART = (
     r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiple|factor|divisor|power|root|square|cube"
     r"|double|triple|percent|fraction|logarithm|reciprocal|inverse|proof|set|list|group|pair"
 )
+_MEASURE = r"length|width|height|depth|area|volume|perimeter|radius|diameter|measure|degree|order|slope|remainder|value"
 LONGEST_SENTENCE = 500  # characters without its maths spans; of a longer one the end is read
 N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
 _ITEM = re.compile(N)
@@ -66,32 +57,28 @@ _OF_A_MEASURE = (
     r"(?<!\bat )(?<!\bin )(?<!\bby )(?<!\bof )(?<!\bon )(?<!\bfrom )(?<!\bafter )"
     rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"
 )
-_PREPOSITION = (
-    r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
-    r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
-)
 # A preposition that still states what follows it, by the verb before it.
 _STATES = re.compile(
-    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:an? )?(?!(?:{_CITED})s?\b|{_PREPOSITION}\b|than\b|most\b|least\b)[a-z]+|(?<!or )equal to|round(?:s|ed)?(?: \S+)?(?: up| down)? to|leav(?:es?|ing) \w+ with"
+    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:an? )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
     r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
-    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})"
-    r"(?: up| down| out)? to|(?:comes?|came) out (?:as|at|to be)"
-    rf")|{_OF_A_MEASURE})"
+    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
+    r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
+    rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
     r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
     re.IGNORECASE,
 )
 _DEFINITE = r"(?:the|these|those|all|both|each|every|his|her|its|their|our|my|your|first|last|next|previous|other|same)"
+_PREPOSITION = (
+    r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
+    r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
+)
 _TAKEN = re.compile(rf"\b{_PREPOSITION}(?: \w+ing)?(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
 _BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
 _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
-# What directly before a number makes it a bound, an operand or a part of a name.
-_USED = re.compile(
-    rf"(?:\b(?:than|least|most|near|nearly|almost|about|around|roughly|approximately|approx\.?|close to|twice|thrice"
-    r"|double|half|times|minus|plus|modulo|mod|versus|vs|exceed(?:s|ing|ed)?|counting|divid\w+|let|if|as"
-    rf"|(?:{_CITED})s?\.?)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{_UNDONE})[\s$(]*$",
-    re.IGNORECASE,
-)
+_NAMED = re.compile(r"\bthe [a-z]+[\s$]*$")  # the point $(2, -1)$
+# What directly before a number makes it a bound or an operand, though it looks like a verb.
+_USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{_UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|by|take|test|consider|suppose"
     r"|solve)(?: (?:we|the|that|case|set|have))*\W*$",
@@ -103,8 +90,11 @@ _BEHIND = re.compile(  # an operand or a part of a name
     r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
     re.IGNORECASE,
 )
-_COMPARED = re.compile(r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least))\b|^ *times as|^\W*as an?\b", re.IGNORECASE)
+_COMPARED = re.compile(
+    r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least))\b|^ *times as|^\W*as an?\b", re.IGNORECASE
+)
 _PLAIN = re.compile(r"[-+−$€£\\]*[\d.]+(?:[,/ :][\d.]+)*%?\s*(?:\\text|$)")
+_JOINED = re.compile(r"(?:\b(?:and|or)|,)[\s$]*(?:[a-z]+ )?$")
 _UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
 _GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
@@ -137,6 +127,7 @@ _CLAUSES = re.compile(
 _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
     r"(?:\bnot|n't)\s+(?=[^\s,;]*\d)[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
 )
+_ANYTHING_BUT = re.compile(r"\banything but\b", re.IGNORECASE)
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
@@ -261,7 +252,7 @@ def _between_prices(content: str, after: str) -> bool:
 
 def without_denials(sentence: str) -> str:
     """ "not 6 but 9" and "9, not 6" as 9."""
-    return _AFTERTHOUGHT.sub("", _DENIED.sub(" ", sentence))
+    return _AFTERTHOUGHT.sub("", _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence)))
 
 
 def stated(sentence: str, *, difference: bool = False) -> str | None:
@@ -272,7 +263,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    text, items = _marked(numerals(without_denials(re.sub("(?i)anything but", "never", sentence))))
+    text, items = _marked(numerals(without_denials(sentence)))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
     counted = [clause for clause in clauses if _ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
@@ -309,8 +300,12 @@ def _computed(clause: str, at: int, items: list[Item]) -> bool:
     return items[ord(clause[at]) - 0xE000].computed or clause[:at].rstrip(" $(").endswith(("=", "≈"))
 
 
+def _text(clause: str, at: int, items: list[Item]) -> str:
+    return items[ord(clause[at]) - 0xE000].text
+
+
 def _with_unit(clause: str, at: int, items: list[Item]) -> str:
-    said = items[ord(clause[at]) - 0xE000].text
+    said = _text(clause, at, items)
     unit = _UNIT_BEHIND.match(clause[at + 1 :])
     return said + (f" \\text{{{unit.group(1)}}}" if unit and not said.endswith("%") else "")
 
@@ -318,16 +313,17 @@ def _with_unit(clause: str, at: int, items: list[Item]) -> str:
 def _candidates(clause: str, sentence: str, items: list[Item], *, difference: bool) -> list[int]:
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
     places = [match.start() for match in _ITEM.finditer(clause)]
+    computed = [at for at in places if _computed(clause, at, items)]
+    computed = [at for at in computed if "=" not in _text(clause, at, items) or not _CONDITION.search(clause[:at])]
+    if computed:
+        return computed[-1:]
     free: list[int] = []
     others: list[int] = []
     behind_is: list[int] = []
     taken: list[int] = []
     for at in places:
-        before, after, said = clause[:at], clause[at + 1 :], items[ord(clause[at]) - 0xE000].text
-        if _computed(clause, at, items):
-            if "=" not in said or not _CONDITION.search(before):
-                behind_is.append(at)
-        elif _BEHIND.match(after) or (not difference and _COMPARED.search(after)):
+        before, after, said = clause[:at], clause[at + 1 :], _text(clause, at, items)
+        if _computed(clause, at, items) or _BEHIND.match(after) or (not difference and _COMPARED.search(after)):
             continue
         elif DENIAL.search(before) or _HARDLY.search(before):
             continue
@@ -345,12 +341,12 @@ def _candidates(clause: str, sentence: str, items: list[Item], *, difference: bo
                 taken.append(at)
         elif stated_as_subject(before, said, after):
             free.append(at)
-        elif _PLAIN.match(said):
-            others.append(at)
-        else:
+        elif not (_PLAIN.match(said) or after.strip(" .$)")) and _NAMED.search(before):
             free.append(at)
-    chosen = [at for at in behind_is if _computed(clause, at, items)][-1:] or behind_is[-1:] or free
-    if len(chosen) == 1 and not _computed(clause, chosen[0], items):  # 24 pens in 12 boxes; 5 dogs and 8 cats
+        elif _JOINED.search(before):
+            others.append(at)
+    chosen = behind_is[-1:] or free
+    if len(chosen) == 1:  # 24 pens in 12 boxes; 5 dogs and 8 cats
         chosen += [at for at in (*free, *others, *taken) if at > chosen[0]]
     return chosen
 

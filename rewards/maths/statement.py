@@ -17,12 +17,16 @@ _TAKES_BARE = frozenset(
     " yield yields leave leaves leaving becomes become find need needs needed cost costs take takes took lasts lasted"
     " pay pays paid weigh weighs earn earns earned hold holds contain contains measures measured averages owes → ≈ = :".split()
 )
-_TWO_OBJECTS = frozenset("take takes took cost costs give gives gave giving feed feeds fed pay pays paid bring brings brought owe owes earn earns earned leaves save saves saved".split())
-_OF_ONE = frozenset("is was has does comes makes looks seems works fails gives goes means satisfies divides exceeds sounds appears feels leads solves would could might may can cannot should".split())
+_TWO_OBJECTS = frozenset(
+    "take takes took cost costs give gives gave giving feed feeds fed pay pays paid bring brings brought owe owes earn earns earned leaves save saves saved".split()
+)
+_OF_ONE = frozenset(
+    "is was has does comes makes looks seems works fails gives goes means satisfies divides exceeds sounds appears feels leads solves would could might may can cannot should".split()
+)
 _OF_MANY = frozenset("are were have remain altogether left together total more such".split())
 _PLURALS = frozenset("they we you i people children men women all".split())
 _ORDERS = frozenset("take make get find need have give obtain leave pay hold".split())
-_OF_WE = frozenset("get got have had obtain find found need are".split())
+_OF_WE = frozenset("get got have had obtain find found need are see count counted reach reached".split())
 _IRREGULAR = frozenset(
     "ate began bought built brought came caught cut dealt did drank drew drove dug fed fell flew fought found gave got grew"
     " had held hit kept laid led left lent lost made met paid put ran read rode rose sang sat saw sent set shot slept sold"
@@ -30,7 +34,7 @@ _IRREGULAR = frozenset(
 )
 _AUXILIARIES = frozenset("must can will would shall should to do did does has have had 'll cannot".split())
 _FILLERS = frozenset(
-    "only just exactly precisely simply still also now then therefore thus hence already indeed actually finally clearly"
+    "only just exactly precisely simply still also now then therefore thus hence already indeed actually finally clearly currently"
     " together altogether".split()
 )
 _BETWEEN = frozenset("us them him her me you himself herself themselves itself each up a an another".split())
@@ -49,9 +53,13 @@ _PREPOSITIONS = frozenset(
     " near than as via".split()
 )
 _DETERMINERS = frozenset("a an the this that these those his her its their our my your each every some any no".split())
-_NO_NOUN = _PREPOSITIONS | _AUXILIARIES | frozenset(
-    "is are was were be and or but so because if when where while which that who not altogether together left total"
-    " times too more less fewer now then again".split()
+_NO_NOUN = (
+    _PREPOSITIONS
+    | _AUXILIARIES
+    | frozenset(
+        "is are was were be and or but so because if when where while which that who not altogether together left total"
+        " times plus minus too more less fewer now then again".split()
+    )
 )
 _NOUN = re.compile(r"[\s*$)]*(?:(?:more|additional|extra|such|different|other|full|whole|half) )*([A-Za-z°]+)")
 _PARTITIVE = re.compile(r"\s*(?:out )?of (?:the|these|those|them|his|her|its|their|our|all|which)\b", re.IGNORECASE)
@@ -68,7 +76,7 @@ _RESULT = re.compile(r"\b(?:so|thus|therefore|hence|altogether|in total|in all|t
 def _words(before: str) -> list[str]:
     if "'" in before or "’" in before:
         before = _CONTRACTED.sub(lambda m: m[1] + _EXPANDED[m[2]], before)
-    words = [word.strip("*_\"“”(),.$") for word in before.replace("in total", "").replace("in all", "").split()]
+    words = [word.strip('*_"“”(),.$') for word in before.replace("in total", "").replace("in all", "").split()]
     return [word for word in words if word and word.lower() not in _FILLERS]
 
 
@@ -85,13 +93,16 @@ def _finite(words: list[str], at: int) -> bool:
         return True
     if word.endswith("s"):
         return not word.endswith(("ss", "us", "is"))
-    plural = before.endswith("s") and not before.endswith(("ss", "us", "'s"))
+    if before in _TAKES_BARE:
+        return False
+    plural = before.endswith("s") and not before.endswith(("ss", "us", "is", "'s"))
     return plural or before in _PLURALS or "and" in words[:at]
 
 
 def _object(words: list[str]) -> int | None:
     """The place of a verb whose other object (Ben in "took Ben 4 hours") stands at the end of the words."""
-    if words[-1].lower() in _PREPOSITIONS | _DETERMINERS:
+    named = words[-1][0].isupper() or words[-1].endswith("s") or words[-2:-1] and words[-2].lower() in _DETERMINERS
+    if not named or words[-1].lower() in _NO_NOUN:
         return None
     for place in range(len(words) - 2, max(len(words) - 6, -1), -1):
         if words[place].lower() in _TWO_OBJECTS:
@@ -158,8 +169,9 @@ def _subject(words: list[str], *, counted: bool) -> bool:
 def stated_as_subject(before: str, said: str, after: str) -> bool:
     """Whether the clause begins with the number, and counts something or names the answer."""
     words = [word.lower() for word in _words(before)]
-    if "that" in words[1:] and words[words.index("that") - 1] in _MATRIX:
-        words = words[words.index("that") + 1 :]
+    opened = max((place for place, word in enumerate(words) if word in ("that", "why")), default=0)
+    if opened and words[opened - 1] in _MATRIX:
+        words = words[opened + 1 :]
     if any(word not in _CONNECTIVES for word in words):
         return False
     behind = _WORD_BEHIND.match(after)

@@ -88,12 +88,17 @@ def spoken_value(said: str) -> int | None:
     return -(total + part) if said.lstrip().startswith("-") else total + part
 
 
+_WORD = re.compile(r"[a-z]+")
 _DOZEN = re.compile(r"\b(half )?(?:a|one) dozen\b", re.IGNORECASE)
 _AND_A_HALF = re.compile(rf"\b({ONE_WORD}|\d+) and (?:a|one) (half|quarter)\b", re.IGNORECASE)
 
 
 def numerals(text: str) -> str:
     """The text with numbers of several words (twenty-five, two hundred, three and a half) as numerals."""
+    if _COUNTING.keys().isdisjoint(words := _WORD.findall(text.lower())) and {"half", "quarter", "dozen"}.isdisjoint(
+        words
+    ):
+        return text
     text = _DOZEN.sub(lambda m: "6" if m[1] else "12", text)
     text = _AND_A_HALF.sub(lambda m: f"{spoken_value(m[1].lower())} 1/{2 if m[2].lower() == 'half' else 4}", text)
 
