@@ -37,6 +37,7 @@ _DENIES = re.compile(r"n't|\b(?:not|cannot|wrong|incorrect|never|either|would)\b
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
+_DOZEN = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?dozens?\b[^}]*\}?")
 _POOL = WorkerPool(
     "llmrl.rewards.maths.worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -89,6 +90,8 @@ def verify_answer(
 
 def _verify_response(response: str, gold: str, deadline: float, strict: bool, wanted: Asked) -> Verdict:
     found = extract(response, difference=wanted.difference, words=_IN_WORDS.fullmatch(gold) is not None)
+    if wanted.dozens and found.answer:
+        found = replace(found, answer=_DOZEN.sub("", found.answer))
     verdict = _verify(found, gold, deadline, strict)
     named, _, value = (found.answer or "").rpartition("=")
     if verdict.correct is False and named and bare(named.partition("=")[0]) in wanted.expressions:

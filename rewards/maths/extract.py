@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
-from llmrl.rewards.maths.sentences import DENIAL, DOUBT, NUMBER, TAIL, says_something, spans_of, stated, without_denials
+from llmrl.rewards.maths.sentences import DOUBT, NUMBER, TAIL, says_something, spans_of, stated, without_denials
+from llmrl.rewards.maths.statement import DENIAL
 from llmrl.rewards.maths.units import ONE_WORD, canonical_unit, numerals, spoken_value
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
@@ -46,12 +47,18 @@ _MARKER = re.compile(
     r"|(?=n't\b|n’t\b))[\s*_:]*(?:simply\s+|just\s+)?",
     re.IGNORECASE | re.MULTILINE,
 )
+# "Possible answer: 5" is no "correct answer".
+_QUALIFIED = re.compile(
+    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical|required|desired"
+    r"|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose|problem)\b)[a-z]+[\s*_]*$",
+    re.IGNORECASE,
+)
 _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
 _NEGATED_BEFORE = re.compile(
     r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$"
-    r"|\bwere\s*[$({\\[]*$",
+    r"|\bif\b[^.\n]{0,30}\bwere\s*[$({\\[]*$",
     re.IGNORECASE,
 )
 _NEGATED_AFTER = re.compile(
@@ -76,7 +83,10 @@ _ASIDE_SENTENCE = re.compile(
     r"\W*(?:note|remark|check\w*|verif\w+|verification|indeed|more generally)\b|\(", re.IGNORECASE
 )
 _TAKES_BACK = re.compile(
-    r"\W*(?:no|wait|that|this|it|but)\b[^\d]{0,30}\b(?:not|wrong|incorrect|false|no)\b|no\b", re.IGNORECASE
+    r"\W*(?:(?:hmm|oh|oops|sorry|wait|actually|but|however|no)\W+)*(?:no|wait|that|this|it|but)\b[^\d]{0,30}?"
+    r"(?:(?:n['’]t|\bcannot) (?:be )?(?:right|correct|true|possible|work|make|add|it)"
+    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:no|scratch that)\b",
+    re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
     r"\b(?:otherwise|unless|depending|maybe)\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL
@@ -119,8 +129,12 @@ _PREDICATE_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
+_LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
+_MARKDOWN = re.compile(
+    r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$|`(?=[$\d])|(?<=\d)`", re.MULTILINE
+)
 _ONE_LINE_BLOCK = re.compile(
     r"```(?:latex|tex|text|math|plaintext|md|json|output)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```"
 )
@@ -218,7 +232,7 @@ def _from_phrase(text: str, difference: bool) -> Extracted | None:
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
         clause = _CLAUSES.split(_sentences(text[: match.start()])[-1])[-1]
-        if DOUBT.search(clause) or DENIAL.search(clause) or _IF.search(clause):
+        if _QUALIFIED.search(clause) or DOUBT.search(clause) or DENIAL.search(clause) or _IF.search(clause):
             return Extracted(None, "the answer is only supposed")
         if rest and not _ELSEWHERE.match(rest) and not (rest[0] == "\\" and boxes_of(rest[:200])[:1]):
             return _after_marker(rest[:LONGEST_ANSWER], difference)
@@ -273,7 +287,7 @@ def _from_last_sentence(text: str, difference: bool) -> Extracted:
         digits = _in_digits(text)
         return _from_last_sentence(digits, difference) if digits != text else Extracted(None, "no answer found")
     place = (places or said_in)[-1]
-    said = sentences[place]
+    said = _LABEL.sub("", sentences[place])
     if said.endswith("?"):
         return Extracted(None, "the last number is asked")
     if any(_TAKES_BACK.match(later) for later in sentences[place + 1 :]):
@@ -295,7 +309,7 @@ def _stands_alone(whole: str) -> bool:
     if len(re.findall(r"\$\d", whole)) > 1:
         return False
     prose = _in_digits(re.sub(r"\\[a-zA-Z]+", "", whole))
-    if re.search(r"\d", prose) and re.search(r"\b(?:is|are|was|were|equals|gives|makes)\b", prose):
+    if re.search(r"\d", prose) and re.search(r"[A-Za-z]{2,}.*=|\b(?:is|are|was|were|equals|gives|makes)\b", prose):
         return False
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}:?\s+\d", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6
@@ -356,9 +370,7 @@ def _from_prose(text: str, difference: bool, words: bool) -> Extracted:
     text = re.sub(r"\\(?:boxed|fbox)\s*\{[^{}]*\}", " ", text)
     text = re.sub(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)  # a calculator's notes, drawings
     text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
-    text = re.sub(
-        r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$", "", text, flags=re.MULTILINE
-    )
+    text = _MARKDOWN.sub("", text)
     text = re.sub(r"[ \t]{2,}", " ", text.strip())[-FINAL_PART:]
     if found := _from_phrase(text, difference):
         return found

@@ -21,18 +21,20 @@ _DIFFERENCE = re.compile(
     r"|\bdifference\b",
     re.IGNORECASE,
 )
-_HOW_MANY = re.compile(r"\bhow many (\w+)\b(?! (?:per|of|and)\b)", re.IGNORECASE)
+_HOW_MANY = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)", re.IGNORECASE)
 _KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "usd cent")
 _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.split()}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """difference: by how much or how many times. units: those that would be another answer. expressions: in `bare` form."""
+    """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
+    dozens is the answer. expressions: in `bare` form."""
 
     percent: bool = False
     difference: bool = False
     other_units: frozenset[str] = frozenset()
+    dozens: bool = False
     expressions: frozenset[str] = frozenset()
 
 
@@ -52,5 +54,6 @@ def asked(question: str) -> Asked:
         percent=any(_PERCENT.search(sentence) for sentence in sentences),
         difference=any(_DIFFERENCE.search(sentence) for sentence in sentences),
         other_units=_SAME_KIND.get(unit, frozenset()) - {unit},
+        dozens=bool(named) and named[-1].lower() in ("dozen", "dozens"),
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
     )

@@ -9,10 +9,9 @@ Two candidates are none. One list of hedges (`DOUBT`) serves every way of findin
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 
-from llmrl.rewards.maths.statement import stated_as_subject, stated_by_verb
-from llmrl.rewards.maths.units import SCALES, UNITS, numerals
+from llmrl.rewards.maths.statement import ITEM, UNDONE, UNIT, Item, N, candidates, computed, with_unit
+from llmrl.rewards.maths.units import numerals
 
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
@@ -22,10 +21,9 @@ _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} |
     "\\(": "\\)",
     "\\[": "\\]",
 }
-_UNIT = "|".join(sorted((re.escape(name) for name in UNITS if len(name) < 12 and name != "in"), key=len, reverse=True))
 NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
-    rf"(?:[€£¢]|((?:{_UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
+    rf"(?:[€£¢]|((?:{UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
 # Words by which a sentence does not commit to what it says, whatever its shape.
 _DOUBTS = """
@@ -37,67 +35,10 @@ _DOUBTS = """
     (?:said|says)(?! (?:yes|no)\\b)|say (?:it|there|we|s?he)|(?<!all )told|(?:upper|lower) bound|one possib\\w+|a candidate
 """
 DOUBT = re.compile(rf"\b(?:{'|'.join(_DOUBTS.replace('    ', '').split(chr(10))[1:-1])})\b", re.IGNORECASE)
-DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
-_HARDLY = re.compile(
-    r"\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have|(?:limit|target|goal|threshold|attempt) (?:is|was))\b", re.IGNORECASE
-)
-_PART = (
-    r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiple|factor|divisor|power|root|square|cube"
-    r"|double|triple|percent|fraction|logarithm|reciprocal|inverse|proof|set|list|group|pair"
-)
-_MEASURE = r"length|width|height|depth|area|volume|perimeter|radius|diameter|measure|degree|order|slope|remainder|value"
 LONGEST_SENTENCE = 500  # characters without its maths spans; of a longer one the end is read
-N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
-_ITEM = re.compile(N)
 _IS_ITEM = re.compile(rf"=\s*{N}")
-_UNDONE = "§"  # the place of arithmetic that is left undone
 _START = r"[^\w\ue000-\uf8ff]*"
-# A total of, an area of; not a third of, at a speed of.
-_OF_A_MEASURE = (
-    r"(?<!\bat )(?<!\bin )(?<!\bby )(?<!\bof )(?<!\bon )(?<!\bfrom )(?<!\bafter )"
-    rf"\ban? (?:[a-z-]+ )?(?!(?:{_PART})\b)[a-z]+ of"
-)
-# A preposition that still states what follows it, by the verb before it.
-_STATES = re.compile(
-    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:an? )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
-    r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
-    r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
-    r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
-    r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
-    rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
-    r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
-    re.IGNORECASE,
-)
-_DEFINITE = r"(?:the|these|those|all|both|each|every|his|her|its|their|our|my|your|first|last|next|previous|other|same)"
-_PREPOSITION = (
-    r"(?:in|into|after|for|of|from|with|without|at|over|on|onto|during|by|per|to|towards?|among|within|until|till|since"
-    r"|before|between|through|across|against|like|unlike|out|under|above|below|beyond|past|around|about)"
-)
-_TAKEN = re.compile(rf"\b{_PREPOSITION}(?: \w+ing)?(?: (?:{_DEFINITE}|only|exactly|just))*[\s$]*$", re.IGNORECASE)
-_BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
-_KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
-_NAMED = re.compile(r"\bthe [a-z]+[\s$]*$")  # the point $(2, -1)$
-# What directly before a number makes it a bound or an operand, though it looks like a verb.
-_USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{_UNDONE})[\s$(]*$", re.IGNORECASE)
-_CONDITION = re.compile(
-    r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|by|take|test|consider|suppose"
-    r"|solve)(?: (?:we|the|that|case|set|have))*\W*$",
-    re.IGNORECASE,
-)
-_BEHIND = re.compile(  # an operand or a part of a name
-    rf"^\W{{0,2}}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷{_UNDONE}]\s*(?:{N}|\w)|[x×]\s*{N}"
-    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
-    r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
-    re.IGNORECASE,
-)
-_COMPARED = re.compile(
-    r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least))\b|^ *times as|^\W*as an?\b", re.IGNORECASE
-)
-_PLAIN = re.compile(r"[-+−$€£\\]*[\d.]+(?:[,/ :][\d.]+)*%?\s*(?:\\text|$)")
-_JOINED = re.compile(r"(?:\b(?:and|or)|,)[\s$]*(?:[a-z]+ )?$")
-_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{_UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
-_GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
-_TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
+_BUT_NOT = re.compile(r"(?:\b(?:but|though|although)|, which)\b[^.]*(?:n['’]t|\b(?:not|no|never|wrong))\b")
 # A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
 _CONJUNCTION = re.compile(
     rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|given|although|though|while|whereas|where|unless|until"
@@ -106,20 +47,21 @@ _CONJUNCTION = re.compile(
 )
 _RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
 _ADVERBIAL = re.compile(
-    rf"^{_START}(?:and |but )?(?:after|before|with|using|including|of which|out of|of|in|at|by|from|among|on|to"
+    rf"^{_START}(?:and |but )?(?:after|before|with|using|including|of which(?! there)|out of|of|in|at|by|from|among|on|to"
     r"|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
-    r"|which|for an? \w+ (?:\w+ )?of|finally|together)\b|\b(?:left|altogether|in total"
-    r"|in all|remain\w*|therefore|thus|hence|total)\b",
+    r"|which|but the actual|for an? \w+ (?:\w+ )?of|finally|together)\b|\b(?:left|altogether|in total"
+    r"|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
 _CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
 _CLAUSES = re.compile(
-    r"[,;]\s*|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but|while|whereas|because|since|which|including|where|whether"
-    r"|for which|such that|it follows|we (?:find|get|have|obtain|see))\b)"
+    r"[,;]\s*|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but"
+    r"|while|whereas|because|since|(?<!of )which|including|where|whether|for which|such that"
+    r"|it follows|we (?:find|get|have|obtain|see))\b)"
     r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)"
     r"|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
     r"|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
@@ -128,6 +70,10 @@ _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, 
     r"(?:\bnot|n't)\s+(?=[^\s,;]*\d)[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
 )
 _ANYTHING_BUT = re.compile(r"\banything but\b", re.IGNORECASE)
+_CORRECTED = re.compile(  # 6, I mean 9
+    r"(?<![\d.,])[$€£]?\d[\d.,]*[\s,;–—-]{1,8}(?:I mean|sorry|make that|or rather|correction)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
+    re.IGNORECASE,
+)
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
@@ -144,24 +90,19 @@ _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
 _BARE = re.compile(r"\s*(?:\\(?:angle|triangle|mathrm|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*")  # $x$
-_WORDS = r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with)\b)[a-zA-Z/]+){0,4}"
+_WORDS = (
+    r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with"
+    r"|equals?|gives?|makes?|ha[sd]|have|leaves?|costs?|pays?)\b)[a-zA-Z/]+){0,4}"
+)
 _OPERATOR = r"(?:[-−–+*/×÷^·x]|times|plus|minus|divided by)"
 _ARITHMETIC = rf"[($]*{N}\)?{_WORDS}(?:\s*{_OPERATOR}\s*[($]*{N}\)?{_WORDS})+"
 _SUM = re.compile(rf"(?:{_ARITHMETIC}\s*[=≈]\s*)+(?=\$?{N})")
-_LEFT_UNDONE = re.compile(_ARITHMETIC)
+_LEFTUNDONE = re.compile(_ARITHMETIC)
 _NO_NAME = r"(?!(?:is|be|of|he|to|in|at|by|as|it|so|do|we|us|am|on|or|if|up|no|an|a|I|A)\b *=)"
 _TERM = rf"{_NO_NAME}[\d.]*[a-zA-Z]\w?(?:\([^()\s]*\))?(?:\^\d+)?"
-_EQUATION = re.compile(rf"(?<![\w{_UNDONE}])({_TERM}(?:\s*[-+*/]\s*{_TERM})*)\s*=\s*\$?({N})")
+_EQUATION = re.compile(rf"(?<![\w{UNDONE}])({_TERM}(?:\s*[-+*/]\s*{_TERM})*)\s*=\s*\$?({N})")
 _LIST = re.compile(rf"({N})((?:\s*,?\s*\b(?:and|or)(?:\s+(?:maybe|perhaps|possibly|also))?\s+{N}|\s*,\s*{N})+)")
 _ASIDE = re.compile(rf"\s*\([^()]*(?:[a-z]{{2}}|=)[^()]*\)|(?<=[a-z]) \({N}\)(?= [a-z])")
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """A number, maths span, equation or list. computed: an equation, or what stands behind one's sign."""
-
-    text: str
-    computed: bool
 
 
 def _marked(sentence: str) -> tuple[str, list[Item]]:
@@ -176,7 +117,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         return items[ord(place) - 0xE000]
 
     def listed(match: re.Match[str]) -> str:
-        parts = [item(place) for place in _ITEM.findall(match.group())]
+        parts = [item(place) for place in ITEM.findall(match.group())]
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
@@ -195,10 +136,10 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     text = _POINT.sub(lambda m: hold(m.group()), text)
     text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
     outside = _ASIDE.sub("", text)
-    text = outside if _ITEM.search(outside) else text
+    text = outside if ITEM.search(outside) else text
     text = _SUM.sub("= ", text)
     text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
-    text = _LEFT_UNDONE.sub(_UNDONE, text)
+    text = _LEFTUNDONE.sub(UNDONE, text)
     text = _LIST.sub(listed, text)
     return text, items[:6_000]
 
@@ -252,7 +193,8 @@ def _between_prices(content: str, after: str) -> bool:
 
 def without_denials(sentence: str) -> str:
     """ "not 6 but 9" and "9, not 6" as 9."""
-    return _AFTERTHOUGHT.sub("", _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence)))
+    sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))
+    return _AFTERTHOUGHT.sub("", _CORRECTED.sub(" ", sentence))
 
 
 def stated(sentence: str, *, difference: bool = False) -> str | None:
@@ -265,7 +207,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
     """
     text, items = _marked(numerals(without_denials(sentence)))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
-    counted = [clause for clause in clauses if _ITEM.search(clause)]
+    counted = [clause for clause in clauses if ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
     free = free or [clause for clause in counted if _IS_ITEM.search(clause) or _RELATIVE.match(clause)]
     stating = [clause for clause in free if not _ADVERBIAL.match(clause)] or free[-1:]
@@ -273,99 +215,25 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
         del stating[0]
     for place in reversed(range(len(stating))):
         clause = stating[place]
-        found = _candidates(clause, text, items, difference=difference)
+        found = candidates(clause, text, items, difference=difference)
         if len(found) > 1:
             return None
         if found:
             at = found[0]
-            if _computed(clause, at, items):
-                unsure = DOUBT.search(_ITEM.split(clause[:at])[-1])
-                return None if unsure else _with_unit(clause, at, items)
+            if computed(clause, at, items):
+                unsure = DOUBT.search(ITEM.split(clause[:at])[-1])
+                return None if unsure else with_unit(clause, at, items)
             free = [
                 said
                 for said in clauses
-                if not (_ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
+                if not (ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
             ]
             doubted = any(map(DOUBT.search, (*clauses[clauses.index(clause) :], *free)))
-            others = [c for said in stating[:place] for c in _candidates(said, text, items, difference=difference)]
+            doubted = doubted or _BUT_NOT.search(text, text.index(clause)) is not None
+            others = [c for said in stating[:place] for c in candidates(said, text, items, difference=difference)]
             if doubted or (others and not _RESULT.search(clause)):
                 return None
-            return _with_unit(clause, at, items)
+            return with_unit(clause, at, items)
         if _CONCLUDES.match(clause):
             return None
     return None
-
-
-def _computed(clause: str, at: int, items: list[Item]) -> bool:
-    return items[ord(clause[at]) - 0xE000].computed or clause[:at].rstrip(" $(").endswith(("=", "≈"))
-
-
-def _text(clause: str, at: int, items: list[Item]) -> str:
-    return items[ord(clause[at]) - 0xE000].text
-
-
-def _with_unit(clause: str, at: int, items: list[Item]) -> str:
-    said = _text(clause, at, items)
-    unit = _UNIT_BEHIND.match(clause[at + 1 :])
-    return said + (f" \\text{{{unit.group(1)}}}" if unit and not said.endswith("%") else "")
-
-
-def _candidates(clause: str, sentence: str, items: list[Item], *, difference: bool) -> list[int]:
-    """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
-    places = [match.start() for match in _ITEM.finditer(clause)]
-    computed = [at for at in places if _computed(clause, at, items)]
-    computed = [at for at in computed if "=" not in _text(clause, at, items) or not _CONDITION.search(clause[:at])]
-    if computed:
-        return computed[-1:]
-    free: list[int] = []
-    others: list[int] = []
-    behind_is: list[int] = []
-    taken: list[int] = []
-    for at in places:
-        before, after, said = clause[:at], clause[at + 1 :], _text(clause, at, items)
-        if _computed(clause, at, items) or _BEHIND.match(after) or (not difference and _COMPARED.search(after)):
-            continue
-        elif DENIAL.search(before) or _HARDLY.search(before):
-            continue
-        elif _STATES.search(before):
-            behind_is.append(at)
-        elif _USED.search(before):
-            continue
-        elif stated_by_verb(before, said, after, sentence):
-            behind_is.append(at)
-        elif _TAKEN.search(before) or _KNOWN.search(before):
-            alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
-            if alone and _measured(before, said, after, difference=difference):
-                return [at]
-            if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
-                taken.append(at)
-        elif stated_as_subject(before, said, after):
-            free.append(at)
-        elif not (_PLAIN.match(said) or after.strip(" .$)")) and _NAMED.search(before):
-            free.append(at)
-        elif _JOINED.search(before):
-            others.append(at)
-    chosen = behind_is[-1:] or free
-    if len(chosen) == 1:  # 24 pens in 12 boxes; 5 dogs and 8 cats
-        chosen += [at for at in (*free, *others, *taken) if at > chosen[0]]
-    return chosen
-
-
-def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
-    """Up by 100%, for $12, in 3 hours, cut into 5 pieces: what a preposition may introduce and still be the answer."""
-    found = re.search(r"\b(in|into|after|for|at|by)[\s$]*$", before)
-    if not found:
-        return False
-    percent = said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None
-    if found[1] == "by" and (difference or percent) and _GROWS.search(before):
-        return True
-    if re.search(r"\b(?:is|are|was|were|been)(?: \w+)? (?!divi|multip|up\b|down\b)\w+ (?:into|by)[\s$]*$", before):
-        return found[1] == "into" or re.match(rf"\s+(?!(?:{_UNIT})\b)[a-z]", after) is not None
-    if found[1] == "by":
-        return False
-    if found[1] == "for":
-        room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
-        return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
-    if found[1] == "at":
-        return ":" in said or said[0] == "(" or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per)", after) is not None
-    return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)
