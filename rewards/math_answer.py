@@ -38,6 +38,7 @@ _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 _DOZEN = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?dozens?\b[^}]*\}?")
+_MORE = re.compile(r"(?<![\w.,])(\d{1,15}) more\b")
 _POOL = WorkerPool(
     "llmrl.rewards.maths.worker:handle", size=max(1, min(8, os.cpu_count() or 1)), memory_bytes=3 << 30, quiet=True
 )
@@ -98,6 +99,8 @@ def _verify_response(response: str, gold: str, deadline: float, strict: bool, wa
         verdict = _verify(replace(found, answer=value), gold, deadline, strict)
     if verdict.correct and wanted.other_units and unit_of(found.answer or "") in wanted.other_units:
         return replace(verdict, correct=False, reason="another unit than asked")
+    if verdict.correct and wanted.amount and found.where == "last sentence" and found.answer in _MORE.findall(response):
+        return replace(verdict, correct=False, reason="so many more, where the whole is asked")
     if found.where == "box" and verdict.reason.startswith("the answer cannot be read") and not found.stuffed:
         again = after_the_box(response)  # an unreadable box does not hide "The answer is 7." after it
         return verdict if again is None else _verify(again, gold, deadline, strict)

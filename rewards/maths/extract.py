@@ -17,8 +17,8 @@ from itertools import pairwise
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.maths.sentences import DOUBT, NUMBER, TAIL, says_something, spans_of, stated, without_denials
-from llmrl.rewards.maths.statement import DENIAL
-from llmrl.rewards.maths.units import ONE_WORD, canonical_unit, numerals, spoken_value
+from llmrl.rewards.maths.statement import DENIAL, UNIT
+from llmrl.rewards.maths.units import ONE_WORD, UNITS, canonical_unit, numerals, spoken_value
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
 LONGEST_ANSWER = 1_500
@@ -80,7 +80,8 @@ _SENTENCES = re.compile(
     re.IGNORECASE,
 )
 _ASIDE_SENTENCE = re.compile(
-    r"\W*(?:note|remark|check\w*|verif\w+|verification|indeed|more generally)\b|\(", re.IGNORECASE
+    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally)\b|\(",
+    re.IGNORECASE,
 )
 _TAKES_BACK = re.compile(
     r"\W*(?:(?:hmm|oh|oops|sorry|wait|actually|but|however|no)\W+)*(?:no|wait|that|this|it|but)\b[^\d]{0,30}?"
@@ -108,7 +109,8 @@ _WORDS_BESIDE = re.compile(r"\\(?:text|mathrm|mbox|textrm)\s*\{([^{}]*)\}")
 _SPEAKS = re.compile(r"\b(?:or|and|not|wrong|incorrect|maybe|percent|pct)\b", re.IGNORECASE)
 _GLUED_ON = re.compile(r"\s*\\(?:cdot|times)\s*\S+|\^\{?\w+\}?|\\?%|[\^!/]\d*|[A-Za-z]{1,2}(?![A-Za-z])|\^\{?\\circ")
 _SCALED = re.compile(
-    r"^(?:\$|\\\)|\*|\s)*\s*(\\?%|percent\b|per cent\b|pct\b|thousand\b|million\b|billion\b|dozen\b)", re.IGNORECASE
+    r"^(?:\$|\\\)|\*|\s)*\s*(\\?%|(?:percent|per cent|pct|thousand|million|billion|dozen)\b"
+    rf"|(?!units?\b|[ap]m\b|won\b)(?:{UNIT})(?=[\s.,;)]|$))"
 )
 _ALTERNATIVE = re.compile(
     r"^(?:\$|\\\)|\*|,|\s|\\text\s*\{|\\quad|\\,)*\b(or|and)\b(?:,?\s*(?:maybe|perhaps|possibly|also|even|else"
@@ -209,7 +211,7 @@ def _with_neighbours(piece: tuple[int, int, str], text: str) -> str | None:
         glued = _GLUED_ON.match(after)
         rest = glued.group() if glued else ""
     if not rest and (scaled := _SCALED.match(after)):
-        rest = " " + scaled.group(1)
+        rest = f" \\text{{{scaled[1]}}}" if scaled[1] in UNITS else f" {scaled[1]}"
     if not rest and (other := _ALTERNATIVE.match(after.split("\n")[0])):
         spans, number = spans_of(other.group(2)), NUMBER.match(other.group(2).lstrip("$ "))
         another = spans[0][2] if spans and spans[0][0] == 0 else number.group() if number else other.group(2)

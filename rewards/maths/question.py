@@ -21,20 +21,26 @@ _DIFFERENCE = re.compile(
     r"|\bdifference\b",
     re.IGNORECASE,
 )
-_HOW_MANY = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)", re.IGNORECASE)
-_KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "usd cent")
+_UNIT = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)|\bin (\w+)\s*\?", re.IGNORECASE)
+_AMOUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
+_MISSING = re.compile(
+    r"\b(?:more|additional|extra|an?other|needs?|must|left|remain\w*|should|to (?:buy|get|reach)|missing)\b",
+    re.IGNORECASE,
+)
+_KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "mL L gal qt pt", "usd cent")
 _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.split()}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
-    dozens is the answer. expressions: in `bare` form."""
+    dozens is the answer. amount: how many there are, not how many more are needed. expressions: in `bare` form."""
 
     percent: bool = False
     difference: bool = False
     other_units: frozenset[str] = frozenset()
     dozens: bool = False
+    amount: bool = False
     expressions: frozenset[str] = frozenset()
 
 
@@ -48,12 +54,15 @@ def asked(question: str) -> Asked:
     (True, True)
     """
     sentences = _ASKING.findall(question)
-    named = _HOW_MANY.findall(" ".join(sentences))
+    named = [many or other for many, other in _UNIT.findall(" ".join(sentences))]
     unit = UNITS.get(named[-1].lower(), "") if named else ""
+    difference = any(_DIFFERENCE.search(sentence) for sentence in sentences)
+    needed = _MISSING.search(" ".join(sentences)) is not None
     return Asked(
         percent=any(_PERCENT.search(sentence) for sentence in sentences),
-        difference=any(_DIFFERENCE.search(sentence) for sentence in sentences),
+        difference=difference,
         other_units=_SAME_KIND.get(unit, frozenset()) - {unit},
         dozens=bool(named) and named[-1].lower() in ("dozen", "dozens"),
+        amount=_AMOUNT.search(question) is not None and not difference and not needed,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
     )

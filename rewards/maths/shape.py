@@ -49,6 +49,7 @@ PREPOSITIONS, _DETERMINERS, _AUXILIARIES = (_CLASS[name] for name in ("prepositi
 _TAKES_BARE = _CLASS["link"] | _CLASS["bare"]
 _NO_NOUN = PREPOSITIONS | _AUXILIARIES | _CLASS["no_noun"]
 _NOUN = re.compile(r"[\s*$)]*(?:(?:more|additional|extra|such|different|other|full|whole|half) )*([A-Za-z°]+)")
+_PLAIN = re.compile(r"[-+−$€£]?[\d.,/: ]*%?")
 _PARTITIVE = re.compile(r"\s*(?:out )?of (?:the|these|those|them|his|her|its|their|our|all|which)\b", re.IGNORECASE)
 _PREDICATE = re.compile(
     r"\W*(?:is|are)(?: (?:therefore|thus|indeed|also|then|hence))? (?:the|our|my (?:final )?answer)\b(?! (?:wrong|first)\b)"
@@ -103,7 +104,7 @@ def _with_object(words: list[str]) -> int:
 
 def _has_noun(said: str, after: str) -> bool:
     """Whether the number is one of something: a currency, a unit, a noun behind it."""
-    if said[:1] in "$€£" or said.endswith(("%", "}", "€")) or _PARTITIVE.match(after):
+    if not _PLAIN.fullmatch(said) or said[:1] in "$€£" or said.endswith(("%", "}", "€")) or _PARTITIVE.match(after):
         return True
     noun = _NOUN.match(after)
     return noun is not None and noun[1].lower() not in _NO_NOUN and not noun[1].endswith("ly")
@@ -111,7 +112,7 @@ def _has_noun(said: str, after: str) -> bool:
 
 def stated_by_verb(before: str, said: str, after: str, sentence: str) -> bool:
     """Whether a verb and a subject before the number state it."""
-    words = _words(before)
+    words = _words(before.rpartition(": ")[2] or before)
     while words and words[-1].lower() in _CLASS["indirect"]:
         words.pop()
     if not words:

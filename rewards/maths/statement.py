@@ -141,7 +141,7 @@ def _named(before: str, said: str, after: str) -> bool:
 
 def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
     """Up by 100%, for $12, in 3 hours, cut into 5 pieces: what a preposition may introduce and still be the answer."""
-    found = re.search(r"\b(in|into|after|for|at|by)[\s$]*$", before)
+    found = re.search(r"\b(in|into|after|on|for|at|by)[\s$]*$", before)
     if not found:
         return False
     percent = said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None
@@ -156,4 +156,4 @@ def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
         return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
     if found[1] == "at":
         return ":" in said or said[0] == "(" or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per)", after) is not None
-    return ":" in said or (found[1] in ("in", "after") and _TIME.match(after) is not None)
+    return ":" in said or (found[1] in ("in", "on", "after") and _TIME.match(after) is not None)
