@@ -187,13 +187,12 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
         if _an_equation(answer, zero_only=True):
             return False
         if named is not None and len(named) > 1:
-            return (
-                isinstance(gold, Group)
-                and gold.kind == "()"
-                and _in_order(
-                    gold.items, [named[k] for k in (sorted(named) if named.keys() <= set("xyz") else named)], heavy
-                )
-            )
+            names = sorted(named)
+            neighbours = all(len(name) == 1 for name in names) and ord(names[-1]) - ord(names[0]) < len(names)
+            ordered = [
+                named[name] for name in (names if neighbours else named)
+            ]  # (b, a) is turned round, (m, b) is not
+            return isinstance(gold, Group) and gold.kind == "()" and _in_order(gold.items, ordered, heavy)
         return any(same(gold, value, heavy=heavy) for value in chain_values(answer, tell))
     assert isinstance(gold, Relation)
     if _an_equation(gold):

@@ -90,7 +90,7 @@ _TAKES_BACK = re.compile(
     re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
-    r"\b(?:otherwise|unless|depending|maybe)\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL
+    r"\b(?:otherwise|unless|depending|maybe)\b|^\W*if\b|^\W*(?:which|but|though)\b.*(?:not|n['’]t|wrong)\b", re.DOTALL
 )
 _IF = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)

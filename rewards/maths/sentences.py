@@ -27,6 +27,7 @@ NUMBER = re.compile(
 )
 # Words by which a sentence does not commit to what it says, whatever its shape.
 _DOUBTS = """
+    more or less|ignor\\w+|naive|rough(?:ly)?|preliminary|provisional
     none|neither|nor|except|wrong|incorrect|mistake\\w*|maybe|perhaps|possibly|probably|likely|unlikely
     presumabl[ey]|supposedly|allegedly|apparently|reportedly|seemingly|arguably|might|could|(?-i:may)|ought|seems?|appears?
     either|otherwise|unless|whether|depending|provided|as (?:if|though)|one would|would be wrong|would\\b.*\\bif

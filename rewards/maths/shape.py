@@ -32,8 +32,8 @@ _WORDS = """
     these those them;
     subject i we you he she it they there who;
     plural they we you i people children men women all;
-    concluding that so which means mean meaning find see know conclude get have shows show confirms tells implies imply
-    follows is where and but then thus therefore hence because since until while as if than deduce answer;
+    concluding that so which means mean meaning find see know conclude found saw concluded get have shows show confirms tells
+    implies imply follows is where and but then thus therefore hence because since until while as if than deduce answer;
     preposition in into after for of from with without at over on onto during by per to toward towards among within until till
     since before between through across against like unlike out under above below beyond past around about up down off
     near than as via;
@@ -56,6 +56,7 @@ _PREDICATE = re.compile(
 )
 _WORD_BEHIND = re.compile(r"[\s$*)]*([\w']+)")
 _MODAL = re.compile(r"\b(?:would|could|should|cannot)\b")
+_SINGULAR = re.compile(r"\W*\w+s (?:the|an?|this|that|these|those|no|all|our|its?|both|every)\b")  # 8 fits the pattern
 _EXPANDED = {"s": " is", "re": " are", "ll": " will", "ve": " have"}
 _CONTRACTED = re.compile(r"\b(it|that|there|here|this|which|s?he|they|we|you|I)['’](s|re|ll|ve)\b", re.IGNORECASE)
 _RESULT = re.compile(r"\b(?:so|thus|therefore|hence|altogether|in total|in all|total|left|out of)\b", re.IGNORECASE)
@@ -164,7 +165,7 @@ def stated_as_subject(before: str, said: str, after: str) -> bool:
     if behind is None or _PREDICATE.match(after):
         return True
     word = behind[1].lower()
-    if word in _CLASS["of_one"] or _MODAL.search(after):
+    if word in _CLASS["of_one"] or _SINGULAR.match(after) or _MODAL.search(after):
         return False
     counts = word in _CLASS["of_many"] or word in _CLASS["irregular"] or word.endswith("ed")
     return counts or _has_noun(said, after) or word in PREPOSITIONS - {"to", "than", "as"}

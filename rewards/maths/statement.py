@@ -19,7 +19,7 @@ UNDONE = "§"  # the place of arithmetic that is left undone
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
 _HARDLY = re.compile(
     rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have"
-    r"|(?:target|goal|threshold|attempt) (?:is|was)"
+    r"|^\W*(?:some|many|most|others)|(?:target|goal|threshold|attempt) (?:is|was)"
     r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b))\b",
     re.IGNORECASE,
 )
@@ -53,7 +53,7 @@ _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 _USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|by|take|test|consider|suppose"
-    r"|solve)(?: (?:we|the|that|case|set|have))*\W*$",
+    r"|the case|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(  # an operand or a part of a name
@@ -63,7 +63,8 @@ _BEHIND = re.compile(  # an operand or a part of a name
     re.IGNORECASE,
 )
 _COMPARED = re.compile(
-    r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least))\b|^ *times as|^\W*as an?\b", re.IGNORECASE
+    r"\b(?:than|less|fewer|short|shy|off|or longer|or so|at (?:most|least|best|worst))\b|^ *times as|^\W*as an?\b",
+    re.IGNORECASE,
 )
 _PLAIN = re.compile(r"[-+−$€£\\]*[\d.]+(?:[,/ :][\d.]+)*%?\s*(?:\\text|$)")
 _FOR = re.compile(r"\bfor[\s$]*$")

@@ -81,9 +81,12 @@ def main() -> None:
         return case_table()
     solution = "She sells 16 - 3 - 4 = 9 eggs a day, for 9 * 2 = 18 dollars. " * 12
     integers = [(f"{solution}So the answer is $\\boxed{{{i}}}$.", str(i if i % 2 else i + 1)) for i in range(100)]
+    lines = solution.replace(". ", ".\n")
+    sentences = [f"{lines}Therefore, she earns ${i} every day at the market." for i in range(100)]
     print(
         json.dumps(
             {
+                "math_sentence_per_s": rate(lambda i: verify_answer(sentences[i % 100], "18")),
                 "math_integer_per_s": rate(lambda i: verify_answer(*integers[i % 100])),
                 "math_fraction_per_s": rate(lambda i: verify_answer("\\boxed{\\frac{14}{4}}", "3\\frac12")),
                 "math_symbolic_per_s": rate(lambda i: verify_answer("\\boxed{(x-1)(x+1)}", "x^2-1")),
