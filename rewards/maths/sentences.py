@@ -1,9 +1,9 @@
 """What a sentence states: the quantity it commits to, or nothing if it bounds, compares, computes with or cites a number.
 
 A sentence is read in three steps. Every number, maths span, equation and list becomes one item; the words are cut into
-clauses, of which those that begin with "since", "if", "after" and their like state nothing beside another; in what is
-left the item behind "is", "=" or "makes" counts, else the only one that no preposition, comparison or citation takes.
-Two candidates are none. One list of hedges (`DOUBT`) serves every way of finding an answer in prose.
+clauses, of which those that begin with "since", "if", "after" and their like state nothing beside another; what is left is
+searched from its end for a clause that states an item (`statement.py`, `shape.py`). Two candidates are none. `DOUBT` is what
+no shape shows: a sentence that guesses, reports or supposes.
 """
 
 from __future__ import annotations
@@ -229,7 +229,8 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
                 for said in clauses
                 if not (ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
             ]
-            doubted = any(map(DOUBT.search, (*clauses[clauses.index(clause) :], *free)))
+            around = (*clauses[clauses.index(clause) :], *free)
+            doubted = DOUBT.search(text) is not None and any(map(DOUBT.search, around))
             doubted = doubted or _BUT_NOT.search(text, text.index(clause)) is not None
             others = [c for said in stating[:place] for c in candidates(said, text, items, difference=difference)]
             if doubted or (others and not _RESULT.search(clause)):

@@ -112,11 +112,9 @@ def candidates(clause: str, sentence: str, items: list[Item], *, difference: boo
         compared = _COMPARED.search(after) is not None and not difference
         if computed(clause, at, items) or _BEHIND.match(after) or compared or _HARDLY.search(before):
             continue
-        elif _STATES.search(before):
-            behind_is.append(at)
-        elif _USED.search(before):
+        if _USED.search(before) and not _STATES.search(before):
             continue
-        elif stated_by_verb(before, said, after, sentence):
+        if stated_by_verb(before, said, after, sentence) or _STATES.search(before):
             behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
             alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
