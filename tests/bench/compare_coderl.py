@@ -31,8 +31,8 @@ COMMON = (
     "train.steps=10", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1", "train.keep_best=false",
     "eval.every=10", "eval.data.n=48", "rollout.prompts_per_step=6",
 )  # fmt: skip
-# Two operations, few steps of SFT: there must be something left to learn. After 24 steps half of the samples pass.
-SFT_STEPS = 14
+# Two operations, few steps of SFT: there must be something left to learn. After 18 steps a third of greedy programs pass.
+SFT_STEPS = 18
 WARM = f"{{kind: sft, train: {{steps: {SFT_STEPS}, lr: 2.0e-5, batch_size: 8}}, eval: {{data: {{n: 50}}}}}}"
 BASE = (f"stages=[{WARM}, {{kind: rl}}]", "train.steps=1", "eval.data.n=20", "algo={name: sft}", "outcome_critic=null")
 GREEDY = f"rollout.group_size={GROUP - 1}"
