@@ -107,14 +107,23 @@ def after_truncation(batch: Batch) -> Batch:
     )  # fmt: skip
 
 
+def comparable(batch: Batch) -> Batch:
+    """The batch without what credit does not read, and with what only some ranks may have: their rows then are no given
+    ones, and have no baseline.
+    """
+    rows, device = batch.rows, batch.tokens.device
+    return replace(
+        batch, privileged=None, pictures=None, final_pictures=None, final_tokens=None, outcome=None,
+        given=torch.zeros(rows, dtype=torch.bool, device=device) if batch.given is None else batch.given,
+        baseline=batch.score.new_full((rows,), torch.nan) if batch.baseline is None else batch.baseline,
+    )  # fmt: skip
+
+
 def credit(algo: Algorithm, batch: Batch, world: World) -> Batch:
     """The algorithm's credit; one that looks across groups sees the rows of all ranks."""
     if world.size == 1 or not algo.needs.whole_batch:
         return algo.credit(batch)
-    own = replace(
-        batch, privileged=None, pictures=None, final_pictures=None, final_tokens=None
-    )  # what some ranks may lack
-    parts = world.gather([own.to("cpu")])
+    parts = world.gather([comparable(batch).to("cpu")])
     whole = algo.credit(stacked(parts))
     before = sum(part.rows for part in parts[: world.rank])
     mine = whole.select(torch.arange(before, before + batch.rows)).to(batch.tokens.device)

@@ -1,14 +1,16 @@
 """CodeRL by hand: returns against siblings, token weights, given programs, the floor under bad tokens."""
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from llmrl.algos.coderl import CodeRL
-from llmrl.batch import Batch, Output
+from llmrl.batch import Batch, Output, stacked
 from llmrl.losses import weighted_nll
+from llmrl.train.learn import comparable, credit
+from llmrl.train.world import World
 
 F64 = torch.float64
 
@@ -153,3 +155,27 @@ def test_a_clip_is_ppos():
 def test_senseless_hyper_parameters_are_refused(wrong):
     with pytest.raises(ValueError, match=f"{next(iter(wrong))}="):
         CodeRL(**wrong)
+
+
+@dataclass(frozen=True)
+class Ranks(World):
+    """A rank of two whose other rank holds `other`."""
+
+    other: Batch | None = None
+
+    def gather(self, items):
+        return [*items, self.other] if self.rank == 0 else [self.other, *items]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ranks_with_and_without_references_weigh_them_as_one_process_does(rank):
+    """A rank may have no reference, no greedy program and no outcome: whole fields are then missing in its batch."""
+    algo = CodeRL(weights="uniform", ce_coef=0.5, importance_cap=None)
+    greedy = torch.tensor([-0.3, -0.3], dtype=F64)
+    rich = batch_of([1.0, 0.0], [2, 3], given=[1], baseline=greedy, outcome=torch.tensor([3, -1]))
+    poor = replace(batch_of([-0.6, 1.0], [2, 3]), given=None)
+    alone = replace(poor, given=torch.tensor([False, False]), baseline=torch.full((2,), torch.nan, dtype=F64))
+    whole = algo.credit(stacked([replace(rich, outcome=None), alone]))
+    own, other = ((rich, poor), (poor, rich))[rank]
+    found = credit(algo, own, Ranks(rank=rank, size=2, other=comparable(other)))
+    torch.testing.assert_close(found.advantages, whole.select(torch.arange(2) + 2 * rank).advantages)
