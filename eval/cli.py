@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate checkpoints on benchmarks, with honest intervals.")
 
+Environments = Annotated[
+    list[str] | None,
+    typer.Option(help="play an environment instead: name, recipe, or '{name: ..., args: ...}'; may be repeated"),
+]
 DataDir = Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")]
 
 # The exit codes of `llmrl train`.
@@ -71,10 +75,7 @@ def run(
     max_length: Annotated[int | None, typer.Option(help="prompt plus completion, in tokens")] = None,
     max_sequences: Annotated[int, typer.Option(help="requests that run at once")] = 128,
     checkpoints: Annotated[str | None, typer.Option(help="of a run: all, or steps: 50,100 (default: the last)")] = None,
-    env: Annotated[
-        list[str] | None,
-        typer.Option(help="play an environment instead: name, recipe, or '{name: ..., args: ...}'; may be repeated"),
-    ] = None,
+    env: Environments = None,
     levels: Annotated[int, typer.Option(help="with --env: levels of each", min=1)] = 100,
     restart: Annotated[bool, typer.Option("--restart", help="throw earlier results of the same --out away")] = False,
 ) -> None:

@@ -9,9 +9,8 @@ the program. Given completions are reference programs; each mean is taken as `no
 one reference beside seven samples weighs as much as they do. Le et al. 2022, arXiv:2207.01780, eqs. 10 and 14.
 
 Differences: the paper trains offline on stored samples, here rollouts are fresh unless the recipe says otherwise. A negative
-A_t has no lower bound: `logprob_floor` stops the gradient of a token
-that is already that unlikely, and `negative_coef` scales all of them. The KL, the clip and the weight between trainer and
-sampler are options of this framework.
+A_t has no lower bound: `logprob_floor` stops the gradient of a token that is already that unlikely, and `negative_coef`
+scales all of them. The KL, the clip and the weight between trainer and sampler are options of this framework.
 """
 
 from __future__ import annotations

@@ -23,7 +23,6 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: 
     judge = recipe.outcome_critic.path if recipe.outcome_critic is not None else None
     paths = [recipe.model.path, separate or recipe.model.path, judge or recipe.model.path]
     loaded = [name for name, partner in recipe.engines.items() if partner.loaded]
-    # The policy of a stage is not there yet, and as large as the policy.
     paths += [_there(recipe.engines[name].model, recipe) for name in loaded]
     size, critic, outcome_critic, *others = sizes = [model_size(path) for path in paths]
     if size is None or None in sizes:
@@ -53,6 +52,7 @@ def memory_table(recipe: Recipe, chosen: Topology, needs: Needs, *, device_gib: 
 
 
 def _there(path: str, recipe: Recipe) -> str:
+    """The path of a model of that size: the policy of a stage is not there yet, and as large as the recipe's."""
     return recipe.model.path if path.startswith("stage:") or path in recipe.stage_models.values() else path
 
 
