@@ -43,8 +43,8 @@ def programs(
 
     texts: the share of tasks on texts, in percent. hidden: hidden tests at least (more where a near miss needs them).
     Columns: statement, signature, entry_point, example_tests (shown in `problem`), tests (hidden), answer (a reference
-    program), solutions (all of them), near_misses (programs that fail a hidden test). Raises DataError for a knob out
-    of range.
+    program), solutions (all of them), completion (one of them, drawn: SFT meets every way of writing that CodeRL's
+    cross-entropy draws from), near_misses (programs that fail a hidden test). Raises DataError for a knob out of range.
 
     >>> row = programs(0, 0, operations=1)
     >>> row["signature"], len(row["example_tests"]), len(set(row["solutions"])) >= 2
@@ -60,7 +60,7 @@ def programs(
     for _ in range(TRIES):
         row = _task(takes, _chain(rng, takes, operations), hidden, high)
         if row is not None:
-            return dict(row)
+            return {**row, "completion": rng.choice(row["solutions"])}
     raise DataError(f"programs(operations={operations}) found no task with a result of its own in {TRIES} tries")
 
 

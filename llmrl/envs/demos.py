@@ -1,29 +1,37 @@
 """Demonstrations of a game: what a supervised start learns from, the form of an answer and nothing of how to win.
 
-Each row is one state, as the policy would see it, and an answer with a possible action drawn at random; with `thoughts` the
-answer first says the state in words, so that a model that is shown pictures learns to read them.
+Each row is one state, as the policy would see it, and an answer with a possible action drawn at random, or by `choose`; with
+`thoughts` the answer first says the state in words, so that a model that is shown pictures learns to read them.
 """
 
 from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from llmrl.atomic import replacing, write_text
 from llmrl.data.rows import words
 from llmrl.envs.build import check_environment
-from llmrl.envs.game import Played
+from llmrl.envs.game import Game, Played
 from llmrl.errors import ConfigError
 from llmrl.importing import load
 from llmrl.seeding import key
 from llmrl.settings.env import EnvConfig
 from llmrl.types import Completion, Observation, Prompt, Status
 
+Choose = Callable[[Game, random.Random], int]  # the number of an action
 
-def demonstrations(config: EnvConfig, *, seed: int, thoughts: bool) -> Iterator[tuple[Observation, str]]:
+
+def any_action(game: Game, draw: random.Random) -> int:
+    return draw.randrange(len(game.actions))
+
+
+def demonstrations(
+    config: EnvConfig, *, seed: int, thoughts: bool, choose: Choose = any_action
+) -> Iterator[tuple[Observation, str]]:
     """Endlessly (what the policy sees, an answer), episode after episode. Raises ConfigError for what is no game."""
     make = load(check_environment(config))
     for number in range(2**62):
@@ -35,7 +43,7 @@ def demonstrations(config: EnvConfig, *, seed: int, thoughts: bool) -> Iterator[
         rules = shown.messages[0]
         for _ in range(config.turns):
             game = environment.game
-            action = draw.choice(list(game.actions))
+            action = game.actions[choose(game, draw)]
             said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
             answer = json.dumps({**said, "action": action}, ensure_ascii=False)
             messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
@@ -47,12 +55,17 @@ def demonstrations(config: EnvConfig, *, seed: int, thoughts: bool) -> Iterator[
         environment.close()
 
 
-def write_demonstrations(config: EnvConfig, file: Path, *, rows: int, seed: int = 0, thoughts: bool = True) -> Path:
-    """A .jsonl file of `rows` different examples for an sft stage, its pictures in a folder beside it."""
-    lines: dict[str, None] = {}
+def write_demonstrations(
+    config: EnvConfig, file: Path, *, rows: int, seed: int = 0, thoughts: bool = True, choose: Choose | None = None
+) -> Path:
+    """A .jsonl file of `rows` examples for an sft stage, its pictures in a folder beside it. They are all different, unless
+    `choose` names the actions: how often it names each is then what is learnt.
+    """
+    lines: list[str] = []
+    known: set[str] = set()
     pictures = file.with_suffix("")
     misses = 0
-    for shown, answer in demonstrations(config, seed=seed, thoughts=thoughts):
+    for shown, answer in demonstrations(config, seed=seed, thoughts=thoughts, choose=choose or any_action):
         turns = [{"role": m["role"], "content": words(m["content"])} for m in shown.messages]
         row: dict[str, Any] = {"messages": [*turns, {"role": "assistant", "content": answer}]}
         for item in shown.media:
@@ -63,9 +76,11 @@ def write_demonstrations(config: EnvConfig, file: Path, *, rows: int, seed: int 
                     partial.write_bytes(item.data)
             row.setdefault("images", []).append(f"{pictures.name}/{path.name}")
         line = json.dumps(row, ensure_ascii=False)
-        misses = misses + 1 if line in lines else 0
-        lines[line] = None
-        if len(lines) == rows or misses > 2000:  # a small game has only so many states
+        misses = misses + 1 if line in known else 0
+        if line not in known or choose is not None:
+            lines.append(line)
+        known.add(line)
+        if len(lines) == rows or (misses > 2000 and choose is None):  # a small game has only so many states
             break
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, "".join(f"{line}\n" for line in lines))

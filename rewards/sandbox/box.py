@@ -8,10 +8,12 @@ of the first two works, running is refused. `isolation_report()` says which work
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import functools
 import importlib.util
 import json
+import marshal
 import os
 import secrets
 import select
@@ -255,12 +257,17 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
 
 
 @functools.cache
-def runner_source(role: str = "function") -> str:
-    """The trusted half that is sent into a box: how values travel, then what this role does with them."""
+def runner_code(role: str = "function") -> str:
+    """The trusted half that is sent into a box, compiled once: how values travel, then what this role does with them."""
     own = ("witness", "tester") if role == "tester" else ("runner",)
     texts = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", "standins", *own)]
-    lines = [line for line in "\n".join(texts).splitlines() if not line.startswith(("from llmrl.", "from __future__"))]
-    return "from __future__ import annotations\n" + "\n".join(lines)
+    lines = [
+        line
+        for line in "\n".join(texts).splitlines()
+        if not line.startswith(("from llmrl.", "from __future__", "from typing "))
+    ]
+    source = "from __future__ import annotations\n" + "\n".join(lines)
+    return base64.b64encode(marshal.dumps(compile(source, "<runner>", "exec"))).decode()
 
 
 def probe(rung: str) -> str:
@@ -270,7 +277,7 @@ def probe(rung: str) -> str:
     try:
         with open_box("function", Limits(), rung, 20.0) as box:
             deadline = time.monotonic() + 20
-            box.send({"runner": runner_source(), "program": "def f():\n    return 1\n"}, deadline)
+            box.send({"runner": runner_code(), "program": "def f():\n    return 1\n"}, deadline)
             first = box.receive(deadline)
             return "" if first.get("loaded") else str(first)
     except (TimeUp, Ended, OSError, SandboxError) as error:

@@ -1,12 +1,12 @@
 """Methods for agents under one budget of episodes: `python -m tests.bench.compare_agents`, or `make compare-agents`.
 
-A small model is taught the form of an answer by examples with actions drawn at random (so it starts at chance), and every
-method then plays the same number of episodes from there, with three seeds, in one process. Finished runs are skipped and a
-stopped one is resumed, so the command can be stopped and repeated. With `--view image` the small model sees: its new vision
-tower first learns words for parts of rendered frames, then the examples, and the last policies are also shown pictures of
-other levels. Afterwards every last policy plays held-out levels of its
-own environment and of the others, and RESULTS.md is written from what is there. `--model` takes another start, such as
-smollm2-135m or vlm-135m; `--report` trains nothing.
+One small vision-language model is made and taught the form of answers in all environments, by examples of little skill: it
+can say what it sees, and chooses the best action somewhat more often than others. Every method then plays the same number
+of episodes from there, with three seeds, in one process. Finished runs are skipped and a stopped one is resumed, so the
+command can be stopped and repeated. NumberLine is played in pictures (its last policies are also shown pictures of other
+levels), the others in words. Afterwards every last policy plays held-out levels of its own environment, those of vl_dac the
+others' too, and RESULTS.md is written from what is there. `--model` takes another start, such as vlm-135m; `--report`
+trains nothing.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import argparse
 import io
 import json
 import math
+import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,13 @@ from llmrl.settings.load import parse_recipe
 from llmrl.train.folder import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
-LESSONS = 300  # of the vision tower, 64 frames each
-STEPS, EPISODES = 20, 16  # a step's episodes: 16 levels, or 4 levels four times for methods that compare siblings
+SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
+LESSONS = 2000  # steps of the supervised start
+WORDS = 600  # tokens of the small model
+STEPS, LR = 40, 3e-4
+EPISODES = 16  # a step: 16 levels, or 4 levels four times for methods that compare siblings
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
-    "numberline": {"name": "numberline", "args": {"high": 5, "penalty": 1.0}, "turns": 6},
+    "numberline": {"name": "numberline", "args": {"high": 5, "penalty": 1.0, "view": "image"}, "turns": 6},
     "frozen_lake": {"name": "frozen_lake", "args": {"edge": 3, "holes": 0.2}, "turns": 8},
     "minigrid": {
         "name": "minigrid",
@@ -71,17 +76,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "agents")
     parser.add_argument("--model", default="", help="default: a small one, made and taught here")
-    parser.add_argument("--view", default="text")
     parser.add_argument("--environments", nargs="*", default=["numberline", "frozen_lake", "minigrid"])
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--hours", type=float, default=2.0, help="start no further run after this long")
     parser.add_argument("--levels", type=int, default=100, help="held-out levels of the final test")
     parser.add_argument("--report", action="store_true", help="train nothing")
     options = parser.parse_args()
-    for name in options.environments:
-        ENVIRONMENTS[name]["args"]["view"] = options.view
     begin = time.monotonic()
     for place in planned(options):
         if options.report or time.monotonic() - begin > 3600 * options.hours:
@@ -116,7 +119,7 @@ def recipe_of(place: Place, model: str, options: argparse.Namespace) -> Any:
     return parse_recipe(
         {
             "name": folder.name, "runs_dir": str(folder.parent), "seed": place.seed,
-            "model": {"path": model, "dtype": "float32", "max_length": 512},
+            "model": {"path": model, "dtype": "float32", "max_length": 256},
             "data": {"source": "episodes", "limit": 4000, "max_prompt_tokens": 64},
             "env": {**ENVIRONMENTS[place.environment], **PLAYED},
             "rollout": {
@@ -125,10 +128,10 @@ def recipe_of(place: Place, model: str, options: argparse.Namespace) -> Any:
             },
             "algo": method.algo, **sections,
             "train": {
-                "steps": options.steps, "lr": 1e-4, "epochs": 2, "minibatches": 4, "threads": 1, "save_every": options.steps,
-                "keep_best": False, "keep_last": 1,
+                "steps": options.steps, "lr": options.lr, "epochs": 2, "minibatches": 4, "threads": 1,
+                "save_every": options.steps, "keep_best": False, "keep_last": 1,
             },
-            "eval": {"every": 5, "data": {"n": 24}, "threshold": 0.5},
+            "eval": {"every": 5, "data": {"n": 48}, "temperature": 1.0, "threshold": 0.5},
             "limits": {"max_mismatch": 5.0, "max_rollout_error_rate": 0.5},
         }
     )  # fmt: skip
@@ -154,7 +157,7 @@ def train(place: Place, options: argparse.Namespace) -> None:
     folder = place.folder(options.out)
     if finished(folder):
         return
-    model = options.model or str(base(place.environment, options))
+    model = options.model or str(start(options.out / "start"))
     begin = time.monotonic()
     trained(recipe_of(place, model, options), resume=(folder / "recipe.yaml").exists())
     last = [row for row in read_metrics(folder) if row["kind"] == "eval"][-1]
@@ -162,66 +165,82 @@ def train(place: Place, options: argparse.Namespace) -> None:
           f"({time.monotonic() - begin:.0f} s)", flush=True)  # fmt: skip
 
 
-def base(environment: str, options: argparse.Namespace) -> Path:
-    """The small model that knows the form of answers in `environment`, made if it is not there."""
-    folder, sees = options.out / "start" / environment, options.view != "text"
-    done = folder / "checkpoints"
-    if not finished(folder):
-        examples = folder.parent / f"{environment}.jsonl"
-        config = EnvConfig(**ENVIRONMENTS[environment])
-        if not examples.is_file():
-            write_demonstrations(config, examples, rows=4000)
+def start(folder: Path) -> Path:
+    """The small model that knows the form of answers in all environments, made in `folder` if it is not there."""
+    run = folder / "sft"
+    if not finished(run):
+        examples = {name: folder / f"{name}.jsonl" for name in ENVIRONMENTS}
+        for name, file in examples.items():
+            if not file.is_file():
+                write_demonstrations(EnvConfig(**ENVIRONMENTS[name]), file, rows=4000, choose=partial(skilled, name))
         recipe = parse_recipe(
             {
-                "name": environment, "runs_dir": str(folder.parent),
+                "name": run.name, "runs_dir": str(folder),
                 "model": {
-                    "path": str(blank(folder.parent / "blank", sees=sees)), "dtype": "float32", "max_length": 512,
-                    "vision_tower": sees,
+                    "path": str(blank(folder, examples.values())), "dtype": "float32", "max_length": 256, "vision_tower": True
                 },
-                "data": {"source": str(examples), "max_prompt_tokens": 500}, "algo": {"name": "sft"},
-                "rollout": {"prompts_per_step": 16, "group_size": 1, "max_tokens": 8},
-                "train": {"steps": 1000, "lr": 3e-3, "schedule": "cosine", "warmup_steps": 20, "threads": 1,
-                          "save_every": 1000, "tokens_per_microbatch": 8192},
+                "data": {"sources": [{"source": str(file)} for file in examples.values()], "max_prompt_tokens": 200},
+                "algo": {"name": "sft"},
+                "rollout": {"prompts_per_step": 24, "group_size": 1, "max_tokens": 8},
+                "train": {"steps": LESSONS, "lr": 2e-3, "schedule": "cosine", "warmup_steps": 50, "threads": 1,
+                          "save_every": LESSONS, "tokens_per_microbatch": 8192},
                 "eval": False,
             }
         )  # fmt: skip
         begin = time.monotonic()
         trained(recipe, resume=False)
-        print(f"{environment}: taught the form of answers ({time.monotonic() - begin:.0f} s)", flush=True)
-    return sorted(done.glob("step-*"))[-1] / "policy"
+        print(f"the start is taught the form of answers ({time.monotonic() - begin:.0f} s)", flush=True)
+    return sorted((run / "checkpoints").glob("step-*"))[-1] / "policy"
 
 
-def blank(folder: Path, *, sees: bool) -> Path:
-    """A small Llama with one token a byte and ordinary first weights; with eyes, after their first lessons, if it `sees`."""
+def skilled(name: str, game: Any, draw: random.Random) -> int:
+    """The best action with probability `SKILL`, else one drawn at random."""
+    from tests.envs import oracles
+
+    best = {"numberline": oracles.number_line, "frozen_lake": oracles.on_the_way, "minigrid": oracles.to_the_goal}[name]
+    return best(game) if draw.random() < SKILL else draw.randrange(len(game.actions))
+
+
+def blank(folder: Path, examples: Iterable[Path]) -> Path:
+    """A small Llama behind a small vision tower, first weights, with a vocabulary of what the examples say."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from tests.tiny import SIZES, SPECIAL, save_model
+    from llmrl.policy.build_vlm import Eyes, build_vlm
+    from tests.tiny import SIZES, save_model
 
-    if not (folder / "config.json").is_file():
+    text, eyes = folder / "text", folder / "eyes"
+    if not (eyes / "config.json").is_file():
+        tokenizer = vocabulary(file.read_text() for file in examples)
         sizes = {**SIZES, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3}
-        config = AutoConfig.for_model("llama", **sizes, vocab_size=len(SPECIAL) + 256, num_key_value_heads=3)
-        config.max_position_embeddings = 512
+        config = AutoConfig.for_model("llama", **sizes, vocab_size=len(tokenizer), num_key_value_heads=3)
         torch.manual_seed(0)
-        save_model(folder, AutoModelForCausalLM.from_config(config))
-    return with_eyes(folder, folder.with_name("blank-eyes")) if sees else folder
+        save_model(text, AutoModelForCausalLM.from_config(config))
+        tokenizer.save_pretrained(text)
+        build_vlm(text, eyes, seed=0, eyes=Eyes(width=64, layers=2, heads=2))
+    return eyes
 
 
-def with_eyes(text: Path, folder: Path) -> Path:
-    """The model behind a vision tower that has learnt words for parts of rendered frames."""
-    from llmrl.commands.build_model import first_lessons
-    from llmrl.policy.build_vlm import Eyes
+def vocabulary(texts: Iterable[str]) -> Any:
+    """The tests' tokenizer with merges of bytes that are frequent in `texts`; a digit is always a token of its own."""
+    from tokenizers import pre_tokenizers, trainers
 
-    if not (folder / "config.json").is_file():
-        eyes = Eyes(width=64, layers=2, heads=2)
-        first_lessons(text, folder, eyes=eyes, seed=0, steps=LESSONS, say=lambda line: print(line, flush=True))
-    return folder
+    from tests.tiny import SPECIAL, tiny_tokenizer
+
+    tokenizer = tiny_tokenizer()
+    core, bytes_ = tokenizer.backend_tokenizer, pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_])
+    learnt = trainers.BpeTrainer(
+        vocab_size=WORDS, special_tokens=SPECIAL, initial_alphabet=bytes_.alphabet(), show_progress=False
+    )
+    core.train_from_iterator(texts, learnt)
+    return tokenizer
 
 
 def report(options: argparse.Namespace) -> None:
     """Play held-out levels with every last policy and write RESULTS.md."""
     runs = [place for place in planned(options) if finished(place.folder(options.out))]
-    settings = AgentOptions(levels=options.levels, max_tokens=96, max_length=512, dtype="float32", temperature=1.0)
+    settings = AgentOptions(levels=options.levels, max_tokens=96, max_length=256, dtype="float32", temperature=1.0)
     found: dict[Place, list[Success]] = {}
     environments = [json.dumps({**ENVIRONMENTS[name], **PLAYED}) for name in options.environments]
     for place in runs:
@@ -231,7 +250,7 @@ def report(options: argparse.Namespace) -> None:
             if place.method == "vl_dac"
             else environments[options.environments.index(place.environment) :][:1]
         )
-        if options.view != "text":
+        if shows_pictures(place.environment):
             wanted = [*wanted, json.dumps(scrambled(place.environment))]
         found[place] = evaluate_agents(
             [str(folder)], wanted, out=folder / "held_out", options=settings, say=lambda text: None
@@ -249,18 +268,20 @@ def report(options: argparse.Namespace) -> None:
             own = [place for place in runs if (place.environment, place.method) == (name, method)]
             if own:
                 lines.append(_row(method, own, found, options))
-        lines += ["", "Success on 24 levels, greedy, after 0, 5, 10, ... steps of 16 episodes (mean of seeds):", ""]
+        lines += ["", "Success on 48 levels after 0, 5, 10, ... steps of 16 episodes (mean of seeds):", ""]
         lines += [
             _curve(method, name, runs, options) for method in options.methods if _curve(method, name, runs, options)
         ]
-    if options.view != "text":
-        lines += _looking(found)
+    lines += _looking({place: results for place, results in found.items() if shows_pictures(place.environment)})
     lines += ["", "## Transfer", "", "vl_dac, trained on the row's environment, played in the column's.", ""]
     lines += _transfer(found, options)
-    name = "RESULTS.md" if options.view == "text" else f"RESULTS_{options.view}.md"
-    file = options.out / name if options.model else ROOT / "recipes" / "agents" / name
+    file = (options.out if options.model else ROOT / "recipes" / "agents") / "RESULTS.md"
     write_text(file, "\n".join(lines) + "\n")
     print(f"wrote {file}")
+
+
+def shows_pictures(environment: str) -> bool:
+    return ENVIRONMENTS[environment]["args"].get("view") == "image"
 
 
 def scrambled(environment: str) -> dict[str, Any]:
@@ -290,14 +311,12 @@ def _looking(found: dict[Place, list[Success]]) -> list[str]:
 
 
 def about(options: argparse.Namespace, runs: Sequence[Place]) -> list[str]:
-    model = (
-        options.model or "a Llama of 0.4 M parameters (one token a byte), taught the form of answers on random actions"
-    )
+    small = "a Llama of 0.4 M parameters with a vision tower of 0.1 M, taught by examples of little skill"
     return [
-        f"`make compare-agents`: {len(runs)} finished runs of {len(list(planned(options)))}. Model: {model}. View: "
-        f"{options.view}. {options.steps} steps of {EPISODES} episodes, two epochs of four minibatches, lr 1e-4. Held-out "
-        f"success is at temperature 1, on {options.levels} levels a seed; +- is the 95 % interval over seeds (t), where "
-        "there are two or more.",
+        f"`make compare-agents`: {len(runs)} finished runs of {len(list(planned(options)))}. Model: "
+        f"{options.model or small}. NumberLine is shown in pictures, the others in words. {options.steps} steps of "
+        f"{EPISODES} episodes, two epochs of four minibatches, lr {options.lr:g}. Held-out success is at temperature 1, on "
+        f"{options.levels} levels a seed; +- is the 95 % interval over seeds (t), where there are two or more.",
     ]
 
 
