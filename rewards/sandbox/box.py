@@ -18,13 +18,14 @@ import os
 import secrets
 import select
 import shutil
-import signal
+import socket
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -122,7 +123,9 @@ class Box:
 
     def __init__(self, role: str, limits: Limits, rung: str, cpu_s: float, folder: str, *, stdio: bool) -> None:
         self.nonce, self.limit = secrets.token_hex(16), limits.output_mb << 20
+        self.stdin = self.stdout = -1
         self._buffer = b""
+        self.ended: int | None = None
         packages = package_places(limits.packages)
         if rung == "seccomp" and os.getuid() == 0 and not all(map(_open_to_all, packages)):
             raise SandboxError("packages: without namespaces another user runs the program, and may not read them")
@@ -132,8 +135,6 @@ class Box:
             "role": role,
             "rung": rung,
             "nonce": self.nonce,
-            "parent": os.getpid(),
-            "pipes": [inner_in, inner_out],
             "paths": [*visible_paths(), *(p for p in packages if not p.startswith(visible_paths()))],
             "imports": sorted({str(Path(place).parent) for place in packages}),
             "folder": folder,
@@ -144,22 +145,18 @@ class Box:
                 "cpu_s": int(cpu_s) + 2,
             },
         }
-        pipe = subprocess.PIPE if stdio else subprocess.DEVNULL
+        inner = [inner_in, inner_out]
+        if stdio:
+            (program_in, self.stdin), (self.stdout, program_out) = os.pipe(), os.pipe()
+            inner += [program_in, program_out]
         try:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), json.dumps(config)],
-                stdin=pipe,
-                stdout=pipe,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(inner_in, inner_out),
-                start_new_session=True,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
-                cwd="/",
-                bufsize=0,
-            )
+            self.pid, self.starter = _start(config, inner)
+        except SandboxError:
+            self._close_pipes()
+            raise
         finally:
-            os.close(inner_in)
-            os.close(inner_out)
+            for end in inner:
+                os.close(end)
         os.set_blocking(self.requests, False)
         os.set_blocking(self.results, False)
 
@@ -211,17 +208,85 @@ class Box:
         good = isinstance(message, dict) and isinstance(message.get("nonce"), str)
         return message if good and secrets.compare_digest(message["nonce"].encode(), self.nonce.encode()) else None
 
+    def status(self, deadline: float) -> int:
+        """The exit status, once the process has ended; it stays known. Raises TimeUp."""
+        while self.ended is None:
+            self.ended = self.starter.ask({"wait": self.pid}).get("status")
+            if self.ended is None and time.monotonic() > deadline:
+                raise TimeUp
+            if self.ended is None:
+                time.sleep(0.001)
+        return self.ended
+
+    def end_stdin(self) -> None:
+        if self.stdin >= 0:
+            os.close(self.stdin)
+            self.stdin = -1
+
     def close(self) -> None:
         """Kill the process group and wait; with its pid namespace everything in it dies too."""
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.process.poll() is None:
-                os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-        os.close(self.requests)
-        os.close(self.results)
+        if self.ended is None:
+            with contextlib.suppress(SandboxError):  # with its starter it is dead already
+                self.starter.ask({"kill": self.pid})
+        self._close_pipes()
+
+    def _close_pipes(self) -> None:
+        self.end_stdin()
+        for pipe in (self.stdout, self.requests, self.results):
+            if pipe >= 0:
+                os.close(pipe)
+
+
+class _Starter:
+    """The process that forks the isolated ones: one for each process that runs programs. It ends with its owner."""
+
+    def __init__(self) -> None:
+        self.lock, self.owner = threading.Lock(), os.getpid()
+        self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with other:
+            subprocess.Popen(
+                [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), str(other.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                pass_fds=(other.fileno(),),
+                start_new_session=True,
+                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
+                cwd="/",
+            )
+
+    def ask(self, message: dict[str, Any], pipes: Sequence[int] = ()) -> dict[str, Any]:
+        """The answer to a request of child.py's. Raises SandboxError if that process is gone."""
+        try:
+            with self.lock:
+                socket.send_fds(self.socket, [json.dumps(message).encode()], pipes)
+                data = self.socket.recv(1 << 12)
+        except OSError as error:
+            raise SandboxError(f"the process that starts programs: {error}") from error
+        if not data:
+            raise SandboxError("the process that starts programs ended")
+        return dict(json.loads(data))
+
+
+_starters: list[_Starter] = []  # at most one; a forked process makes its own
+_starting = threading.Lock()
+
+
+def _start(config: dict[str, Any], pipes: Sequence[int]) -> tuple[int, _Starter]:
+    """The new process and who started it; a starter that is gone is replaced once."""
+    for again in (True, False):
+        with _starting:
+            if not _starters or _starters[0].owner != os.getpid():
+                _starters[:] = [_Starter()]
+            starter = _starters[0]
+        try:
+            return int(starter.ask(config, pipes)["pid"]), starter
+        except SandboxError:
+            with _starting:
+                _starters[:] = [one for one in _starters if one is not starter]
+            if not again:
+                raise
+    raise AssertionError
 
 
 def wait(pipes: list[tuple[int, int]], deadline: float) -> list[int]:

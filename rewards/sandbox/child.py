@@ -1,22 +1,29 @@
 """Runs inside the sandbox: isolates itself, then runs one candidate program (or the trusted tests of one).
 
-Started by path as `python -I -S child.py CONFIG`, standard library only, nothing of llmrl. CONFIG is JSON:
-role (function | stdio | tester), rung (namespaces | seccomp | none), limits, and the numbers of the two pipes that
-carry one JSON object a line. The candidate never gets an expected value: it is asked to evaluate calls, and the
-answers are compared elsewhere. The order matters: namespaces, mounts, limits, capabilities, Landlock, seccomp, then
-foreign code.
+Started by path as `python -I -S child.py SOCKET`, standard library only, nothing of llmrl. That process runs nothing foreign:
+it forks one that does for each request on its socket, so that no program waits for an interpreter to start. A request is
+JSON: role (function | stdio | tester), rung (namespaces | seccomp | none), limits; with it come the two pipes that carry
+one JSON object a line, and the program's stdin and stdout if it has them. The candidate never gets an expected value: it is
+asked to evaluate calls, and the answers are compared elsewhere. The order matters: namespaces, mounts, limits, capabilities,
+Landlock, seccomp, then foreign code.
 """
 
 from __future__ import annotations
 
 import binascii
+import contextlib
+import copy  # noqa: F401 - the runner's imports, made once for all programs
 import ctypes
 import json
 import marshal
+import operator  # noqa: F401
 import os
 import resource
+import signal
+import socket
 import struct
 import sys
+import types  # noqa: F401
 from collections.abc import Iterator
 
 LIBC: ctypes.CDLL = ctypes.CDLL(None, use_errno=True)
@@ -239,8 +246,40 @@ def read_lines(pipe: int) -> Iterator[dict]:
             os._exit(0)
 
 
-def main() -> None:
-    config = json.loads(sys.argv[1])
+def serve(number: int) -> dict:
+    """Answer requests for processes; returns in each new process, with what was asked for. Ends with the other end."""
+    requests, alive, own = socket.socket(fileno=number), set(), os.getpid()
+    while True:
+        data, pipes, _, _ = socket.recv_fds(requests, 1 << 18, 8)
+        message = json.loads(data or '{"stop": true}')
+        if "role" in message:
+            pid = os.fork()
+            if not pid:
+                requests.close()
+                os.setsid()
+                for place, pipe in enumerate(pipes[2:]):
+                    os.dup2(pipe, place)
+                    os.close(pipe)
+                return {**message, "pipes": pipes[:2], "parent": own}
+            alive.add(pid)
+            answer = {"pid": pid}
+        else:
+            for pid in [message["kill"]] if "kill" in message else alive if "stop" in message else ():
+                for kill in (os.killpg, os.kill):  # it may not lead its group yet
+                    with contextlib.suppress(ProcessLookupError, PermissionError):
+                        kill(pid, signal.SIGKILL)
+            if "stop" in message:
+                os._exit(0)
+            pid = message.get("kill") or message["wait"]
+            ended, status = os.waitpid(pid, 0 if "kill" in message else os.WNOHANG)
+            alive -= {ended}
+            answer = {"status": os.waitstatus_to_exitcode(status) if ended else None}
+        for pipe in pipes:
+            os.close(pipe)
+        requests.send(json.dumps(answer).encode())
+
+
+def main(config: dict) -> None:
     requests, results = config["pipes"]
 
     def send(message: dict, _write=os.write, _dumps=json.dumps) -> None:
@@ -264,4 +303,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(serve(int(sys.argv[1])))

@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmrl.rewards.sandbox.box import Box, Ended, Limits, SandboxError, TimeUp, TooMuch, open_box, runner_code, wait
+from llmrl.rewards.sandbox.box import Box, Ended, Limits, TimeUp, TooMuch, open_box, runner_code, wait
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?")
 
@@ -85,28 +85,25 @@ def run_stdio_case(
 
 def _converse(box: Box, data: bytes, most: int, deadline: float) -> tuple[bytes, str, str]:
     """Feed stdin and collect stdout until the program closes it; (stdout, status, why)."""
-    stdin, stdout = box.process.stdin, box.process.stdout
-    if stdin is None or stdout is None:
-        raise SandboxError("the box has no stdio")
-    for pipe in (stdin, stdout):
-        os.set_blocking(pipe.fileno(), False)
+    for pipe in (box.stdin, box.stdout):
+        os.set_blocking(pipe, False)
     printed, left = b"", memoryview(data)
     if not left:
-        stdin.close()
+        box.end_stdin()
     while True:
-        wanted = [(stdout.fileno(), select.POLLIN)] + ([(stdin.fileno(), select.POLLOUT)] if left else [])
+        wanted = [(box.stdout, select.POLLIN)] + ([(box.stdin, select.POLLOUT)] if left else [])
         ready = wait(wanted, deadline)
-        if left and stdin.fileno() in ready:
+        if left and box.stdin in ready:
             with contextlib.suppress(BlockingIOError):
                 try:
-                    left = left[os.write(stdin.fileno(), left[: 1 << 16]) :]
+                    left = left[os.write(box.stdin, left[: 1 << 16]) :]
                 except BrokenPipeError:
                     left = memoryview(b"")
             if not left:
-                stdin.close()
-        if stdout.fileno() in ready:
+                box.end_stdin()
+        if box.stdout in ready:
             with contextlib.suppress(BlockingIOError):
-                part = os.read(stdout.fileno(), 1 << 18)
+                part = os.read(box.stdout, 1 << 18)
                 if not part:
                     break
                 printed += part
@@ -128,6 +125,5 @@ def _how_it_ended(box: Box, deadline: float) -> tuple[str, str]:
                     return status, str(message[key])
     except Ended:
         # It left by os._exit or was killed. What it printed counts only if it went by itself, with status 0.
-        box.process.wait()
-        code = box.process.returncode
+        code = box.status(deadline)
         return ("ended", "") if code == 0 else ("runtime_error", f"it ended with status {code}")
