@@ -8,6 +8,7 @@ of the first two works, running is refused. `isolation_report()` says which work
 
 from __future__ import annotations
 
+import atexit
 import base64
 import contextlib
 import functools
@@ -244,7 +245,7 @@ class _Starter:
         self.lock, self.owner = threading.Lock(), os.getpid()
         self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with other:
-            subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), str(other.fileno())],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -254,6 +255,12 @@ class _Starter:
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
                 cwd="/",
             )
+
+    def close(self) -> None:
+        """It ends when this end of the socket is closed, and with it what it started."""
+        if self.owner == os.getpid():
+            self.socket.close()
+            self.process.wait()
 
     def ask(self, message: dict[str, Any], pipes: Sequence[int] = ()) -> dict[str, Any]:
         """The answer to a request of child.py's. Raises SandboxError if that process is gone."""
@@ -278,11 +285,13 @@ def _start(config: dict[str, Any], pipes: Sequence[int]) -> tuple[int, _Starter]
         with _starting:
             if not _starters or _starters[0].owner != os.getpid():
                 _starters[:] = [_Starter()]
+                atexit.register(_starters[0].close)
             starter = _starters[0]
         try:
             return int(starter.ask(config, pipes)["pid"]), starter
         except SandboxError:
             with _starting:
+                starter.close()
                 _starters[:] = [one for one in _starters if one is not starter]
             if not again:
                 raise

@@ -262,7 +262,7 @@ def serve(number: int) -> dict:
                     os.close(pipe)
                 return {**message, "pipes": pipes[:2], "parent": own}
             alive.add(pid)
-            answer = {"pid": pid}
+            answer: dict = {"pid": pid}
         else:
             for pid in [message["kill"]] if "kill" in message else alive if "stop" in message else ():
                 for kill in (os.killpg, os.kill):  # it may not lead its group yet

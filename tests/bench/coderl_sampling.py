@@ -33,43 +33,51 @@ SEARCHED = 32  # problems of which programs are searched: every one costs hundre
 PREFIXES = (0.25, 0.5, 0.75)
 
 
-def measure(recipe_file: Path, changes: Sequence[str], base: Path, runs: dict[str, Path]) -> None:
+def measure(
+    recipe_file: Path, changes: Sequence[str], base: Path, runs: dict[str, Path], *, repairing: Path | None
+) -> None:
     """Sample the base and every run of `runs` (name -> run folder); judge with and without the critics of those that have
-    one. `changes` are the overrides that all runs share.
+    one. `changes` are the overrides that all runs share; `repairing` is the repair model, by default the policy itself.
     """
     folder = next(iter(runs.values())).parent
     recipe = load_recipe(recipe_file, [*changes, "stages=[]", f"model.path={base}", f"rollout.group_size={SAMPLES}"])
     prompts = load_problems(recipe, load_tokenizer(str(base))).held_out
-    policies = {"base": base} | {name: _newest(run) / "policy" for name, run in runs.items()}
-    engine = None
+    policies = {"base": base} | {name: newest(run) / "policy" for name, run in runs.items()}
+    engine = repairer = None
     for name, policy in policies.items():
         samples, critic = (
             folder / f"{name}.samples.json",
-            _newest(runs[name]) / "outcome_critic" if name in runs else None,
+            newest(runs[name]) / "outcome_critic" if name in runs else None,
         )
         searches = folder / f"{name}.sampling.json"
         wants_search = critic is not None and critic.is_dir() and name.startswith("critic-")
         if samples.is_file() and (searches.is_file() or not wants_search):
             continue
         if engine is None:
-            engine = build_engine(
-                EngineSettings(kind="native", model=str(base), max_length=recipe.model.max_length, max_sequences=256)
-            )
+            engine = _engine(base, recipe)
         engine.load(
             load_policy(recipe.model, source=str(policy), device=torch.device("cpu"), seed=0).weights(), version=0
         )
         rows = _scored(roll(engine, prompts, recipe.rollout, seed=1, step=10**6, version=0), recipe)
         samples.write_text(json.dumps(_counts(rows)))
         if wants_search:
-            judge = _Desk(engine, str(critic), prompts, recipe)
+            repairer = repairer or (engine if repairing is None else _engine(repairing, recipe))
+            judge = _Desk(engine, repairer, str(critic))
             (folder / f"{name}.critic.json").write_text(json.dumps(_judged(judge, rows)))
             searches.write_text(json.dumps(_searched(judge, prompts[:SEARCHED], recipe)))
         print(f"{name}: sampled", flush=True)
-    if engine is not None:
-        engine.close()
+    for open_engine in {id(one): one for one in (engine, repairer) if one is not None}.values():
+        open_engine.close()
 
 
-def _newest(run: Path) -> Path:
+def _engine(model: Path, recipe: Recipe) -> Any:
+    return build_engine(
+        EngineSettings(kind="native", model=str(model), max_length=recipe.model.max_length, max_sequences=256)
+    )
+
+
+def newest(run: Path) -> Path:
+    """The last checkpoint of a run."""
     return sorted((run / "checkpoints").glob("step-*"))[-1]
 
 
@@ -87,10 +95,11 @@ def _counts(rows: Sequence[Trajectory]) -> list[list[int]]:
 
 
 class _Desk:
-    """The tools of a search: one engine for programs and repairs, the example tests, one critic."""
+    """The tools of a search: engines for programs and for repairs, the example tests, one critic."""
 
-    def __init__(self, engine: Any, critic: str, prompts: Sequence[Prompt], recipe: Recipe) -> None:
-        self.engine, self.critic = engine, open_outcome_critic(critic, dtype="bfloat16", device=torch.device("cpu"))
+    def __init__(self, engine: Any, repairer: Any, critic: str) -> None:
+        self.engine, self.repairer = engine, repairer
+        self.critic = open_outcome_critic(critic, dtype="bfloat16", device=torch.device("cpu"))
         assert self.critic.model is not None
         self.tokenizer = self.critic.model.tokenizer
         self.ends = frozenset(self.tokenizer.all_special_ids)
@@ -98,7 +107,7 @@ class _Desk:
         self._tested: dict[tuple[str, str, str], tuple[bool, str]] = {}  # tests, problem, program: pools share programs
 
     def ask(self, requests: Sequence[Request], *, repair: bool) -> list[Completion]:
-        found: list[Completion] = self.engine.generate(list(requests))
+        found: list[Completion] = (self.repairer if repair else self.engine).generate(list(requests))
         self.generated += sum(len(one.tokens) for one in found)
         return found
 

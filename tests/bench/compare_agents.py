@@ -33,8 +33,7 @@ from llmrl.train.folder import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
 LESSONS = 2000  # steps of the supervised start
-WORDS = 600  # tokens of the small model
-STEPS, LR = 40, 3e-4
+STEPS, LR = 40, 2e-4
 EPISODES = 16  # a step: 16 levels, or 4 levels four times for methods that compare siblings
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
     "numberline": {"name": "numberline", "args": {"high": 5, "penalty": 1.0, "view": "image"}, "turns": 6},
@@ -64,8 +63,8 @@ METHODS = {
     "vl_dac": Method(algo=VL_DAC, critic=CRITIC),
     "rl4vlm-0.3": Method(algo={"name": "rl4vlm", "gamma": 0.95, "thought_weight": 0.3}, critic=PLAIN),
     "rl4vlm-1.0": Method(algo={"name": "rl4vlm", "gamma": 0.95, "thought_weight": 1.0}, critic=PLAIN),
-    "loop": Method(algo={"name": "loop"}, group=4),
-    "grpo": Method(algo={"name": "grpo"}, group=4),
+    "loop": Method(algo={"name": "loop", "kl_coef": 0.05}, group=4),
+    "grpo": Method(algo={"name": "grpo", "kl_coef": 0.05}, group=4),
     "vl_dac without stop-gradient": Method(algo=VL_DAC, critic={**CRITIC, "stop_gradient": False}),
     "vl_dac without warm-up": Method(algo=VL_DAC, critic={**CRITIC, "warmup_steps": 0}),
     "vl_dac without KL": Method(algo={**VL_DAC, "kl_coef": 0.0}, critic=CRITIC),
@@ -203,38 +202,14 @@ def skilled(name: str, game: Any, draw: random.Random) -> int:
 
 def blank(folder: Path, examples: Iterable[Path]) -> Path:
     """A small Llama behind a small vision tower, first weights, with a vocabulary of what the examples say."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     from llmrl.policy.build_vlm import Eyes, build_vlm
-    from tests.tiny import SIZES, save_model
+    from tests.bench.small import small_llama
 
     text, eyes = folder / "text", folder / "eyes"
     if not (eyes / "config.json").is_file():
-        tokenizer = vocabulary(file.read_text() for file in examples)
-        sizes = {**SIZES, "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 3}
-        config = AutoConfig.for_model("llama", **sizes, vocab_size=len(tokenizer), num_key_value_heads=3)
-        torch.manual_seed(0)
-        save_model(text, AutoModelForCausalLM.from_config(config))
-        tokenizer.save_pretrained(text)
+        small_llama(text, (file.read_text() for file in examples), words=600, width=96, layers=3)
         build_vlm(text, eyes, seed=0, eyes=Eyes(width=64, layers=2, heads=2))
     return eyes
-
-
-def vocabulary(texts: Iterable[str]) -> Any:
-    """The tests' tokenizer with merges of bytes that are frequent in `texts`; a digit is always a token of its own."""
-    from tokenizers import pre_tokenizers, trainers
-
-    from tests.tiny import SPECIAL, tiny_tokenizer
-
-    tokenizer = tiny_tokenizer()
-    core, bytes_ = tokenizer.backend_tokenizer, pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), bytes_])
-    learnt = trainers.BpeTrainer(
-        vocab_size=WORDS, special_tokens=SPECIAL, initial_alphabet=bytes_.alphabet(), show_progress=False
-    )
-    core.train_from_iterator(texts, learnt)
-    return tokenizer
 
 
 def report(options: argparse.Namespace) -> None:

@@ -1,11 +1,13 @@
 """CodeRL's parts under one sample budget: `python -m tests.bench.compare_coderl` trains, samples, and writes the table.
 
-Every run is recipes/programs/coderl.yaml with a few changes, from one warm start, through the real command line: the
-learned critic, uniform and linear weights, no baseline, SFT continued, and GRPO, three seeds each. A greedy completion
-counts as a sample, so methods that ask for one draw one sample a prompt less. Finished runs are skipped and stopped ones
-resumed. Afterwards one engine samples every last policy (pass@1, pass@5), the learned critics are asked about programs of
-a policy that they have not seen, whole and as prefixes, and critic sampling spends equal numbers of tokens in five ways.
-recipes/programs/README.md gets the tables. With --only one run is made; with --report nothing is trained.
+A small model, made here, is taught reference programs until a fifth of what it samples passes. Every run is
+recipes/programs/coderl.yaml with a few changes, from that one warm start, through the real command line: the learned critic,
+uniform and linear weights, no baseline, SFT continued, and GRPO, three seeds each. A greedy completion counts as a sample, so
+methods that ask for one draw one sample a prompt less. Finished runs are skipped and stopped ones resumed. Afterwards one
+engine samples every last policy (pass@1, pass@5), the learned critics are asked about programs of a policy that they have not
+seen, whole and as prefixes, and critic sampling, with a repair model taught on the first critic run's failing programs,
+spends equal numbers of tokens in five ways. recipes/programs/README.md gets the tables. --model takes another start, such as
+smollm2-135m; with --only one run is made; with --report nothing is trained.
 """
 
 from __future__ import annotations
@@ -19,29 +21,43 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmrl.data.programs import programs
+from llmrl.rollout.programs import repairs, write_jsonl
 from tests.bench.coderl_report import write_report
-from tests.bench.coderl_sampling import measure
+from tests.bench.coderl_sampling import measure, newest
 from tests.bench.compare import train_recipe
+from tests.bench.small import small_llama
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPE = ROOT / "recipes" / "programs" / "coderl.yaml"
+RECIPES = ROOT / "recipes" / "programs"
 SEEDS = (0, 1, 2)
 GROUP = 8  # completions of a prompt, the greedy one included
-COMMON = (
-    "train.steps=10", "train.lr=2e-5", "train.save_every=5", "train.keep_last=1", "train.keep_best=false",
-    "eval.every=10", "eval.data.n=48", "rollout.prompts_per_step=6",
+OPERATIONS = 3
+ALL = (
+    "model.dtype=float32", "model.max_length=512", f"data.args={{operations: {OPERATIONS}}}", "train.keep_last=1",
+    "train.keep_best=false", "train.tokens_per_microbatch=8192", "eval.data.n=96", "eval.temperature=1.0",
 )  # fmt: skip
-# Two operations, few steps of SFT: there must be something left to learn. After 18 steps a third of greedy programs pass.
-SFT_STEPS = 18
-WARM = f"{{kind: sft, train: {{steps: {SFT_STEPS}, lr: 2.0e-5, batch_size: 8}}, eval: {{data: {{n: 50}}}}}}"
-BASE = (f"stages=[{WARM}, {{kind: rl}}]", "train.steps=1", "eval.data.n=20", "algo={name: sft}", "outcome_critic=null")
+COMMON = (
+    *ALL, "data.limit=3000", "train.steps=50", "train.lr=1e-4", "train.save_every=25", "eval.every=50",
+    "rollout.prompts_per_step=12",
+)  # fmt: skip
+WARM = (
+    *ALL, "data.limit=12000", "train.steps=600", "train.lr=2e-3", "train.schedule=cosine", "train.warmup_steps=50",
+    "train.save_every=600", "eval.every=600", "rollout.prompts_per_step=32", "rollout.group_size=1",
+)  # fmt: skip
+REPAIRING = (
+    "model.dtype=float32", "model.max_length=512", "data.args={}", "data.max_prompt_tokens=400", "reward=null", "eval=false",
+    "train.steps=150", "train.lr=5e-4", "train.schedule=cosine", "rollout.prompts_per_step=16", "rollout.group_size=1",
+    "train.save_every=150", "train.keep_last=1", "train.tokens_per_microbatch=8192",
+)  # fmt: skip
 GREEDY = f"rollout.group_size={GROUP - 1}"
+CRITIC = "outcome_critic.lr=5e-4"
 METHODS: dict[str, tuple[str, ...]] = {
-    "critic": (GREEDY,),
+    "critic": (GREEDY, CRITIC),
     "uniform": (GREEDY, "algo={name: coderl, weights: uniform}", "outcome_critic=null"),
     "grpo": (f"rollout.group_size={GROUP}", "algo={name: grpo}", "outcome_critic=null"),
     "linear": (GREEDY, "algo={name: coderl, weights: linear}", "outcome_critic=null"),
-    "no baseline": (f"rollout.group_size={GROUP}", "algo={name: coderl, baseline: none}"),
+    "no baseline": (f"rollout.group_size={GROUP}", "algo={name: coderl, baseline: none}", CRITIC),
     "sft": ("algo={name: sft}", "outcome_critic=null"),
 }
 
@@ -56,15 +72,33 @@ class Run:
     changes: tuple[str, ...]
 
 
-def warm_start(folder: Path, model: str) -> Run:
-    """The supervised run that all others start from."""
-    more = (f"model.path={model}", f"runs_dir={folder}", "name=base", *BASE)
-    return Run(method="warm start", seed=0, folder=folder / "base", changes=more)
+def small_model(folder: Path) -> Path:
+    """The model that the warm start begins with, made if it is not there."""
+    target = folder / "small"
+    if not (target / "tokenizer.json").is_file():
+        tasks = [programs(0, number, operations=OPERATIONS) for number in range(2000)]
+        texts = ["\n".join((task["problem"], *task["solutions"])) for task in tasks]
+        small_llama(target, texts, words=600, width=128, layers=4)
+    return target
 
 
-def base_policy(folder: Path) -> Path:
-    """The policy of the warm start."""
-    return folder / "base" / "stages" / "01-sft" / "model"
+def supervised(folder: Path, name: str, model: Path | str, changes: tuple[str, ...]) -> Run:
+    """A run of SFT: the warm start that all others begin with, or the repair model."""
+    own = (f"model.path={model}", f"runs_dir={folder}", f"name={name}")
+    return Run(method=name, seed=0, folder=folder / name, changes=(*changes, *own))
+
+
+def repair_model(folder: Path, more: tuple[str, ...]) -> Path | None:
+    """The policy of the repair model, trained on what the first critic's run sampled; None before that has finished."""
+    source, file = folder / "critic-0", folder / "repairs.jsonl"
+    if not (source / "summary.json").is_file():
+        return None
+    if not file.is_file():
+        write_jsonl(file, repairs(source))
+    run = supervised(folder, "repair", newest(folder / "base") / "policy", (*REPAIRING, f"data.source={file}"))
+    return (
+        newest(run.folder) / "policy" if train_recipe(RECIPES / "sft.yaml", run.folder, (*run.changes, *more)) else None
+    )
 
 
 def runs(folder: Path) -> Iterator[Run]:
@@ -74,7 +108,7 @@ def runs(folder: Path) -> Iterator[Run]:
             name = f"{method.replace(' ', '-')}-{seed}"
             own = (
                 "stages=[]",
-                f"model.path={base_policy(folder)}",
+                f"model.path={newest(folder / 'base') / 'policy'}",
                 f"runs_dir={folder}",
                 f"name={name}",
                 f"seed={seed}",
@@ -82,15 +116,10 @@ def runs(folder: Path) -> Iterator[Run]:
             yield Run(method=method, seed=seed, folder=folder / name, changes=(*COMMON, *changes, *own))
 
 
-def trained(run: Run, more: tuple[str, ...]) -> bool:
-    """Start, resume or skip `run`; True if it is finished then."""
-    return train_recipe(RECIPE, run.folder, (*run.changes, *more))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare-coderl", help="where the runs lie")
-    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--model", default="", help="default: a small one, made here")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="at most so many seeds")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0: all")
     parser.add_argument("--only", help="one run, such as critic-0")
@@ -100,17 +129,20 @@ def main() -> None:
     folder: Path = arguments.runs.resolve()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads or os.cpu_count())
     more = (f"train.threads={arguments.threads}",)
-    if not arguments.report and not trained(warm_start(folder, arguments.model), more):
-        raise SystemExit(f"the warm start failed; {folder}/base.log says why")
+    if not arguments.report:
+        base = supervised(folder, "base", arguments.model or small_model(folder), WARM)
+        if not train_recipe(RECIPES / "sft.yaml", base.folder, (*base.changes, *more)):
+            raise SystemExit(f"the warm start failed; {folder}/base.log says why")
     wanted = [run for run in runs(folder) if run.seed < arguments.seeds and arguments.only in (None, run.folder.name)]
     if arguments.report:
         finished = [run for run in wanted if (run.folder / "summary.json").is_file()]
     else:
-        finished = [run for run in wanted if trained(run, more)]
+        finished = [r for r in wanted if train_recipe(RECIPES / "coderl.yaml", r.folder, (*r.changes, *more))]
     if finished and arguments.only is None:
         runs_by_name = {run.folder.name: run.folder for run in finished}
-        measure(RECIPE, COMMON, base_policy(folder), runs_by_name)
-        write_report(RECIPE.parent, folder, [(run.method, run.seed, run.folder) for run in finished])
+        policy = newest(folder / "base") / "policy"
+        measure(RECIPES / "coderl.yaml", COMMON, policy, runs_by_name, repairing=repair_model(folder, more))
+        write_report(RECIPES, folder, [(run.method, run.seed, run.folder) for run in finished])
     missing = [run.folder.name for run in wanted if run not in finished]
     print(json.dumps({"runs": len(wanted), "finished": len(finished), "missing": missing}))
     raise SystemExit(bool(missing))
