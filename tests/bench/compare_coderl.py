@@ -38,7 +38,7 @@ ALL = (
     "train.keep_best=false", "train.tokens_per_microbatch=8192", "eval.data.n=96", "eval.temperature=1.0",
 )  # fmt: skip
 COMMON = (
-    *ALL, "data.limit=3000", "train.steps=50", "train.lr=1e-4", "train.save_every=25", "eval.every=50",
+    *ALL, "data.limit=3000", "train.steps=40", "train.lr=1e-4", "train.save_every=20", "eval.every=40",
     "rollout.prompts_per_step=12",
 )  # fmt: skip
 WARM = (

@@ -1,0 +1,79 @@
+"""The process that forks the isolated ones: shared by threads, replaced if it dies, gone with its owner."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from llmrl.rewards.sandbox import box, run_program
+
+RIGHT = "def f(x): return x + 1\n"
+
+
+def test_programs_of_many_threads_do_not_mix():
+    def ask(number):
+        return run_program(f"def f(x): return x + {number}\n", [f"assert f(1) == {1 + number}"], kind="function").status
+
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(ask, range(24))) == {"passed"}
+
+
+def test_a_starter_that_was_killed_is_replaced():
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    old = box._starters[0].process
+    old.kill()
+    old.wait()
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    assert box._starters[0].process.pid != old.pid
+
+
+def test_no_process_outlives_its_owner():
+    code = (
+        "from llmrl.rewards.sandbox import box, run_program\n"
+        "import os, threading\n"
+        "run_program('def f(): pass', ['f()'], kind='function')\n"
+        "print(box._starters[0].process.pid, flush=True)\n"
+        "run_program('while True: pass', ['f()'], kind='function', timeout_s=60)\n"
+    )
+    owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    starter = int(owner.stdout.readline())
+    children = lambda: subprocess.run(["pgrep", "-P", str(starter)], capture_output=True, text=True).stdout.split()  # noqa: E731
+    deadline = time.monotonic() + 30
+    while not children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    inside = [int(pid) for pid in children()]
+    assert inside
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    owner.stdout.close()
+    while any(map(_lives, [starter, *inside])) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(_lives, [starter, *inside]))
+
+
+def test_an_exit_status_is_known_after_the_program_closed_everything():
+    program = "import os, sys\nprint(3, flush=True)\nos._exit({})\n"
+    for status, wanted in ((0, "passed"), (5, "runtime_error")):
+        test = [{"input": "", "output": "3"}]
+        assert run_program(program.format(status), test, kind="stdio").status == wanted
+
+
+def test_a_script_that_closes_its_pipes_and_stays_is_out_of_time():
+    program = "import os, time\nos.closerange(0, 64)\ntime.sleep(60)\n"
+    begin = time.monotonic()
+    assert run_program(program, [{"input": "", "output": ""}], kind="stdio", timeout_s=2).status == "timeout"
+    assert time.monotonic() - begin < 30
+
+
+def _lives(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_the_helpers_of_this_file_see_this_process():
+    assert _lives(os.getpid()) and not _lives(2**22 + 1)
