@@ -9,12 +9,10 @@ of the first two works, running is refused. `isolation_report()` says which work
 from __future__ import annotations
 
 import atexit
-import base64
 import contextlib
 import functools
 import importlib.util
 import json
-import marshal
 import os
 import secrets
 import select
@@ -247,14 +245,17 @@ class _Starter:
         with other:
             self.process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), str(other.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,  # pipes, so that sys.stdin and sys.stdout are those of a program with pipes
+                stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 pass_fds=(other.fileno(),),
                 start_new_session=True,
                 env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
                 cwd="/",
             )
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
 
     def close(self) -> None:
         """It ends when this end of the socket is closed, and with it what it started."""
@@ -330,20 +331,6 @@ def open_box(role: str, limits: Limits, rung: str, timeout_s: float, *, stdio: b
             shutil.rmtree(folder, ignore_errors=True)
 
 
-@functools.cache
-def runner_code(role: str = "function") -> str:
-    """The trusted half that is sent into a box, compiled once: how values travel, then what this role does with them."""
-    own = ("witness", "tester") if role == "tester" else ("runner",)
-    texts = [(HERE / f"{name}.py").read_text(encoding="utf-8") for name in ("values", "standins", *own)]
-    lines = [
-        line
-        for line in "\n".join(texts).splitlines()
-        if not line.startswith(("from llmrl.", "from __future__", "from typing "))
-    ]
-    source = "from __future__ import annotations\n" + "\n".join(lines)
-    return base64.b64encode(marshal.dumps(compile(source, "<runner>", "exec"))).decode()
-
-
 def probe(rung: str) -> str:
     """ "" if a program runs on this rung here, else why not."""
     if not sys.platform.startswith("linux"):
@@ -351,7 +338,7 @@ def probe(rung: str) -> str:
     try:
         with open_box("function", Limits(), rung, 20.0) as box:
             deadline = time.monotonic() + 20
-            box.send({"runner": runner_code(), "program": "def f():\n    return 1\n"}, deadline)
+            box.send({"program": "def f():\n    return 1\n"}, deadline)
             first = box.receive(deadline)
             return "" if first.get("loaded") else str(first)
     except (TimeUp, Ended, OSError, SandboxError) as error:

@@ -26,7 +26,6 @@ from llmrl.rewards.sandbox.box import (
     TooMuch,
     choose_rung,
     open_box,
-    runner_code,
 )
 from llmrl.rewards.sandbox.plan import Call, Script, plan_tests
 from llmrl.rewards.sandbox.stdio import COMPARISONS, run_stdio_case
@@ -142,7 +141,7 @@ def _run_function(
         if any(isinstance(test, Script) for test in plan):
             tester_limits = Limits(memory_mb=2048, packages=limits.packages)
             tester = stack.enter_context(open_box("tester", tester_limits, rung, timeout_s))
-            tester.send({"runner": runner_code("tester")}, time.monotonic() + START_S)
+            tester.send({}, time.monotonic() + START_S)
         deadline = time.monotonic() + timeout_s
         status, detail = _load(box, program, deadline)
         if status:
@@ -170,7 +169,7 @@ def _outcome(per_test: list[str], detail: str, rung: str) -> ProgramResult:
 def _load(box: Box, program: str, deadline: float) -> tuple[Any, str]:
     """("", "") once the program is loaded, else its status and why."""
     try:
-        box.send({"runner": runner_code(), "program": program}, deadline)
+        box.send({"program": program}, deadline)
         first = box.receive(deadline)
     except TimeUp:
         return "timeout", "the program did not finish loading in time"

@@ -1,4 +1,4 @@
-"""Runs inside the isolated process (its text is sent there, behind values.py): the candidate's program.
+"""Runs inside the isolated process (its text is loaded there, behind values.py): the candidate's program.
 
 `run(role, first, receive, send)`. "function": execute the program as a module, then answer requests: take the value of a
 name, call it, or do one of `OPERATIONS` with an object that stayed here. "stdio": execute it as a script. Answers are data

@@ -1,4 +1,4 @@
-"""Stand-ins: objects of another process that look as if they were here (its text is sent into both sandboxed processes).
+"""Stand-ins: objects of another process that look as if they were here (its text is loaded in both sandboxed processes).
 
 In the tests' process the program's objects are stand-ins, in the program's process the tests' objects are. Each operation
 on one is a question to the process where the object lives. Comparisons and arithmetic go there only if both sides live

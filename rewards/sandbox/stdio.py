@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmrl.rewards.sandbox.box import Box, Ended, Limits, TimeUp, TooMuch, open_box, runner_code, wait
+from llmrl.rewards.sandbox.box import Box, Ended, Limits, TimeUp, TooMuch, open_box, wait
 
 _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,400}(?:\.[0-9]{0,400})?|\.[0-9]{1,400})(?:[eE][+-]?[0-9]{1,4})?")
 
@@ -69,7 +69,7 @@ def run_stdio_case(
     with open_box("stdio", limits, rung, timeout_s, stdio=True) as box:
         deadline = time.monotonic() + timeout_s
         try:
-            box.send({"runner": runner_code(), "program": program}, deadline)
+            box.send({"program": program}, deadline)
             printed, status, why = _converse(box, str(test["input"]).encode(), limits.output_mb << 20, deadline)
         except TimeUp:
             return "timeout", "time is up"

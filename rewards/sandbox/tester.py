@@ -1,4 +1,4 @@
-"""Runs trusted test code in a sandboxed process without any candidate code (its text is sent there, behind values.py,
+"""Runs trusted test code in a sandboxed process without any candidate code (its text is loaded there, behind values.py,
 standins.py and witness.py).
 
 What the tests take from the program are stand-ins (standins.py), and what it says of them must fit together (witness.py).

@@ -1,6 +1,6 @@
 """Values on their way in and out of a sandboxed process: tagged JSON of exact builtin and standard types.
 
-Sent into the box as text, in front of standins.py and runner.py or tester.py. What `encode` reads of a value it takes with
+Its text is loaded in the box, in front of standins.py and runner.py or tester.py. What `encode` reads of a value it takes with
 the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
 """
 

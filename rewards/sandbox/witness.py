@@ -1,4 +1,4 @@
-"""What the program's process says of its objects must fit together (its text is sent into the tests' process).
+"""What the program's process says of its objects must fit together (its text is loaded in the tests' process).
 
 That process may say anything, so it is held to what it said. Between two calls the same question has one answer, and an
 iteration is repeated from what it gave the first time. In tests that name no class of the program's ("strict"), length and
