@@ -1,7 +1,7 @@
 """Values on their way in and out of a sandboxed process: tagged JSON of exact builtin and standard types.
 
-Its text is loaded in the box, in front of standins.py and runner.py or tester.py. What `encode` reads of a value it takes with
-the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
+Its text is loaded in the box, in front of standins.py and runner.py or tester.py. What `encode` reads of a value it takes
+with the base classes' own methods, so that an overridden `__eq__` or `__repr__` says nothing.
 """
 
 from __future__ import annotations
