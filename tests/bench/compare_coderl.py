@@ -42,8 +42,8 @@ COMMON = (
     "rollout.prompts_per_step=12",
 )  # fmt: skip
 WARM = (
-    *ALL, "data.limit=12000", "train.steps=600", "train.lr=2e-3", "train.schedule=cosine", "train.warmup_steps=50",
-    "train.save_every=600", "eval.every=600", "rollout.prompts_per_step=32", "rollout.group_size=1",
+    *ALL, "data.limit=12000", "train.steps=1300", "train.lr=2e-3", "train.schedule=cosine", "train.warmup_steps=50",
+    "train.save_every=650", "eval.every=650", "rollout.prompts_per_step=32", "rollout.group_size=1",
 )  # fmt: skip
 REPAIRING = (
     "model.dtype=float32", "model.max_length=512", "data.args={}", "data.max_prompt_tokens=400", "reward=null", "eval=false",
