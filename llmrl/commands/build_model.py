@@ -7,7 +7,7 @@ recipe agents/frames/sft.
 
 from __future__ import annotations
 
-import tempfile
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,15 @@ from llmrl.cache import cache_root
 from llmrl.errors import CatalogError
 from llmrl.nearest import nearest
 from llmrl.policy.build_vlm import Eyes, build_vlm
-from llmrl.policy.catalog import MADE, pull
+from llmrl.policy.catalog import MADE, locked, pull
+from llmrl.seeding import key
 
 BATCH = 64  # frames of a first lesson
 
 
 def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Sequence[str] = ()) -> Path:
     """The finished folder of the model `name`, in the cache; an older one is replaced. `lessons` are steps of the first
-    training, `overrides` change the recipe of the second.
+    training, `overrides` change the recipe of the second. A build that was killed goes on where it was.
 
     Raises CatalogError for another name, or if the training was interrupted.
     """
@@ -33,14 +34,18 @@ def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Se
         raise CatalogError(f"{name!r} is not made here; {nearest(name, MADE)}")
     text = pull(MADE[name].text, report=console.print)
     models = cache_root() / "models"
-    with tempfile.TemporaryDirectory(prefix=f".tmp-{name}@", dir=models) as temporary:
-        folder = Path(temporary)
-        console.print("new vision tower and projector")
-        first_lessons(text, folder / "eyes", seed=seed, steps=lessons, say=console.print)
+    with locked(models / f".{name}.lock", console.print):
+        folder = models / f".making-{name}-{key(name, seed, lessons, *overrides):x}"
+        eyes = folder / "eyes"
+        if not eyes.is_dir():
+            console.print("new vision tower and projector")
+            first_lessons(text, folder / "lessons", seed=seed, steps=lessons, say=console.print)
+            (folder / "lessons").replace(eyes)
         made = _answering(folder, seed=seed, overrides=overrides, console=console)
         if (models / name).exists():
             (models / name).replace(folder / "before")
         made.replace(models / name)
+        shutil.rmtree(folder)
     return models / name
 
 
@@ -82,7 +87,7 @@ def _answering(folder: Path, *, seed: int, overrides: Sequence[str], console: Co
 
     own = [f"model.path={folder / 'eyes'}", f"runs_dir={folder}", f"seed={seed}"]
     recipe = load_recipe(recipes_folder() / "agents" / "frames" / "sft.yaml", [*own, *overrides])
-    outcome = run(recipe, resolve(recipe), console=console)
+    outcome = run(recipe, resolve(recipe), console=console, resume=(recipe.run_dir / "recipe.yaml").is_file())
     if outcome.exit_code:
-        raise CatalogError(f"the training of {recipe.name} was interrupted; nothing was kept")
+        raise CatalogError(f"the training of {recipe.name} was interrupted; the same command goes on with it")
     return checkpoints(recipe.run_dir)[-1] / "policy"

@@ -165,7 +165,7 @@ def pull(name: str, *, cache_dir: Path | str | None = None, report: Report | Non
         downloads.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CatalogError(f"cannot create the model cache: {error}; set LLMRL_CACHE to a folder you own") from error
-    with _locked(models / f".{name}.lock", say):
+    with locked(models / f".{name}.lock", say):
         for leftover in [*models.glob(f".tmp-{name}@*"), *downloads.glob(f".tmp-{name}@*")]:
             shutil.rmtree(leftover)
         damage = _damage(models / name, model)
@@ -187,7 +187,7 @@ def _unknown_name(name: str) -> str:
 
 
 @contextmanager
-def _locked(path: Path, say: Report) -> Iterator[None]:
+def locked(path: Path, say: Report) -> Iterator[None]:
     """Hold the file lock `path`; the system frees it when a process dies."""
     from filelock import FileLock, Timeout
 

@@ -1,6 +1,7 @@
 """A vision-language model made from a text model: the same for a seed, the text part untouched, and it learns to see."""
 
 import io
+from functools import partial
 
 import pytest
 import torch
@@ -52,6 +53,10 @@ def test_first_lessons_teach_tower_and_projector_and_leave_the_rest(tiny_model, 
     assert moved and all("vision_model" in name or "connector" in name for name in moved)
 
 
+def stop(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
 def test_the_command_builds_a_model_that_recipes_name(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("LLMRL_CACHE", str(tmp_path))
     (tmp_path / "models").mkdir()
@@ -61,13 +66,22 @@ def test_the_command_builds_a_model_that_recipes_name(tiny_model, tmp_path, monk
     quick = ["train.steps=2", "train.warmup_steps=0", "data.limit=40", "eval.data.n=4", "model.max_length=200"]
     quick += ["train.threads=1", "data.max_prompt_tokens=150", "model.dtype=float32"]
     threads, found = torch.get_num_threads(), []
-    for _ in range(2):
-        folder = build_model.build("vlm-135m", seed=0, lessons=2, console=Console(file=io.StringIO()), overrides=quick)
+    build = partial(
+        build_model.build, "vlm-135m", seed=0, lessons=2, console=Console(file=io.StringIO()), overrides=quick
+    )
+    for number in range(2):
+        if number:  # the second is stopped after its first lessons, and goes on from there
+            with monkeypatch.context() as patch:
+                patch.setattr(build_model, "_answering", stop)
+                with pytest.raises(KeyboardInterrupt):
+                    build()
+            monkeypatch.setattr(build_model, "first_lessons", None)
+        folder = build()
         found.append((folder / "model.safetensors").read_bytes())
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
     assert found[0] == found[1] and resolve("vlm-135m") == folder
     assert {row.name: row.cached for row in list_models()}["vlm-135m"]
-    assert sorted(item.name for item in (tmp_path / "models").iterdir()) == ["vlm-135m"]
+    assert sorted(item.name for item in (tmp_path / "models").iterdir()) == [".vlm-135m.lock", "vlm-135m"]
     with pytest.raises(CatalogError, match="'vlm' is not made here; known: vlm-135m"):
         build_model.build("vlm", seed=0, lessons=1, console=Console(file=io.StringIO()))
