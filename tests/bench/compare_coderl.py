@@ -43,8 +43,9 @@ COMMON = (
 )  # fmt: skip
 WARM = (
     *ALL, "data.limit=12000", "train.steps=1300", "train.lr=2e-3", "train.schedule=cosine", "train.warmup_steps=50",
-    "train.save_every=650", "eval.every=650", "rollout.prompts_per_step=32", "rollout.group_size=1",
+    "train.save_every=100", "train.keep_last=20", "eval.every=400", "rollout.prompts_per_step=32", "rollout.group_size=1",
 )  # fmt: skip
+START = 800  # of those steps: the checkpoint that all others begin with; later ones leave too little to learn
 REPAIRING = (
     "model.dtype=float32", "model.max_length=512", "data.args={}", "data.max_prompt_tokens=400", "reward=null", "eval=false",
     "train.steps=150", "train.lr=5e-4", "train.schedule=cosine", "rollout.prompts_per_step=16", "rollout.group_size=1",
@@ -88,6 +89,10 @@ def supervised(folder: Path, name: str, model: Path | str, changes: tuple[str, .
     return Run(method=name, seed=0, folder=folder / name, changes=(*changes, *own))
 
 
+def start_of(folder: Path) -> Path:
+    return folder / "base" / "checkpoints" / f"step-{START:06d}" / "policy"
+
+
 def repair_model(folder: Path, more: tuple[str, ...]) -> Path | None:
     """The policy of the repair model, trained on what the first critic's run sampled; None before that has finished."""
     source, file = folder / "critic-0", folder / "repairs.jsonl"
@@ -95,7 +100,7 @@ def repair_model(folder: Path, more: tuple[str, ...]) -> Path | None:
         return None
     if not file.is_file():
         write_jsonl(file, repairs(source))
-    run = supervised(folder, "repair", newest(folder / "base") / "policy", (*REPAIRING, f"data.source={file}"))
+    run = supervised(folder, "repair", start_of(folder), (*REPAIRING, f"data.source={file}"))
     return (
         newest(run.folder) / "policy" if train_recipe(RECIPES / "sft.yaml", run.folder, (*run.changes, *more)) else None
     )
@@ -108,7 +113,7 @@ def runs(folder: Path) -> Iterator[Run]:
             name = f"{method.replace(' ', '-')}-{seed}"
             own = (
                 "stages=[]",
-                f"model.path={newest(folder / 'base') / 'policy'}",
+                f"model.path={start_of(folder)}",
                 f"runs_dir={folder}",
                 f"name={name}",
                 f"seed={seed}",
@@ -140,7 +145,7 @@ def main() -> None:
         finished = [r for r in wanted if train_recipe(RECIPES / "coderl.yaml", r.folder, (*r.changes, *more))]
     if finished and arguments.only is None:
         runs_by_name = {run.folder.name: run.folder for run in finished}
-        policy = newest(folder / "base") / "policy"
+        policy = start_of(folder)
         measure(RECIPES / "coderl.yaml", COMMON, policy, runs_by_name, repairing=repair_model(folder, more))
         write_report(RECIPES, folder, [(run.method, run.seed, run.folder) for run in finished])
     missing = [run.folder.name for run in wanted if run not in finished]
