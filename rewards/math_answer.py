@@ -36,7 +36,7 @@ _OTHER_TURN = re.compile(
 )
 _DENIES = re.compile(
     r"n't|\b(?:not|cannot|wrong|incorrect|never|either|would|mistake|error|tempting|too|than|first|bound|forg[eo]ts?|might|could|may"
-    r"|careless|without|something)\b"
+    r"|careless|without|something|what|were|ignor\w+|tempted|but)\b"
 )
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold

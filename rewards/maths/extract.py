@@ -79,7 +79,8 @@ _NEGATED_AFTER = re.compile(
     r"|the) (?:\w+ )?(?:mistake|error)"
     r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|an? (?:upper|lower) bound"
     r"|too \w+)|can(?:not|['’]t) be"
-    r"|or something|[^.\n]{0,20}\b(?:by mistake|in error)\b"
+    r"|or something|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
+    r"|not)\b|[^.\n]{0,20}\b(?:by mistake|in error)\b"
     r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
     r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
     r"|(?:(?!because|since|as\b|so\b|while)[^\d.\n]){0,60}?(?:not|n't)(?: be)? (?:the )?(?:right|correct)\b)",
@@ -89,7 +90,8 @@ _NEGATED_AFTER = re.compile(
 _CARELESS_BEFORE = re.compile(
     r"(?:\b(?:who|which|that|if|when)\b[^.\n]{0,20}\b(?:forg[eo]t|ignor|neglect|overlook|omit|miss)|\bby mistake\b"
     r"|\bnaive)[^.\n]{0,60}"
-    r"\b(?:gets?|got|obtain\w*|find\w*|would|gives?|is)\b[^.\n]{0,8}$|\b(?:might|may|could) be\W*$|\b(?:less|more"
+    r"\b(?:gets?|got|obtain\w*|find\w*|would|gives?|is)\b[^.\n]{0,8}$|\b(?:might|may|could|would) (?:be tempted|think"
+    r"|expect|guess|assume|believe)[^.,\n]{0,40}$|\b(?:might|may|could) be\W*$|\b(?:less|more"
     r"|fewer|greater"
     r"|larger|smaller) than\W*$",
     re.IGNORECASE,
@@ -137,7 +139,16 @@ _MULTIPLE = re.compile(
 # "Yes, it is." and "..., so no, it isn't prime."
 _POLAR = re.compile(
     r"(?:^|(?<=[.!?:] )|(?<=[.!?]\n)|\n|\b(?:so|thus|hence|therefore|then|is)\W{1,3})(?:\W*)\b(yes|no|true|false)\b"
-    r"(?=\W*$|\s*[,.;:!—–-](?!\W*(?:if|unless|provided|wait|only|when)\b)| because\b| since\b)",
+    r"(?=\W*$|\s*[,.;:!—–-](?!\W*(?:if|unless|provided|wait|only|when)\b)| because\b| since\b| for (?:all|every)\b)",
+    re.IGNORECASE,
+)
+_WHO = re.compile(
+    r"\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?([A-Z][a-z]+) (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
+    r" (?:first\b|the (?:\w+est|most|least|winner|one|only)\b)"
+)
+# An answer on a line of its own, then its reasons.
+_FIRST_LINE = re.compile(
+    r"([^\n]*\d[^\n]*)\n\s*(?=(?:because|since|explanation|reason(?:ing)?|here|this is|we have|to see)\b)",
     re.IGNORECASE,
 )
 _LETTER = re.compile(
@@ -153,8 +164,10 @@ _UNSURE = re.compile(
     r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
     re.IGNORECASE,
 )
+_UNSURE_WORDS = ("not ", "n't", "n’t", "'t", "no idea", "give up", "unknown", "unsure", "unable", "insufficient")
 _SENTENCES = re.compile(
-    r"(?:(?<=[.!?])|(?<=[.!?][$)])|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)\s+"
+    r"(?:(?<=[.!?])|(?<=[.!?][$)])"
+    r"|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<!\bsq\.)(?<!\bft\.)(?<!\bapprox\.)\s+"
     r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|\n+|;",
     re.IGNORECASE,
 )
@@ -205,7 +218,8 @@ _LEAD = re.compile(
 )
 _CHOICE = re.compile(r"(?:^|\s)(\([A-E]\)\s[^\n]*?|[A-E][).:]\s[^\n]*?)[.\s]*$")
 _OPTION = re.compile(
-    r"\b(?:option|choice)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b", re.IGNORECASE
+    r"\b(?:option|choice|statement|answer)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b",
+    re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
@@ -221,6 +235,13 @@ _ONE_LINE_BLOCK = re.compile(
     r"```(?:latex|tex|text|math|plaintext|md|json|output)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```"
 )
 _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+
+
+_PLAIN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
+_NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculator's notes, drawings
+_MARKS = frozenset(">#`")
+_SPACES = re.compile(r"[ \t]{2,}")
+_TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,8 +373,7 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
     if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):
-        spans = spans_of(line)
-        return Extracted(spans[0][2].strip() if spans and spans[0][:2] == (0, len(line)) else line, "answer phrase")
+        return Extracted(_undelimited(line), "answer phrase")
     return Extracted(stated(f"is {with_maths(_in_digits(sentence))}", hints), "answer sentence")
 
 
@@ -383,7 +403,8 @@ def _second_thought(later: list[str], hints: Hints, *, boxed: bool = False) -> E
 
 def _sentences(text: str) -> list[str]:
     """The sentences of a text, at least one; a stop within a maths span ends none."""
-    inside = {place for start, end, _ in spans_of(text)[-60:] for place in range(start + 1, end)}
+    spans = spans_of(text)[-60:] if "$" in text or "\\" in text else []
+    inside = {place for start, end, _ in spans for place in range(start + 1, end)}
     cuts = [match.end() for match in _SENTENCES.finditer(text) if match.start() not in inside]
     return [text[start:end].strip() for start, end in pairwise([0, *cuts, len(text)])]
 
@@ -436,6 +457,13 @@ def _stands_alone(whole: str) -> bool:
     return True
 
 
+def _undelimited(line: str) -> str:
+    """What stands between the delimiters if the line is one maths span, the line as it is otherwise."""
+    marked = with_maths(line)
+    spans = spans_of(marked)
+    return spans[0][2].strip() if spans and spans[0][:2] == (0, len(marked.rstrip("."))) else line
+
+
 def _own_turn(response: str) -> str:
     """The response up to where another turn or another question begins, without chat tokens."""
     text = _OPENING.sub("", response[-LONGEST_RESPONSE:])
@@ -484,25 +512,37 @@ def after_the_box(response: str) -> Extracted | None:
 
 def _from_prose(text: str, hints: Hints) -> Extracted:
     """The answer of a text without a box."""
-    text = re.sub(r"\\(?:boxed|fbox)\s*\{[^{}]*\}", " ", text)
-    text = re.sub(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)  # a calculator's notes, drawings
-    text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
-    text = _MARKDOWN.sub("", text)
-    text = re.sub(r"[ \t]{2,}", " ", text.strip())[-FINAL_PART:]
+    if "box" in text:
+        text = _PLAIN_BOX.sub(" ", text)
+    if "<<" in text or "[asy]" in text:
+        text = _NOTES.sub("", text)
+    if "```" in text:
+        text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
+    if "**" in text or not _MARKS.isdisjoint(text):
+        text = _MARKDOWN.sub("", text)
+    text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
     if found := _from_phrase(text, hints):
         return found
-    whole = re.sub(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
-    if _UNSURE.search(whole):
+    whole = _TITLE.sub("", text.strip(), count=1)
+    lower = whole.lower()
+    if any(word in lower for word in _UNSURE_WORDS) and _UNSURE.search(whole):
         return Extracted(None, "the response does not commit itself")
-    if option := list(_OPTION.finditer(text)):
+    judged = any(word in text for word in ("correct", "right", "best", "true"))
+    if judged and (option := list(_OPTION.finditer(text))):
         return Extracted(option[-1].group(1), "option")
     last = text.rstrip().rpartition("\n")[2]
     if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(last):
         return Extracted(said[-1], "yes or no")
     if hints.letter and not _RULED_OUT.search(last) and not DOUBT.search(last) and (named := _LETTER.search(last)):
         return Extracted(named[1] or named[2], "last letter")
-    if hints.words and not DENIAL.search(last) and not DOUBT.search(last) and (named := _PREDICATE_WORDS.search(last)):
-        return Extracted(named.group(1), "last words")
+    named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
+    if named and not DENIAL.search(last) and not DOUBT.search(last):
+        return Extracted(named[1], "last words")
+    if "→" in whole and re.fullmatch(r"[a-z]\w?\s*=[^=]+", after := whole.rpartition("→")[2].strip()):
+        whole = after
     if _stands_alone(whole):
-        return Extracted(whole or None, "whole response")
-    return _from_last_sentence(text, hints)
+        return Extracted(_undelimited(whole) or None, "whole response")
+    found = _from_last_sentence(text, hints)
+    if found.answer is None and (first := _FIRST_LINE.match(text)) and _stands_alone(first[1].strip()):
+        return Extracted(first[1].strip(), "first line")
+    return found

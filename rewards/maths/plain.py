@@ -12,7 +12,9 @@ import re
 from llmrl.rewards.maths.units import ONE_WORD, spoken_value
 
 _NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?"
-_FUNCTION = r"(?:sqrt|cbrt|a?(?:rc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp|pi|theta|infinity|inf)(?![A-Za-z])"
+_FUNCTION = (
+    r"(?:sqrt|cbrt|a?(?:rc)?(?:sin|cos|tan)|cot|sec|csc|ln|log(?:_\{?\w+\}?)?|exp|pi|theta|infinity|inf)(?![A-Za-z])"
+)
 _LETTER = r"(?<!°)(?:(?!a\s+[a-z]{2}|I\s+[a-z])[A-Za-z]|[A-Z]{2,3}|xyz?|ab|mn)(?![A-Za-z'’]|\.[a-z])"
 _RAISED = "²³¹⁰⁴-⁹⁻⁺ⁿ"
 _SYMBOL = rf"[√∛π∞∅ℝℤℕℚ°θφαβγδλμω½⅓⅔¼¾₀-₉{_RAISED}]"
@@ -20,19 +22,32 @@ _COMMAND = (
     r"\\(?:[dt]?frac|sqrt|pi|infty|theta|mathbb|emptyset|varnothing|left|right|cdot|times|leq?|geq?|in|cup|cap|pm)\b"
 )
 _LEAF = rf"[\d .,:;|+*×·⋅/÷^=<>≤≥∈≠≈∪∩±_−–-]|{_COMMAND}|{_SYMBOL}|(?<![A-Za-z])(?:{_FUNCTION}|{_LETTER})"
-_INNER = rf"[(\[{{](?:{_LEAF}){{0,80}}[)\]}}]"
-_GROUP = rf"[(\[{{](?:{_LEAF}|{_INNER}){{1,80}}[)\]}}]"
+_INNER = rf"[(\[{{⟨](?:{_LEAF}){{0,80}}[)\]}}⟩]"
+_GROUP = rf"[(\[{{⟨](?:{_LEAF}|{_INNER}){{1,80}}[)\]}}⟩]"
 _ATOM = rf"(?:(?<![A-Za-z]){_FUNCTION} ?|{_NUMBER}|{_LETTER}|{_COMMAND} ?|{_SYMBOL}|[\^_]|{_GROUP})"
 _TERM = rf"[-+−±]?{_ATOM}+"
 _SIGN = (
     r"(?:<=|>=|!=|[-+−–*×·⋅/÷=<>≤≥≠≈∈∪∩±∖]|(?<=[\d ])[xX](?=\s?\d)|\\(?:cdot|times|leq?|geq?|in|cup|cap|pm|approx)\b)"
 )
-_RUN = re.compile(rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM})*")
+_RUN = re.compile(rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥]))*")
 _HINT = re.compile(
-    rf"[√∛π∞∅ℝ∪∩∈≤≥<>^\\=+*/{_RAISED}−-]|[A-Za-z]\(|\bsqrt|[\[{{]|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real)\b"
+    rf"[√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
+    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real)\b"
 )
-_SURE = re.compile(rf"[√∛π∞∅ℝ∪∩∈^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
-_BRACKETED = re.compile(r"[\[({][^\[\](){}]*,[^\[\](){}]*[\])}]")
+_SURE = re.compile(rf"\d(?:_|[₀-₉])|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
+_BRACKETED = re.compile(r"[\[({⟨][^\[\](){}]*,[^\[\](){}]*[\])}⟩]")
+_MIXED = {"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3"}
+# 2 times the square root of 3; x is less than or equal to 4; 1 in 6
+_ROOT_IN_WORDS = re.compile(r"\b(?:(\d+) times )?the square root of (\d+)(?=\s*(?:[.!\n]|$))")
+_BOUND_IN_WORDS = re.compile(
+    r"\b(?:(?:all |any |every )?(?:real )?(?:numbers?|values?)(?: of)?(?: [a-z])?(?: (?:that|which) are)?"
+    r"|([a-z]) (?:is|must be|has to be))"
+    r" (?:strictly )?(less|smaller|greater|larger|bigger) than (or equal to )?([-−]?\d+(?:\.\d+|/\d+)?)(?=\s*(?:[.!\n]|$))"
+)
+_REALS_BUT = re.compile(
+    r"\b(?:all|every|any) real(?:s| numbers?| values?)(?: of)?(?: [a-z])? (?:except|but|other than)(?: for)? (?:[a-z] ?= ?)?"
+    r"([-−]?\d+(?:/\d+)?)(?: and ([-−]?\d+(?:/\d+)?))?(?=\s*(?:[.!\n]|$))"
+)
 _VARIABLE = re.compile(r"(?!(?<=\d )x \d)[A-Za-z]")
 _DIGIT = re.compile(r"\d")
 _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z][²³]?")
@@ -85,7 +100,13 @@ def delimited(text: str) -> str:
     """
     if not _HINT.search(text):
         return text
+    text = re.sub(r"(?<=\d)[½¼¾⅓⅔]", lambda m: _MIXED[m.group()], text) if not text.isascii() else text
     text = _RUN.sub(_wrapped, text)
+    if "than" in text or "except" in text or "but" in text:
+        text = _REALS_BUT.sub(lambda m: rf"\(\mathbb{{R}}\setminus\{{{m[1]}{',' + m[2] if m[2] else ''}\}}\)", text)
+        text = _BOUND_IN_WORDS.sub(_bound, text)
+    if "square root" in text:
+        text = _ROOT_IN_WORDS.sub(r"\(\1\\sqrt{\2}\)", text)
     if "real" in text:
         text = _REALS.sub(r"\\(\\mathbb{R}\\)", text)
     if "no " in text or "empty" in text:
@@ -93,6 +114,11 @@ def delimited(text: str) -> str:
             r"\\(\\emptyset\\)", _NO_SOLUTION.sub(lambda m: f"{m[1] or ''} is \\(\\emptyset\\)", text)
         )
     return text
+
+
+def _bound(match: re.Match[str]) -> str:
+    sign = "<" if match[2] in ("less", "smaller") else ">"
+    return rf"\({match[1] or 'x'} {sign}{'=' if match[3] else ''} {match[4]}\)"
 
 
 def ratios(text: str) -> str:
@@ -115,10 +141,8 @@ def _wrapped(match: re.Match[str]) -> str:
 def _is_mathematics(run: str) -> bool:
     if _SURE.search(run):
         return True
-    if (place := _BRACKETED.search(run)) and (
-        run[0] in "[{" or run[-1] in "]}" or not place[0][1:-1].replace(",", "").isdigit()
-    ):
-        return not re.fullmatch(r"\([\d ,]*\)", run)
+    if _BRACKETED.search(run) and not re.fullmatch(r"\(\d{1,3}(?:,\d{3})+\)", run):
+        return True
     if not _VARIABLE.search(run):
         return False
     first, sign, last = run.rpartition("=")

@@ -92,6 +92,11 @@ _CORRECTED = re.compile(  # 6, I mean 9
     r"|no|oops|actually|scratch that)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
     re.IGNORECASE,
 )
+_DENIES = re.compile(
+    r"n't|not|anything|mean|sorry|make that|rather|orrection|wait|Wait|no|No|oops|ctually|scratch"
+    r"|instead",
+    re.IGNORECASE,
+)
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
@@ -133,7 +138,8 @@ _FILLER = (
     r"(?:(?:all|every|any|the|real|integers?|values?|numbers?|points?|set|of|only|exactly|precisely|interval|[b-z])\s+)"
 )
 _HOLDS = re.compile(
-    r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved))\s+(?:exactly|precisely"
+    r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)|(?:in"
+    r"|de)creases?)\s+(?:exactly|precisely"
     r"|only|just|true)?"
     rf"\s*(?:for|when(?:ever)?|if|iff|on)\s+(?:and only (?:if|when|for)\s+)?{_FILLER}*(?:(?:with|such that|where"
     rf"|in)\s+)?{_FILLER}*(?={N})"
@@ -162,6 +168,8 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
+    if not sentence.isascii():
+        sentence = ITEM.sub(" ", sentence)
     pieces, at = [], 0
     for start, end, content in spans_of(sentence):
         content = _last_step(content).rstrip()
@@ -173,20 +181,23 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
     if any(map(_RELATION.search, (held.text for held in items))):
         text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", text)))
-    text = _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
-    text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
-    text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
+    text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
+    if "negative" in text or "minus" in text:
+        text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
+    if "out of" in text:
+        text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
     text = text.replace("\\$", "$").replace("\\%", "%")
-    text = _POINT.sub(lambda m: hold(m.group()), text)
+    text = _POINT.sub(lambda m: hold(m.group()), text) if "(" in text else text
     text = NUMBER.sub(
         lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{in_ascii(m[1])}}}" if m[1] else m.group()), text
     )
-    outside = _ASIDE.sub("", text)
-    text = outside if ITEM.search(outside) else text
-    text = _SUM.sub("= ", text)
-    text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
-    text = _LEFTUNDONE.sub(UNDONE, text)
-    text = _LIST.sub(listed, text)
+    if "(" in text:
+        outside = _ASIDE.sub("", text)
+        text = outside if ITEM.search(outside) else text
+    text = _SUM.sub("= ", text) if len(items) > 1 else text
+    text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text) if "=" in text else text
+    if len(items) > 1:
+        text = _LIST.sub(listed, _LEFTUNDONE.sub(UNDONE, text))
     return text, items[:6_000]
 
 
@@ -239,6 +250,8 @@ def _between_prices(content: str, after: str) -> bool:
 
 def without_denials(sentence: str) -> str:
     """ "not 6 but 9" and "9, not 6" as 9."""
+    if not _DENIES.search(sentence):
+        return sentence
     sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))
     return _AFTERTHOUGHT.sub("", _CORRECTED.sub(" ", sentence))
 
@@ -246,6 +259,8 @@ def without_denials(sentence: str) -> str:
 def with_maths(text: str) -> str:
     """The text with delimiters around its plain mathematics too."""
     text = ratios(text) if "ratio" in text else text
+    if "chance" in text or "probability" in text:
+        text = re.sub(r"\b(\d+) in (\d+)\b", r"\1/\2", text)
     pieces, at = [], 0
     for start, end, _ in spans_of(text):
         pieces += [delimited(text[at:start]), text[start:end]]

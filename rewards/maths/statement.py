@@ -71,7 +71,8 @@ _CONDITION = re.compile(
 )
 _BEHIND = re.compile(  # an operand or a part of a name
     rf"^\W{{0,2}}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷{UNDONE}]\s*(?:{N}|\w)|[x×]\s*{N}"
-    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
+    rf"|on (?:the|both) (?:left|right|sides?)\b|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided"
+    rf"|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
     r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
     re.IGNORECASE,
 )
@@ -88,7 +89,16 @@ _UNIT_BEHIND = re.compile(
 )
 _GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
 _RELATION = re.compile(r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in)(?![a-z])")
-_GIVEN = re.compile(r"\bknow(?: that)?[\s$]*$")
+_GIVEN = re.compile(r"\bknow(?: that)?[\s$]*$|\b(?:[Ww]e|us|I) (?:start|begin)\w* (?:with|from)[\s$]*$")
+_NAMES = re.compile(
+    r"^(?!\W*(?:take|consider|choose|pick|use|let|plug|substitute|reflect|rotate|translate"
+    r"|plot)\b).*\bthe (?:[a-z]+ )?[a-z]+[\s$]*$",
+    re.IGNORECASE,
+)
+_TO = re.compile(r"\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a-z]+(?:s|ed) (?:down )?to[\s$]*$")
+_DENIED_BEHIND = re.compile(
+    r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible)"
+)
 _LIMIT = re.compile(r"\b(?:limit|cap|quota|ceiling|allowance)\b[^,]*\b(?:is|was|of)[\s$]*$")
 # It is 47 if the coins are fair; it was 47 before the sale.
 _SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|(?:of \w+ )?before)\b", re.IGNORECASE)
@@ -144,6 +154,7 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
     places = [match.start() for match in ITEM.finditer(clause)]
     equal = [at for at in places if computed(clause, at, items)]
     equal = [at for at in equal if "=" not in text_of(clause, at, items) or not _CONDITION.search(clause[:at])]
+    equal = [at for at in equal if not _DENIED_BEHIND.match(clause[at + 1 :])]
     if equal:
         return equal[-1:]
     free: list[int] = []
@@ -159,7 +170,11 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
             continue
         if _USED.search(before) and not _STATES.search(before):
             continue
-        if stated_by_verb(before, said, after, sentence) or _STATES.search(before):
+        if (
+            stated_by_verb(before, said, after, sentence)
+            or _STATES.search(before)
+            or (not _PLAIN.match(said) and _TO.search(before))
+        ):
             behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
             alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
@@ -185,14 +200,14 @@ def _qualified(before: str, said: str, after: str) -> bool:
     """Whether the words around it say that it holds at another time, on a condition or as a limit only."""
     if behind := _SOMETIMES.match(after):
         return not behind.group().endswith("before") or _WAS.search(before) is not None
-    if _RELATION.search(said) and _GIVEN.search(before):
+    if not _PLAIN.match(said) and _GIVEN.search(before):
         return True
     return _LIMIT.search(before) is not None and re.match(r"\s+[a-z]{3}", after) is not None
 
 
 def _named(before: str, said: str, after: str) -> bool:
     """The point $(2, -1)$ at the end of its clause."""
-    return not _PLAIN.match(said) and not after.strip(" .$)") and re.search(r"\bthe [a-z]+[\s$]*$", before) is not None
+    return not _PLAIN.match(said) and not after.strip(" .$)") and _NAMES.search(before) is not None
 
 
 def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
@@ -211,5 +226,9 @@ def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
         room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
         return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
     if found[1] == "at":
-        return ":" in said or said[0] == "(" or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per)", after) is not None
+        return (
+            ":" in said
+            or said[0] == "("
+            or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per|(?i:[ap]\.?m\b))", after) is not None
+        )
     return ":" in said or (found[1] in ("in", "on", "after") and _TIME.match(after) is not None)
