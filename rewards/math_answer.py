@@ -34,10 +34,14 @@ _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Z
 _OTHER_TURN = re.compile(
     r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n[ \t#*]*(?:User|Human|Instruction|Question|Problem|Q)\b"
 )
-_DENIES = re.compile(
-    r"n't|\b(?:not|cannot|wrong|incorrect|never|either|would|mistake|error|tempting|too|than|first|bound|forg[eo]ts?|might|could|may"
-    r"|careless|without|something|what|were|ignor\w+|tempted|but)\b"
-)
+# Beside a box: it may be denied, a bound, a guess or what the careless get.
+_DENYING_WORDS = """
+    not cannot wrong incorrect never either would mistake error tempting tempted too than first bound forgot forget forgets
+    forgetting forgotten might could may careless without something what were ignore ignores ignored ignoring but my though
+    sure disregard t
+"""
+_DENIES = frozenset(_DENYING_WORDS.split())
+_WORD = re.compile("[a-z]+")
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
@@ -140,7 +144,7 @@ def _touched(response: str, start: int, end: int) -> bool:
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
     return (
-        _DENIES.search(f"{before} {after}") is not None
+        not _DENIES.isdisjoint(_WORD.findall(f"{before} {after}".lower()))
         or _ADDS.search(after) is not None
         or (end < len(response) - 3 and AGAIN.search(response, end) is not None)
     )

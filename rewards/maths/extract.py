@@ -77,9 +77,14 @@ _NEGATED_AFTER = re.compile(
     r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)|would be\b"
     r"|(?:is|was) (?:what (?:(?:\w+ ){1,3}(?:would|might|could)|[^.]{0,40}\b(?:forg|ignor|without|careless))|(?:a"
     r"|the) (?:\w+ )?(?:mistake|error)"
-    r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|an? (?:upper|lower) bound"
+    r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|(?:only |just "
+    r"|merely )?an? (?:upper|lower) bound"
     r"|too \w+)|can(?:not|['’]t) be"
-    r"|or something|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
+    r"|or something|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not|a mistake)"
+    r"|(?:is|was|comes?|results?)\b[^.\n]{0,40}\b(?:if|when|by) (?:(?:one|you|we|someone) )?(?:forg|ignor|neglect"
+    r"|omit|overlook)|(?:but"
+    r"|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that"
+    r"|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
     r"|not)\b|[^.\n]{0,20}\b(?:by mistake|in error)\b"
     r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
     r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
@@ -91,7 +96,8 @@ _CARELESS_BEFORE = re.compile(
     r"(?:\b(?:who|which|that|if|when)\b[^.\n]{0,20}\b(?:forg[eo]t|ignor|neglect|overlook|omit|miss)|\bby mistake\b"
     r"|\bnaive)[^.\n]{0,60}"
     r"\b(?:gets?|got|obtain\w*|find\w*|would|gives?|is)\b[^.\n]{0,8}$|\b(?:might|may|could|would) (?:be tempted|think"
-    r"|expect|guess|assume|believe)[^.,\n]{0,40}$|\b(?:might|may|could) be\W*$|\b(?:less|more"
+    r"|expect|guess|assume|believe)[^.,\n]{0,40}$|\b(?:ignore|disregard)\b[^.\n]{0,20}$|\b(?:might|may|could) be\W*$"
+    r"|\b(?:less|more"
     r"|fewer|greater"
     r"|larger|smaller) than\W*$",
     re.IGNORECASE,
@@ -115,6 +121,7 @@ AGAIN = re.compile(
     r"|disregard|mistake|bad|error|mis\w+|forg[eo]t|overlooked|reali[sz]\w+|meant?|wrong|not|incorrect)\b|n['’]t\b",
     re.IGNORECASE,
 )
+_JUDGED = re.compile(r"(?:right|correct|wrong|incorrect|fine|unchanged|the same|confirmed|verified)\b", re.IGNORECASE)
 _MEANT = re.compile(
     r"^(?:(?:that|it|this) (?:should|must|has to) (?:have )?be(?:en)? |I meant?(?: to (?:say|write))? )(?=\W*\d)",
     re.IGNORECASE,
@@ -138,7 +145,7 @@ _MULTIPLE = re.compile(
 )
 # "Yes, it is." and "..., so no, it isn't prime."
 _POLAR = re.compile(
-    r"(?:^|(?<=[.!?:] )|(?<=[.!?]\n)|\n|\b(?:so|thus|hence|therefore|then|is)\W{1,3})(?:\W*)\b(yes|no|true|false)\b"
+    r"(?:^|(?<=[.!?:] )|(?<=[.!?]\n)|\n|,\s|\b(?:so|thus|hence|therefore|then|is)\W{1,3})(?:\W*)\b(yes|no|true|false)\b"
     r"(?=\W*$|\s*[,.;:!—–-](?!\W*(?:if|unless|provided|wait|only|when)\b)| because\b| since\b| for (?:all|every)\b)",
     re.IGNORECASE,
 )
@@ -153,6 +160,7 @@ _FIRST_LINE = re.compile(
 )
 _LETTER = re.compile(
     r"\b(?:is|are|choose|pick|select|take|matches|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
+    r"|(?:^|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\W{1,2})\(?([A-F])\)? is (?:the )?(?:right|correct|best|true|answer)\b"
     r"|\bonly\s+(?:option |choice |statement )?\(?([A-F])\)?\s+(?:works?|fits?|is|remains|satisfies|matches|holds?|can)\b",
 )
 _RULED_OUT = re.compile(
@@ -172,13 +180,14 @@ _SENTENCES = re.compile(
     re.IGNORECASE,
 )
 _ASIDE_SENTENCE = re.compile(
-    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally)\b|\(",
+    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally|see (?:page"
+    r"|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
 _TAKES_BACK = re.compile(
     r"\W*(?:(?:hmm|oh|oops|sorry|wait|actually|but|however|no)\W+)*(?:no|wait|that|this|it|but)\b[^\d]{0,30}?"
     r"(?:(?:n['’]t|\bcannot) (?:be )?(?:right|correct|true|possible|work|make|add|it)"
-    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:no|scratch that)\b",
+    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:scratch that\b|no\b(?=\W*(?:$|[,.;:!—–-])| wait| i\b))",
     re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
@@ -380,7 +389,7 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
 def _stated_behind(behind: str, hints: Hints) -> Extracted | None:
     """What a text says that follows a wrong answer, None if nothing."""
     found = _from_phrase(behind, hints) or _from_last_sentence(behind, hints)
-    return found if found.answer is not None else None
+    return found if found.answer is not None and not _JUDGED.match(found.answer) else None
 
 
 def _second_thought(later: list[str], hints: Hints, *, boxed: bool = False) -> Extracted | None:
@@ -388,7 +397,7 @@ def _second_thought(later: list[str], hints: Hints, *, boxed: bool = False) -> E
 
     A mere check ("Let me verify: 12 / 4 = 3") and what is said behind a box have to be explicit about it.
     """
-    for place, sentence in enumerate(later):
+    for place, sentence in enumerate(later[:30]):
         if cue := _SECOND_THOUGHT.match(sentence):
             rest = "\n".join([_MEANT.sub("it is ", sentence[cue.end() :].strip(" ,:")), *later[place + 1 :]])
             error, instead = _ERROR.search(rest) or _ERROR.search(cue.group()), _INSTEAD.search(rest)
@@ -534,7 +543,7 @@ def _from_prose(text: str, hints: Hints) -> Extracted:
     if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(last):
         return Extracted(said[-1], "yes or no")
     if hints.letter and not _RULED_OUT.search(last) and not DOUBT.search(last) and (named := _LETTER.search(last)):
-        return Extracted(named[1] or named[2], "last letter")
+        return Extracted(named[named.lastindex or 1], "last letter")
     named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
     if named and not DENIAL.search(last) and not DOUBT.search(last):
         return Extracted(named[1], "last words")

@@ -53,11 +53,14 @@ _DIGIT = re.compile(r"\d")
 _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z][²³]?")
 _BEHIND_NUMBER = re.compile(r"[\d½¼¾π)] $")
 _REALS = re.compile(
-    r"\b(?:all|every|any|the set of(?: all)?) real(?:s\b| numbers?\b| values?\b)(?: of)?(?: [a-z]\b)?+(?! (?:except"
+    r"\b(?:all|every|any|the set of(?: all)?) real(?:s\b| numbers?\b| values?\b"
+    r"|(?= [a-z]\b))(?: of)?(?: [a-z]\b)?+(?! (?:except"
     r"|but|other|with|such|for|where|less|greater))"
 )
 _NO_SOLUTION = re.compile(
-    r"\b(?:has|have|having|is|are|be) no (?:real |such |integer |common |valid )?(?:solutions?|roots?"
+    r"\bno (?:real |such )?(?:numbers?|values?|integers?|[a-z])(?: of [a-z])? (?:satisf\w+|works?|solves?)(?: (?:it"
+    r"|the|this|both) ?\w*)?(?=\s*(?:[.!\n]|$))|\b(?:has|have|having|is|are|be) no (?:real |such |integer |common "
+    r"|valid )?(?:solutions?|roots?"
     r"|elements?)(?: at all)?(?=\s*(?:[.,!;\n]|$))"
     r"|\b(set|sets|intersection|domain|range) (?:is|are) empty(?=\s*(?:[.,!;\n]|$))",
     re.IGNORECASE,
@@ -111,7 +114,8 @@ def delimited(text: str) -> str:
         text = _REALS.sub(r"\\(\\mathbb{R}\\)", text)
     if "no " in text or "empty" in text:
         text = _EMPTY_SET.sub(
-            r"\\(\\emptyset\\)", _NO_SOLUTION.sub(lambda m: f"{m[1] or ''} is \\(\\emptyset\\)", text)
+            r"\\(\\emptyset\\)",
+            _NO_SOLUTION.sub(lambda m: f"{'it' if m[0].startswith('no ') else m[1] or ''} is \\(\\emptyset\\)", text),
         )
     return text
 

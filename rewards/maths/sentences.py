@@ -9,6 +9,7 @@ no shape shows: a sentence that guesses, reports or supposes.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 from llmrl.rewards.maths.plain import delimited, fractions, ratios
 from llmrl.rewards.maths.statement import (
@@ -57,7 +58,8 @@ _START = r"[^\w\ue000-\uf8ff]*"
 _BUT_NOT = re.compile(r"(?:\b(?:but|though|although)|, which)\b[^.]*(?:n['’]t|\b(?:not|no|never|wrong))\b")
 # A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
 _CONJUNCTION = re.compile(
-    rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|given|although|though|while|whereas|where|unless|until"
+    rf"^{_START}(?:and |but )?(?:since|because|as(?! an? [a-z]{3})|if|when|whenever|given|although|though|while"
+    rf"|whereas|where|unless|until"
     r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
@@ -92,11 +94,8 @@ _CORRECTED = re.compile(  # 6, I mean 9
     r"|no|oops|actually|scratch that)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
     re.IGNORECASE,
 )
-_DENIES = re.compile(
-    r"n't|not|anything|mean|sorry|make that|rather|orrection|wait|Wait|no|No|oops|ctually|scratch"
-    r"|instead",
-    re.IGNORECASE,
-)
+_MARKS_OF_DENIAL = "no No n't nything mean orry that rather orrection ait oops ctually instead"
+_DENIES = tuple(_MARKS_OF_DENIAL.split())
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
@@ -135,7 +134,8 @@ _RELATION = re.compile(
     r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in|mathbb)(?![a-z])|^\s*(?:\\left)?[\[(][^\[\]]*,[^\[\]]*[\])]\s*$"
 )
 _FILLER = (
-    r"(?:(?:all|every|any|the|real|integers?|values?|numbers?|points?|set|of|only|exactly|precisely|interval|[b-z])\s+)"
+    r"(?:(?:all|every|any|the|those|real|integers?|values?|numbers?|points?|set|of|only|exactly|precisely|interval|[b-z])"
+    r"\s+)"
 )
 _HOLDS = re.compile(
     r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)|(?:in"
@@ -145,6 +145,7 @@ _HOLDS = re.compile(
     rf"|in)\s+)?{_FILLER}*(?={N})"
 )
 _SUCH = re.compile(rf"\b{_FILLER}+(?:with|such that|where|satisfying|for which|in)\s+{_FILLER}*(?={N})", re.IGNORECASE)
+_EITHER = re.compile(rf"\beither\s+(?={N},? or {N})")
 _LIES = re.compile(
     rf"\b(?:(?:must )?lies? in|belongs? to|consists? of|(?:is|are|be) in|ranges over)\s+{_FILLER}*(?={N})"
 )
@@ -180,7 +181,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
     if any(map(_RELATION.search, (held.text for held in items))):
-        text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", text)))
+        text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", _EITHER.sub("", text))))
     text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
     if "negative" in text or "minus" in text:
         text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
@@ -250,12 +251,13 @@ def _between_prices(content: str, after: str) -> bool:
 
 def without_denials(sentence: str) -> str:
     """ "not 6 but 9" and "9, not 6" as 9."""
-    if not _DENIES.search(sentence):
+    if not any(word in sentence for word in _DENIES):
         return sentence
     sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))
     return _AFTERTHOUGHT.sub("", _CORRECTED.sub(" ", sentence))
 
 
+@lru_cache(maxsize=16)
 def with_maths(text: str) -> str:
     """The text with delimiters around its plain mathematics too."""
     text = ratios(text) if "ratio" in text else text

@@ -24,7 +24,8 @@ MULTIPLE = (
     r"|reciprocal) of (?:the|its?|his|her|their|this|that)\b)"
 )
 _HARDLY = re.compile(
-    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have"
+    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|(?:hop|want|plan"
+    rf"|expect|intend|tri|wish)(?:e?[sd]|n?ed)? to|should have"
     r"|^\W*(?:some|many|most|others)|(?:target|goal|threshold|attempt) (?:is|was)"
     r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b)"
     rf"|(?:method|approach|attempt|case|scenario) (?:{N}|[A-Z]) (?:is|gives?|yields?|makes?|leads?)"
@@ -66,7 +67,7 @@ _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 _USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+|try|test)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
-    r"|the case|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
+    r"|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(  # an operand or a part of a name
