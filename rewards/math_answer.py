@@ -38,7 +38,7 @@ _OTHER_TURN = re.compile(
 _DENYING_WORDS = """
     not cannot wrong incorrect never either would mistake error tempting tempted too than first bound forgot forget forgets
     forgetting forgotten might could may careless without something what were ignore ignores ignored ignoring but my though
-    sure disregard t
+    sure disregard who someone misses missed t
 """
 _DENIES = frozenset(_DENYING_WORDS.split())
 _WORD = re.compile("[a-z]+")

@@ -69,19 +69,22 @@ _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
 _NEGATED_BEFORE = re.compile(
-    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.,;\n]{0,12}$"
+    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)(?:(?!\bbut\b)[^.,;\n]){0,12}$"
     r"|\bif\b[^.\n]{0,30}\bwere\s*[$({\\[]*$",
     re.IGNORECASE,
 )
+_NOT_THE_LAST = re.compile(r",\s*(?:and |but )?not\W*$")  # \boxed{22}, not \boxed{20}
 _NEGATED_AFTER = re.compile(
-    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)|would be\b"
-    r"|(?:is|was) (?:what (?:(?:\w+ ){1,3}(?:would|might|could)|[^.]{0,40}\b(?:forg|ignor|without|careless))|(?:a"
+    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)"
+    r"|would (?:be|have been)\b|if (?:there|it|they|we|all|the \w+) (?:were|had)\b"
+    r"|(?:is|was) (?:(?:what|the \w+) (?:(?:\w+ ){1,3}(?:would|might|could)|(?:you|one|we|they)['’]d\b"
+    r"|[^.]{0,40}\b(?:forg|ignor|without|careless))|(?:a"
     r"|the) (?:\w+ )?(?:mistake|error)"
     r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|(?:only |just "
     r"|merely )?an? (?:upper|lower) bound"
     r"|too \w+)|can(?:not|['’]t) be"
     r"|or something|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not|a mistake)"
-    r"|(?:is|was|comes?|results?)\b[^.\n]{0,40}\b(?:if|when|by) (?:(?:one|you|we|someone) )?(?:forg|ignor|neglect"
+    r"|(?:is|was|comes?|results?)\b[^.\n]{0,40}\b(?:if|when|by) (?:(?:one|you|we|someone) )?(?:forg|miss|ignor|neglect"
     r"|omit|overlook)|(?:but"
     r"|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that"
     r"|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
@@ -159,7 +162,8 @@ _FIRST_LINE = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(
-    r"\b(?:is|are|choose|pick|select|take|matches|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
+    r"\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
+    r"|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
     r"|(?:^|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\W{1,2})\(?([A-F])\)? is (?:the )?(?:right|correct|best|true|answer)\b"
     r"|\bonly\s+(?:option |choice |statement )?\(?([A-F])\)?\s+(?:works?|fits?|is|remains|satisfies|matches|holds?|can)\b",
 )
@@ -290,6 +294,8 @@ def _from_boxes(text: str, hints: Hints) -> Extracted | None:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
     behind = text[end:][-FINAL_PART:]
+    if 1 < len(pieces) < 8 and (denied := _NOT_THE_LAST.search(text, max(0, start - 20), start)):
+        return _from_boxes(text[: denied.start()], hints)
     if len(run) == 1 and (
         _NEGATED_BEFORE.search(text[max(0, start - 40) : start])
         or _CARELESS_BEFORE.search(text[max(0, start - 120) : start])

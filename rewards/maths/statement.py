@@ -20,7 +20,8 @@ DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
 # Twice the total, the square of the answer: what is stated of it is another number.
 MULTIPLE = (
     r"(?:(?:twice|double|triple|thrice|half|(?:two|three|four|five|ten|\d+|[\ue000-\uf8ff]) times)(?: of)?"
-    r" (?:the|its?|his|her|their|this|that)\b|(?:the )?(?:square|cube|square root|double|half|negative|opposite|inverse"
+    r" (?:the|its?|his|her|their|this|that)\b|(?:the )?(?:square|cube|square root|double|half|negative|opposite"
+    r"|inverse|complement"
     r"|reciprocal) of (?:the|its?|his|her|their|this|that)\b)"
 )
 _HARDLY = re.compile(
@@ -102,7 +103,7 @@ _DENIED_BEHIND = re.compile(
 )
 _LIMIT = re.compile(r"\b(?:limit|cap|quota|ceiling|allowance)\b[^,]*\b(?:is|was|of)[\s$]*$")
 # It is 47 if the coins are fair; it was 47 before the sale.
-_SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|(?:of \w+ )?before)\b", re.IGNORECASE)
+_SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|without|(?:of \w+ )?before)\b", re.IGNORECASE)
 _WAS = re.compile(r"\b(?:was|were)\b[^,]*$", re.IGNORECASE)
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
 
@@ -200,7 +201,10 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
 def _qualified(before: str, said: str, after: str) -> bool:
     """Whether the words around it say that it holds at another time, on a condition or as a limit only."""
     if behind := _SOMETIMES.match(after):
-        return not behind.group().endswith("before") or _WAS.search(before) is not None
+        word = behind.group().lower()
+        return (
+            _WAS.search(before) is not None if word.endswith("before") else "without" not in word or "would" in before
+        )
     if not _PLAIN.match(said) and _GIVEN.search(before):
         return True
     return _LIMIT.search(before) is not None and re.match(r"\s+[a-z]{3}", after) is not None
