@@ -5,7 +5,8 @@ Only the first turn counts, and of that what follows the last `</think>`. Order:
 that is nothing but an expression; then what the last sentence with a number states (`sentences.py`). Never the first
 number.
 
-Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
+What follows an answer may put another in its place ("Wait, I forgot two, so it's 14") or take it back; a mere check does
+not. Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
 \\boxed{8}") are one answer with several parts, and four or more different boxes are stuffing, refused.
 """
 
