@@ -16,10 +16,11 @@ import time
 from dataclasses import dataclass, field, replace
 
 from llmrl.rewards.exact_number import parse_number
-from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
+from llmrl.rewards.maths.extract import AGAIN, Extracted, after_the_box, extract
 from llmrl.rewards.maths.judge import CALCULUS, approximate, bare, judge, split_list, unit_of
 from llmrl.rewards.maths.question import Asked, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
+from llmrl.rewards.maths.statement import Hints
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout, WorkerUnusable
 from llmrl.types import Score, StatusKind, Trajectory
@@ -33,9 +34,18 @@ _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Z
 _OTHER_TURN = re.compile(
     r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n[ \t#*]*(?:User|Human|Instruction|Question|Problem|Q)\b"
 )
-_DENIES = re.compile(r"n't|\b(?:not|cannot|wrong|incorrect|never|either|would)\b")
+# Beside a box: it may be denied, a bound, a guess or what the careless get.
+_DENYING_WORDS = """
+    not cannot wrong incorrect never either would mistake error tempting tempted too than first bound forgot forget forgets
+    forgetting forgotten might could may careless without something what were ignore ignores ignored ignoring but my though
+    sure disregard who someone misses missed t
+"""
+_DENIES = frozenset(_DENYING_WORDS.split())
+_WORD = re.compile("[a-z]+")
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
+_POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
+_LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 _DOZEN = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?dozens?\b[^}]*\}?")
 _MORE = re.compile(r"(?<![\w.,])(\d{1,15}) more\b")
@@ -90,7 +100,7 @@ def verify_answer(
 
 
 def _verify_response(response: str, gold: str, deadline: float, strict: bool, wanted: Asked) -> Verdict:
-    found = extract(response, difference=wanted.difference, words=_IN_WORDS.fullmatch(gold) is not None)
+    found = extract(response, _hints(gold, wanted))
     if wanted.dozens and found.answer:
         found = replace(found, answer=_DOZEN.sub("", found.answer))
     verdict = _verify(found, gold, deadline, strict)
@@ -107,6 +117,18 @@ def _verify_response(response: str, gold: str, deadline: float, strict: bool, wa
     return verdict
 
 
+def _hints(gold: str, wanted: Asked) -> Hints:
+    if _INTEGER.fullmatch(gold):
+        return Hints(difference=wanted.difference, noun=wanted.noun)
+    return Hints(
+        difference=wanted.difference,
+        noun=wanted.noun,
+        words=_IN_WORDS.fullmatch(gold) is not None,
+        polar=_POLAR.fullmatch(gold) is not None,
+        letter=_LETTER.fullmatch(gold) is not None,
+    )
+
+
 def final_answer(response: str) -> str | None:
     """The answer that `response` commits to, as written; None if it commits to none.
 
@@ -121,7 +143,11 @@ def _touched(response: str, start: int, end: int) -> bool:
     before, after = response[max(0, start - 40) : start], response[end : end + 70]
     if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
         return True
-    return _DENIES.search(f"{before} {after}") is not None or _ADDS.search(after) is not None
+    return (
+        not _DENIES.isdisjoint(_WORD.findall(f"{before} {after}".lower()))
+        or _ADDS.search(after) is not None
+        or (end < len(response) - 3 and AGAIN.search(response, end) is not None)
+    )
 
 
 def _verify(found: Extracted, gold: str, deadline: float, strict: bool) -> Verdict:

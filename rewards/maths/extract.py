@@ -5,7 +5,8 @@ Only the first turn counts, and of that what follows the last `</think>`. Order:
 that is nothing but an expression; then what the last sentence with a number states (`sentences.py`). Never the first
 number.
 
-Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
+What follows an answer may put another in its place ("Wait, I forgot two, so it's 14") or take it back; a mere check does
+not. Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
 \\boxed{8}") are one answer with several parts, and four or more different boxes are stuffing, refused.
 """
 
@@ -16,8 +17,18 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
-from llmrl.rewards.maths.sentences import DOUBT, NUMBER, TAIL, says_something, spans_of, stated, without_denials
-from llmrl.rewards.maths.statement import DENIAL, UNIT
+from llmrl.rewards.maths.plain import fractions
+from llmrl.rewards.maths.sentences import (
+    DOUBT,
+    NUMBER,
+    TAIL,
+    says_something,
+    spans_of,
+    stated,
+    with_maths,
+    without_denials,
+)
+from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, NO_HINTS, UNIT, Hints
 from llmrl.rewards.maths.units import ONE_WORD, UNITS, canonical_unit, numerals, spoken_value
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
@@ -49,24 +60,116 @@ _MARKER = re.compile(
 )
 # "Possible answer: 5" is no "correct answer".
 _QUALIFIED = re.compile(
-    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical|required|desired"
-    r"|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose|problem)\b)[a-z]+[\s*_]*$",
+    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical"
+    r"|required|desired"
+    r"|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
+    r"|problem)\b)[a-z]+[\s*_]*$",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
 _NEGATED_BEFORE = re.compile(
-    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)[^.\n]{0,12}$"
+    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)(?:(?!\bbut\b)[^.,;\n]){0,12}$"
     r"|\bif\b[^.\n]{0,30}\bwere\s*[$({\\[]*$",
     re.IGNORECASE,
 )
+_NOT_THE_LAST = re.compile(r",\s*(?:and |but )?not\W*$")  # \boxed{22}, not \boxed{20}
 _NEGATED_AFTER = re.compile(
-    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)|would be\b"
+    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)"
+    r"|would (?:be|have been)\b|if (?:there|it|they|we|all|the \w+) (?:were|had)\b"
+    r"|(?:is|was) (?:(?:what|the \w+) (?:(?:\w+ ){1,3}(?:would|might|could)|(?:you|one|we|they)['’]d\b"
+    r"|[^.]{0,40}\b(?:forg|ignor|without|careless))|(?:a"
+    r"|the) (?:\w+ )?(?:mistake|error)"
+    r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|(?:only |just "
+    r"|merely )?an? (?:upper|lower) bound"
+    r"|too \w+)|can(?:not|['’]t) be"
+    r"|or something|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not|a mistake)"
+    r"|(?:is|was|comes?|results?)\b[^.\n]{0,40}\b(?:if|when|by) (?:(?:one|you|we|someone) )?(?:forg|miss|ignor|neglect"
+    r"|omit|overlook)|(?:but"
+    r"|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that"
+    r"|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
+    r"|not)\b|[^.\n]{0,20}\b(?:by mistake|in error)\b"
     r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
     r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
     r"|(?:(?!because|since|as\b|so\b|while)[^\d.\n]){0,60}?(?:not|n't)(?: be)? (?:the )?(?:right|correct)\b)",
     re.IGNORECASE,
+)
+# A student who forgets to carry gets \boxed{7}.
+_CARELESS_BEFORE = re.compile(
+    r"(?:\b(?:who|which|that|if|when)\b[^.\n]{0,20}\b(?:forg[eo]t|ignor|neglect|overlook|omit|miss)|\bby mistake\b"
+    r"|\bnaive)[^.\n]{0,60}"
+    r"\b(?:gets?|got|obtain\w*|find\w*|would|gives?|is)\b[^.\n]{0,8}$|\b(?:might|may|could|would) (?:be tempted|think"
+    r"|expect|guess|assume|believe)[^.,\n]{0,40}$|\b(?:ignore|disregard)\b[^.\n]{0,20}$|\b(?:might|may|could) be\W*$"
+    r"|\b(?:less|more"
+    r"|fewer|greater"
+    r"|larger|smaller) than\W*$",
+    re.IGNORECASE,
+)
+# Words with which one comes back to an answer; those of group 1 may be a mere check. AGAIN: whether any stands there.
+_SECOND_THOUGHT = re.compile(
+    r"\W*(?:(?:but|oh|ah|and|hmm+|ok(?:ay)?|well|so)\W+)*(?:(let(?:['’]s| me| us) (?:just |quickly )?(?:re\w+"
+    r"|double[- ]?check|check"
+    r"|verify|think|see|look|count)|wait|hold on)|actually|hmm+|oops|sorry|apologies|correction|edit(?:ed)?\b"
+    r"|on (?:second|closer|further)"
+    r"|scratch|no\b(?=\W*[,.;:—–-]|\W*$| wait)|i (?:made|mis\w+|forgot|overlooked|realis\w+|realiz\w+|see|meant?"
+    r"|have made|should have|apologi)"
+    r"|my (?:mistake|bad|error|apologies)|(?:please )?(?:ignore|disregard)|th(?:at|is)(?:['’]s| is| was| can"
+    r"| seems)[^.]{0,12}\b(?:wrong|not|n['’]t"
+    r"|incorrect|mistake|error))",
+    re.IGNORECASE,
+)
+AGAIN = re.compile(
+    r"\b(?:let|wait|hold on|actually|hmm+|oops|sorry|apolog\w+|correction|edit(?:ed)?|on (?:second|closer|further)"
+    r"|scratch|no|ignore"
+    r"|disregard|mistake|bad|error|mis\w+|forg[eo]t|overlooked|reali[sz]\w+|meant?|wrong|not|incorrect)\b|n['’]t\b",
+    re.IGNORECASE,
+)
+_JUDGED = re.compile(r"(?:right|correct|wrong|incorrect|fine|unchanged|the same|confirmed|verified)\b", re.IGNORECASE)
+_MEANT = re.compile(
+    r"^(?:(?:that|it|this) (?:should|must|has to) (?:have )?be(?:en)? |I meant?(?: to (?:say|write))? )(?=\W*\d)",
+    re.IGNORECASE,
+)
+_ERROR = re.compile(
+    r"\b(?:forg[eo]t\w*|mis(?:read|count|calc|plac|took|tak)\w*|mistake|wrong|error|typo|left out|missed|overlooked|instead"
+    r"|incorrect|twice|disregard|ignore|scratch|correct(?:ion|ed)|meant?|too (?:many|few|much|little|high|low|big|small))\b"
+    r"|\b(?:not|n't) (?:right|correct|true)\b|\bcounts?\b.*\b(?:as well|too)\b",
+    re.IGNORECASE,
+)
+_INSTEAD = re.compile(
+    r"\b(?:should|must|has to|have to) (?:have )?be(?:en)?\b|\b(?:correct|right|true|actual|real|new|corrected"
+    r"|final)(?: \w+){0,2} (?:is|are)\b"
+    r"|\banswer (?:is|becomes)\b|\b(?:so|thus|hence|therefore),? (?:(?:it|that|there|the \w+)(?:['’]s| is| are)"
+    r"|we (?:get|have)|\d)",
+    re.IGNORECASE,
+)
+_MULTIPLE = re.compile(
+    rf"{MULTIPLE}\W*$|\b(?:square|cube|double|half|reciprocal|negative|opposite|inverse) of\W+(?:the|this|that)\W*$",
+    re.IGNORECASE,
+)
+# "Yes, it is." and "..., so no, it isn't prime."
+_POLAR = re.compile(
+    r"(?:^|(?<=[.!?:] )|(?<=[.!?]\n)|\n|,\s|\b(?:so|thus|hence|therefore|then|is)\W{1,3})(?:\W*)\b(yes|no|true|false)\b"
+    r"(?=\W*$|\s*[,.;:!—–-](?!\W*(?:if|unless|provided|wait|only|when)\b)| because\b| since\b| for (?:all|every)\b)",
+    re.IGNORECASE,
+)
+_WHO = re.compile(
+    r"\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?([A-Z][a-z]+) (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
+    r" (?:first\b|the (?:\w+est|most|least|winner|one|only)\b)"
+)
+# An answer on a line of its own, then its reasons.
+_FIRST_LINE = re.compile(
+    r"([^\n]*\d[^\n]*)\n\s*(?=(?:because|since|explanation|reason(?:ing)?|here|this is|we have|to see)\b)",
+    re.IGNORECASE,
+)
+_LETTER = re.compile(
+    r"\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
+    r"|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
+    r"|(?:^|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\W{1,2})\(?([A-F])\)? is (?:the )?(?:right|correct|best|true|answer)\b"
+    r"|\bonly\s+(?:option |choice |statement )?\(?([A-F])\)?\s+(?:works?|fits?|is|remains|satisfies|matches|holds?|can)\b",
+)
+_RULED_OUT = re.compile(
+    rf"{DENIAL.pattern}|\b(?:fails?|rule|excluded?|eliminated?|wrong|incorrect|false|except)\b", re.IGNORECASE
 )
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|i['’]m|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
@@ -74,19 +177,22 @@ _UNSURE = re.compile(
     r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
     re.IGNORECASE,
 )
+_UNSURE_WORDS = ("not ", "n't", "n’t", "'t", "no idea", "give up", "unknown", "unsure", "unable", "insufficient")
 _SENTENCES = re.compile(
-    r"(?:(?<=[.!?])|(?<=[.!?][$)])|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)\s+"
+    r"(?:(?<=[.!?])|(?<=[.!?][$)])"
+    r"|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<!\bsq\.)(?<!\bft\.)(?<!\bapprox\.)\s+"
     r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|\n+|;",
     re.IGNORECASE,
 )
 _ASIDE_SENTENCE = re.compile(
-    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally)\b|\(",
+    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally|see (?:page"
+    r"|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
 _TAKES_BACK = re.compile(
     r"\W*(?:(?:hmm|oh|oops|sorry|wait|actually|but|however|no)\W+)*(?:no|wait|that|this|it|but)\b[^\d]{0,30}?"
     r"(?:(?:n['’]t|\bcannot) (?:be )?(?:right|correct|true|possible|work|make|add|it)"
-    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:no|scratch that)\b",
+    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:scratch that\b|no\b(?=\W*(?:$|[,.;:!—–-])| wait| i\b))",
     re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
@@ -119,13 +225,15 @@ _ALTERNATIVE = re.compile(
     re.IGNORECASE,
 )
 _LEAD = re.compile(
-    r"^\\text\s*\{(?![^{}]*\b(?:not|than|most|least|about|or)\b)[^{}]*\b(?:is|are|equals)\s*\}\s*(?=\S)|^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
+    r"^\\text\s*\{(?![^{}]*\b(?:not|than|most|least|about|or)\b)[^{}]*\b(?:is|are|equals)\s*\}\s*(?=\S)"
+    r"|^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:,]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
 )
 _CHOICE = re.compile(r"(?:^|\s)(\([A-E]\)\s[^\n]*?|[A-E][).:]\s[^\n]*?)[.\s]*$")
 _OPTION = re.compile(
-    r"\b(?:option|choice)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b", re.IGNORECASE
+    r"\b(?:option|choice|statement|answer)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b",
+    re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
     r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
@@ -141,6 +249,13 @@ _ONE_LINE_BLOCK = re.compile(
     r"```(?:latex|tex|text|math|plaintext|md|json|output)?[ \t]*\n[ \t]*([^\n`]+?)[ \t]*\n[ \t]*```"
 )
 _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
+
+
+_PLAIN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
+_NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculator's notes, drawings
+_MARKS = frozenset(">#`")
+_SPACES = re.compile(r"[ \t]{2,}")
+_TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +285,7 @@ def _unlike(pieces: list[tuple[int, int, str]]) -> list[str]:
     return list({re.sub(r"\s+", "", content): content for _, _, content in reversed(pieces)}.values())[::-1]
 
 
-def _from_boxes(text: str) -> Extracted | None:
+def _from_boxes(text: str, hints: Hints) -> Extracted | None:
     pieces = [piece for piece in boxes_of(text) if not _EMPTY_BOX.fullmatch(piece[2])]
     if not pieces:
         return None
@@ -179,10 +294,17 @@ def _from_boxes(text: str) -> Extracted | None:
     if count >= MANY_BOXES and len(run) < count:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
+    behind = text[end:][-FINAL_PART:]
+    if 1 < len(pieces) < 8 and (denied := _NOT_THE_LAST.search(text, max(0, start - 20), start)):
+        return _from_boxes(text[: denied.start()], hints)
     if len(run) == 1 and (
-        _NEGATED_BEFORE.search(text[max(0, start - 40) : start]) or _NEGATED_AFTER.search(text[end : end + 80])
+        _NEGATED_BEFORE.search(text[max(0, start - 40) : start])
+        or _CARELESS_BEFORE.search(text[max(0, start - 120) : start])
+        or _NEGATED_AFTER.search(text[end : end + 80])
     ):
-        return _from_phrase(text[end:][-FINAL_PART:], False) or Extracted(None, "the last box is negated", count)
+        return _stated_behind(behind, hints) or Extracted(None, "the last box is negated", count)
+    if AGAIN.search(behind) and (again := _second_thought(_sentences(behind), hints, boxed=True)):
+        return replace(again, boxes=count)
     answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else ", ".join(_unlike([pieces[i] for i in run]))
     if answer is None:
         return Extracted(None, "the last box is part of something else", count)
@@ -222,7 +344,7 @@ def _with_neighbours(piece: tuple[int, int, str], text: str) -> str | None:
     return said
 
 
-def _from_phrase(text: str, difference: bool) -> Extracted | None:
+def _from_phrase(text: str, hints: Hints) -> Extracted | None:
     """What follows the last "#### " or "answer is" that has something behind it."""
     _, marker, rest = text.rpartition("####")
     if marker:
@@ -234,16 +356,24 @@ def _from_phrase(text: str, difference: bool) -> Extracted | None:
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
         clause = _CLAUSES.split(_sentences(text[: match.start()])[-1])[-1]
-        if _QUALIFIED.search(clause) or DOUBT.search(clause) or DENIAL.search(clause) or _IF.search(clause):
+        if (
+            _QUALIFIED.search(clause)
+            or _MULTIPLE.search(clause)
+            or DOUBT.search(clause)
+            or DENIAL.search(clause)
+            or _IF.search(clause)
+        ):
             return Extracted(None, "the answer is only supposed")
         if rest and not _ELSEWHERE.match(rest) and not (rest[0] == "\\" and boxes_of(rest[:200])[:1]):
-            return _after_marker(rest[:LONGEST_ANSWER], difference)
+            return _after_marker(rest[:LONGEST_ANSWER], hints)
     return None
 
 
-def _after_marker(rest: str, difference: bool) -> Extracted:
+def _after_marker(rest: str, hints: Hints) -> Extracted:
     """What the sentence behind "answer is" says: all of it if it is nothing but an answer, else what it states."""
     sentence, *later = _sentences(re.sub(r"^-\s+(?=\d)", "", rest))
+    if later and AGAIN.search(rest) and (again := _second_thought(later, hints)):
+        return again
     if later and _TAKES_BACK.match(later[0]):
         return Extracted(None, "the answer is taken back")
     sentence = without_denials(sentence).strip(' *_`"')
@@ -259,35 +389,59 @@ def _after_marker(rest: str, difference: bool) -> Extracted:
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
     if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):
-        spans = spans_of(line)
-        return Extracted(spans[0][2].strip() if spans and spans[0][:2] == (0, len(line)) else line, "answer phrase")
-    return Extracted(stated(f"is {_in_digits(sentence)}", difference=difference), "answer sentence")
+        return Extracted(_undelimited(line), "answer phrase")
+    return Extracted(stated(f"is {with_maths(_in_digits(sentence))}", hints), "answer sentence")
+
+
+def _stated_behind(behind: str, hints: Hints) -> Extracted | None:
+    """What a text says that follows a wrong answer, None if nothing."""
+    found = _from_phrase(behind, hints) or _from_last_sentence(behind, hints)
+    return found if found.answer is not None and not _JUDGED.match(found.answer) else None
+
+
+def _second_thought(later: list[str], hints: Hints, *, boxed: bool = False) -> Extracted | None:
+    """What the sentences behind an answer put in its place ("Wait, I forgot two, so it's 14"); None if they leave it be.
+
+    A mere check ("Let me verify: 12 / 4 = 3") and what is said behind a box have to be explicit about it.
+    """
+    for place, sentence in enumerate(later[:30]):
+        if cue := _SECOND_THOUGHT.match(sentence):
+            rest = "\n".join([_MEANT.sub("it is ", sentence[cue.end() :].strip(" ,:")), *later[place + 1 :]])
+            error, instead = _ERROR.search(rest) or _ERROR.search(cue.group()), _INSTEAD.search(rest)
+            if not (error or instead) and (boxed or cue[1]):
+                continue
+            if found := _stated_behind(rest, hints):
+                return found
+            if error and not boxed:
+                return Extracted(None, "the answer is taken back")
+    return None
 
 
 def _sentences(text: str) -> list[str]:
     """The sentences of a text, at least one; a stop within a maths span ends none."""
-    inside = {place for start, end, _ in spans_of(text)[-60:] for place in range(start + 1, end)}
+    spans = spans_of(text)[-60:] if "$" in text or "\\" in text else []
+    inside = {place for start, end, _ in spans for place in range(start + 1, end)}
     cuts = [match.end() for match in _SENTENCES.finditer(text) if match.start() not in inside]
     return [text[start:end].strip() for start, end in pairwise([0, *cuts, len(text)])]
 
 
 def _in_digits(text: str) -> str:
     """The text with every number in words as a numeral."""
-    return _NUMBER_WORD.sub(lambda match: str(spoken_value(match.group())), numerals(text))
+    return _NUMBER_WORD.sub(lambda match: str(spoken_value(match.group())), fractions(numerals(text)))
 
 
-def _from_last_sentence(text: str, difference: bool) -> Extracted:
+def _from_last_sentence(text: str, hints: Hints) -> Extracted:
     """What the last sentence with a number or an expression states."""
     ending = "\n".join(text.rsplit("\n", 2)[-2:])  # two lines mostly decide; without displayed maths no span is cut
     for part in (ending, text) if len(ending) < len(text) and "\\" not in text and "$$" not in text else (text,):
-        sentences = _sentences(part)
+        sentences = _sentences(with_maths(part))
         said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
         places = [i for i in said_in if not _ASIDE_SENTENCE.match(sentences[i])]
         if places:
             break
     if not said_in:
         digits = _in_digits(text)
-        return _from_last_sentence(digits, difference) if digits != text else Extracted(None, "no answer found")
+        return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")
     place = (places or said_in)[-1]
     said = _LABEL.sub("", sentences[place])
     if said.endswith("?"):
@@ -298,15 +452,16 @@ def _from_last_sentence(text: str, difference: bool) -> Extracted:
         return Extracted(chosen.group(1), "last choice")
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")
-    return Extracted(stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), difference=difference), "last sentence")
+    return Extracted(stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), hints), "last sentence")
 
 
 def _stands_alone(whole: str) -> bool:
     """Whether a response is nothing but an answer: one short line, all of it mathematics or all of it a few words."""
     if len(whole) > 200 or "\n" in whole or DOUBT.search(whole):
         return False
-    spans = spans_of(whole)
+    spans = spans_of(with_maths(whole))
     if spans:
+        whole = with_maths(whole)
         return spans[0][1] - spans[0][0] >= len(whole.rstrip("."))
     if len(re.findall(r"\$\d", whole)) > 1:
         return False
@@ -316,6 +471,13 @@ def _stands_alone(whole: str) -> bool:
     if re.search(r"[A-Za-z]{2,},?\s+[A-Za-z]{2,}|[A-Za-z]{2,}:?\s+\d", prose):
         return not re.search(r"\d", prose) and len(prose.split()) <= 6
     return True
+
+
+def _undelimited(line: str) -> str:
+    """What stands between the delimiters if the line is one maths span, the line as it is otherwise."""
+    marked = with_maths(line)
+    spans = spans_of(marked)
+    return spans[0][2].strip() if spans and spans[0][:2] == (0, len(marked.rstrip("."))) else line
 
 
 def _own_turn(response: str) -> str:
@@ -332,11 +494,8 @@ def _own_turn(response: str) -> str:
     return text[: another.start()] if another else text
 
 
-def extract(response: str, *, difference: bool = False, words: bool = False) -> Extracted:
+def extract(response: str, hints: Hints = NO_HINTS) -> Extracted:
     """The answer `response` commits to. Linear in its length (only the last 400,000 characters are read).
-
-    difference: the question asks by how much or how many times. words: the gold is words, so that "The curve is an
-    ellipse." may be an answer.
 
     >>> extract("So \\\\boxed{7}. Wait, I mean \\\\boxed{8}.").answer
     '8'
@@ -350,8 +509,8 @@ def extract(response: str, *, difference: bool = False, words: bool = False) -> 
         return Extracted(None, "the reasoning was not closed")
     if "<answer>" in text and (tagged := _TAGGED.search(text[-4 * FINAL_PART :])):
         text = tagged.group(1)
-    found = _from_boxes(text) if "box" in text else None
-    found = found or _from_prose(text[-4 * FINAL_PART :], difference, words)
+    found = _from_boxes(text, hints) if "box" in text else None
+    found = found or _from_prose(text[-4 * FINAL_PART :], hints)
     if found.answer is not None and (lead := _LEAD.match(found.answer)):
         opened = lead.group().count("{") > lead.group().count("}")
         found = replace(found, answer=("\\text{" if opened else "") + found.answer[lead.end() :])
@@ -364,26 +523,42 @@ def after_the_box(response: str) -> Extracted | None:
     """What "answer is" says after the last box, None if it says nothing there."""
     text = _own_turn(response).rpartition("</think>")[2]
     pieces = boxes_of(text)
-    return _from_phrase(text[pieces[-1][1] :][-FINAL_PART:], False) if pieces else None
+    return _from_phrase(text[pieces[-1][1] :][-FINAL_PART:], NO_HINTS) if pieces else None
 
 
-def _from_prose(text: str, difference: bool, words: bool) -> Extracted:
+def _from_prose(text: str, hints: Hints) -> Extracted:
     """The answer of a text without a box."""
-    text = re.sub(r"\\(?:boxed|fbox)\s*\{[^{}]*\}", " ", text)
-    text = re.sub(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", "", text, flags=re.DOTALL)  # a calculator's notes, drawings
-    text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
-    text = _MARKDOWN.sub("", text)
-    text = re.sub(r"[ \t]{2,}", " ", text.strip())[-FINAL_PART:]
-    if found := _from_phrase(text, difference):
+    if "box" in text:
+        text = _PLAIN_BOX.sub(" ", text)
+    if "<<" in text or "[asy]" in text:
+        text = _NOTES.sub("", text)
+    if "```" in text:
+        text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
+    if "**" in text or not _MARKS.isdisjoint(text):
+        text = _MARKDOWN.sub("", text)
+    text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
+    if found := _from_phrase(text, hints):
         return found
-    whole = re.sub(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", "", text.strip(), flags=re.IGNORECASE)
-    if _UNSURE.search(whole):
+    whole = _TITLE.sub("", text.strip(), count=1)
+    lower = whole.lower()
+    if any(word in lower for word in _UNSURE_WORDS) and _UNSURE.search(whole):
         return Extracted(None, "the response does not commit itself")
-    if option := list(_OPTION.finditer(text)):
+    judged = any(word in text for word in ("correct", "right", "best", "true"))
+    if judged and (option := list(_OPTION.finditer(text))):
         return Extracted(option[-1].group(1), "option")
     last = text.rstrip().rpartition("\n")[2]
-    if words and not DENIAL.search(last) and not DOUBT.search(last) and (named := _PREDICATE_WORDS.search(last)):
-        return Extracted(named.group(1), "last words")
+    if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(last):
+        return Extracted(said[-1], "yes or no")
+    if hints.letter and not _RULED_OUT.search(last) and not DOUBT.search(last) and (named := _LETTER.search(last)):
+        return Extracted(named[named.lastindex or 1], "last letter")
+    named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
+    if named and not DENIAL.search(last) and not DOUBT.search(last):
+        return Extracted(named[1], "last words")
+    if "→" in whole and re.fullmatch(r"[a-z]\w?\s*=[^=]+", after := whole.rpartition("→")[2].strip()):
+        whole = after
     if _stands_alone(whole):
-        return Extracted(whole or None, "whole response")
-    return _from_last_sentence(text, difference)
+        return Extracted(_undelimited(whole) or None, "whole response")
+    found = _from_last_sentence(text, hints)
+    if found.answer is None and (first := _FIRST_LINE.match(text)) and _stands_alone(first[1].strip()):
+        return Extracted(first[1].strip(), "first line")
+    return found

@@ -13,6 +13,7 @@ from llmrl.rewards.boxes import boxes_of, closing_braces
 from llmrl.rewards.maths.compare import same
 from llmrl.rewards.maths.nodes import Call, Group, Name, Node, Num, Quantity, Relation, Words
 from llmrl.rewards.maths.parse import Parser
+from llmrl.rewards.maths.plain import fractions
 from llmrl.rewards.maths.read import Unreadable, clean, thousands_readings, tokenize
 from llmrl.rewards.maths.relations import concluded
 from llmrl.rewards.maths.scalars import NeedsWorker
@@ -40,6 +41,17 @@ _REALS_BUT = re.compile(
     r"\s*(?:all|any|every)\s+real(?:\s+numbers?|s)?\s+(?:except|but|other than)(?:\s+for)?\s+(-?[\w\s.,/=\\{}-]{1,60})",
     re.IGNORECASE,
 )
+_ALL_SUCH = re.compile(
+    r"\s*(?:the set of )?(?:all|every|any)(?: real| numbers?| values?| of| reals?| integers?)*(?:\s+[a-z]\s+(?:with"
+    r"|such that|where|satisfying))?\s+"
+    r"((?=[^,]*(?:[<>]|\\[lg]e)).{1,80})",
+    re.IGNORECASE,
+)
+_NO_SOLUTION = re.compile(
+    r"(?:there (?:is|are)|(?:the )?(?:equation|system|inequality|it) has|has|have|is|are) no (?:real "
+    r"|such )?(?:solutions?|roots?|\w)"
+)
+_FRACTION = re.compile(r"\d+/\d+")
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
 # 2,74 where the gold is 2.74; three digits after the comma would be thousands, 5,7 two answers.
 _DECIMAL = re.compile(r"-?\d*[.]\d+(?:\s*\\?[a-zA-Z%].*)?")
@@ -67,6 +79,12 @@ def readings(text: str) -> list[Node]:
             f"\\mathbb{{R}}\\setminus\\{{{re.sub(r'[a-z] *=| and ', lambda m: ',' if 'and' in m[0] else '', but[1])}\\}}"
         )
     plain = re.sub(r"^(?:on|in|at) (?=[a-z]+$)", "", plain)
+    if (part := fractions(plain)) != plain and _FRACTION.fullmatch(part):
+        return readings(part)
+    if such := _ALL_SUCH.fullmatch(_TEXT.sub(r" \1 ", cleaned).strip()):
+        return readings(such[1])
+    if _NO_SOLUTION.fullmatch(plain):
+        plain = "no solution"
     if plain in _PHRASES:
         return [_PHRASES[plain]]
     word = re.fullmatch(r"[A-Za-z]{5,}|(?![abcdpqrxyz]+$)(?=[a-z]*[aeiou])[A-Za-z]{3,}", plain)  # zyx is a product

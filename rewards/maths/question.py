@@ -22,6 +22,7 @@ _DIFFERENCE = re.compile(
     re.IGNORECASE,
 )
 _UNIT = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)|\bin (\w+)\s*\?", re.IGNORECASE)
+_COUNTED = re.compile(r"\bhow many (?!more\b|of\b|times\b|different\b|total\b)(\w+)", re.IGNORECASE)
 _AMOUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
 _MISSING = re.compile(
     r"\b(?:more|additional|extra|an?other|needs?|must|left|remain\w*|should|to (?:buy|get|reach)|missing)\b",
@@ -34,13 +35,15 @@ _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.
 @dataclass(frozen=True, slots=True)
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
-    dozens is the answer. amount: how many there are, not how many more are needed. expressions: in `bare` form."""
+    dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
+    expressions: in `bare` form."""
 
     percent: bool = False
     difference: bool = False
     other_units: frozenset[str] = frozenset()
     dozens: bool = False
     amount: bool = False
+    noun: str = ""
     expressions: frozenset[str] = frozenset()
 
 
@@ -56,6 +59,7 @@ def asked(question: str) -> Asked:
     sentences = _ASKING.findall(question)
     named = [many or other for many, other in _UNIT.findall(" ".join(sentences))]
     unit = UNITS.get(named[-1].lower(), "") if named else ""
+    nouns = _COUNTED.findall(" ".join(sentences))
     difference = any(_DIFFERENCE.search(sentence) for sentence in sentences)
     needed = _MISSING.search(" ".join(sentences)) is not None
     return Asked(
@@ -64,5 +68,6 @@ def asked(question: str) -> Asked:
         other_units=_SAME_KIND.get(unit, frozenset()) - {unit},
         dozens=bool(named) and named[-1].lower() in ("dozen", "dozens"),
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
+        noun=nouns[-1] if nouns and not difference else "",
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
     )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from itertools import pairwise
 
-from llmrl.rewards.maths.nodes import Call, Group, Many, Name, Node, Num, Quantity, Ratio, Relation
+from llmrl.rewards.maths.nodes import Based, Call, Group, Many, Name, Node, Num, Quantity, Ratio, Relation
 from llmrl.rewards.maths.scalars import NeedsWorker, constant_ratio_sign, decimal_of, rounds_to
 from llmrl.rewards.maths.values import CONSTANTS, Numeric, TooLarge, Undefined, holds, names, rational, substitute
 
@@ -93,6 +93,8 @@ def concluded(node: Relation) -> Node | None:
     chain does not prove itself; None for anything else.
     """
     *before, last = node.sides
+    if isinstance(last, Based) and len(before) == 1 and node.ops == ("=",):  # 13 = 1101_2
+        return last if rational(before[0]) == last.value else None
     dotted = holds(before[0], "...")  # 1 + 3 + ... + (2n - 1) = n^2: nobody here can add that up
     if (len(before) < 2 and not dotted) or set(node.ops) != {"="} or (names(last) and not names(before[0])):
         return None

@@ -9,8 +9,23 @@ no shape shows: a sentence that guesses, reports or supposes.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
-from llmrl.rewards.maths.statement import ITEM, UNDONE, UNIT, Item, N, candidates, computed, with_unit
+from llmrl.rewards.maths.plain import delimited, fractions, ratios
+from llmrl.rewards.maths.statement import (
+    ITEM,
+    NO_HINTS,
+    UNDONE,
+    UNIT,
+    Hints,
+    Item,
+    N,
+    candidates,
+    computed,
+    in_ascii,
+    text_of,
+    with_unit,
+)
 from llmrl.rewards.maths.units import numerals
 
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
@@ -22,7 +37,8 @@ _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} |
     "\\[": "\\]",
 }
 NUMBER = re.compile(
-    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d|(?:(?:\d{1,3}(?:[, ]\d{3})+|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
+    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d(?: ?(?i:[ap]\.?m\b))?|(?:(?:\d{1,3}(?:[, ]\d{3})+"
+    r"|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
     rf"(?:[€£¢]|((?:{UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
 )
 # Words by which a sentence does not commit to what it says, whatever its shape.
@@ -42,7 +58,8 @@ _START = r"[^\w\ue000-\uf8ff]*"
 _BUT_NOT = re.compile(r"(?:\b(?:but|though|although)|, which)\b[^.]*(?:n['’]t|\b(?:not|no|never|wrong))\b")
 # A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
 _CONJUNCTION = re.compile(
-    rf"^{_START}(?:and |but )?(?:since|because|as|if|when|whenever|given|although|though|while|whereas|where|unless|until"
+    rf"^{_START}(?:and |but )?(?:since|because|as(?! an? [a-z]{3})|if|when|whenever|given|although|though|while"
+    rf"|whereas|where|unless|until"
     r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
@@ -54,7 +71,8 @@ _ADVERBIAL = re.compile(
 )
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
-    r"|which|but the actual|for an? \w+ (?:\w+ )?of|finally|together)\b|\b(?:left|altogether|in total"
+    r"|which|i\.e|or|namely|equivalently|in other words|but the actual|for an? \w+ (?:\w+ )?of|finally|together)\b"
+    r"|\b(?:left|altogether|in total"
     r"|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
@@ -72,9 +90,12 @@ _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, 
 )
 _ANYTHING_BUT = re.compile(r"\banything but\b", re.IGNORECASE)
 _CORRECTED = re.compile(  # 6, I mean 9
-    r"(?<![\d.,])[$€£]?\d[\d.,]*[\s,;–—-]{1,8}(?:I mean|sorry|make that|or rather|correction)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
+    r"(?<![\d.,])[$€£]?\d[\d.,]*[\s,;–—-]{1,8}(?:I mean|sorry|make that|or rather|correction|no,? wait|wait,? no|wait"
+    r"|no|oops|actually|scratch that)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
     re.IGNORECASE,
 )
+_MARKS_OF_DENIAL = "no No n't nything mean orry that rather orrection ait oops ctually instead"
+_DENIES = tuple(_MARKS_OF_DENIAL.split())
 _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
@@ -90,7 +111,12 @@ _ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
-_BARE = re.compile(r"\s*(?:\\(?:angle|triangle|mathrm|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*")  # $x$
+_PART_OF_DAY = re.compile(r"(\d{1,2}:\d\d)(?: o'clock)? (?:in the|at) (morning|afternoon|evening|night)\b")
+_UNREAL = re.compile(r"\bif\b[^.]*\bwere\b[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
+_BARE = re.compile(
+    r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
+    r"|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*"
+)  # $x$
 _WORDS = (
     r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with"
     r"|equals?|gives?|makes?|ha[sd]|have|leaves?|costs?|pays?)\b)[a-zA-Z/]+){0,4}"
@@ -103,6 +129,27 @@ _NO_NAME = r"(?!(?:is|be|of|he|to|in|at|by|as|it|so|do|we|us|am|on|or|if|up|no|a
 _TERM = rf"{_NO_NAME}[\d.]*[a-zA-Z]\w?(?:\([^()\s]*\))?(?:\^\d+)?"
 _EQUATION = re.compile(rf"(?<![\w{UNDONE}])({_TERM}(?:\s*[-+*/]\s*{_TERM})*)\s*=\s*\$?({N})")
 _LIST = re.compile(rf"({N})((?:\s*,?\s*\b(?:and|or)(?:\s+(?:maybe|perhaps|possibly|also))?\s+{N}|\s*,\s*{N})+)")
+# Where an inequality or an interval follows: holds exactly when x > 5, all real numbers x with x > 5, lies in (5, 6).
+_RELATION = re.compile(
+    r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in|mathbb)(?![a-z])|^\s*(?:\\left)?[\[(][^\[\]]*,[^\[\]]*[\])]\s*$"
+)
+_FILLER = (
+    r"(?:(?:all|every|any|the|those|real|integers?|values?|numbers?|points?|set|of|only|exactly|precisely|interval|[b-z])"
+    r"\s+)"
+)
+_HOLDS = re.compile(
+    r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)|(?:in"
+    r"|de)creases?)\s+(?:exactly|precisely"
+    r"|only|just|true)?"
+    rf"\s*(?:for|when(?:ever)?|if|iff|on)\s+(?:and only (?:if|when|for)\s+)?{_FILLER}*(?:(?:with|such that|where"
+    rf"|in)\s+)?{_FILLER}*(?={N})"
+)
+_SUCH = re.compile(rf"\b{_FILLER}+(?:with|such that|where|satisfying|for which|in)\s+{_FILLER}*(?={N})", re.IGNORECASE)
+_EITHER = re.compile(rf"\beither\s+(?={N},? or {N})")
+_LIES = re.compile(
+    rf"\b(?:(?:must )?lies? in|belongs? to|consists? of|(?:is|are|be) in|ranges over)\s+{_FILLER}*(?={N})"
+)
+_ABOUT = re.compile(rf"\bis (?:about|approximately|roughly) ({N})")  # a physical quantity: about 3 * 10^8
 _ASIDE = re.compile(rf"\s*\([^()]*(?:[a-z]{{2}}|=)[^()]*\)|(?<=[a-z]) \({N}\)(?= [a-z])")
 
 
@@ -122,6 +169,8 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
+    if not sentence.isascii():
+        sentence = ITEM.sub(" ", sentence)
     pieces, at = [], 0
     for start, end, content in spans_of(sentence):
         content = _last_step(content).rstrip()
@@ -131,17 +180,25 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         pieces += [sentence[at:start], said, comma]
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
-    text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
-    text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
+    if any(map(_RELATION.search, (held.text for held in items))):
+        text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", _EITHER.sub("", text))))
+    text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
+    if "negative" in text or "minus" in text:
+        text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
+    if "out of" in text:
+        text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
     text = text.replace("\\$", "$").replace("\\%", "%")
-    text = _POINT.sub(lambda m: hold(m.group()), text)
-    text = NUMBER.sub(lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{m[1]}}}" if m[1] else m.group()), text)
-    outside = _ASIDE.sub("", text)
-    text = outside if ITEM.search(outside) else text
-    text = _SUM.sub("= ", text)
-    text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text)
-    text = _LEFTUNDONE.sub(UNDONE, text)
-    text = _LIST.sub(listed, text)
+    text = _POINT.sub(lambda m: hold(m.group()), text) if "(" in text else text
+    text = NUMBER.sub(
+        lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{in_ascii(m[1])}}}" if m[1] else m.group()), text
+    )
+    if "(" in text:
+        outside = _ASIDE.sub("", text)
+        text = outside if ITEM.search(outside) else text
+    text = _SUM.sub("= ", text) if len(items) > 1 else text
+    text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text) if "=" in text else text
+    if len(items) > 1:
+        text = _LIST.sub(listed, _LEFTUNDONE.sub(UNDONE, text))
     return text, items[:6_000]
 
 
@@ -194,19 +251,42 @@ def _between_prices(content: str, after: str) -> bool:
 
 def without_denials(sentence: str) -> str:
     """ "not 6 but 9" and "9, not 6" as 9."""
+    if not any(word in sentence for word in _DENIES):
+        return sentence
     sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))
     return _AFTERTHOUGHT.sub("", _CORRECTED.sub(" ", sentence))
 
 
-def stated(sentence: str, *, difference: bool = False) -> str | None:
-    """The quantity that `sentence` states, with its unit; None if it states none, or none clearly.
+@lru_cache(maxsize=16)
+def with_maths(text: str) -> str:
+    """The text with delimiters around its plain mathematics too."""
+    text = ratios(text) if "ratio" in text else text
+    if "chance" in text or "probability" in text:
+        text = re.sub(r"\b(\d+) in (\d+)\b", r"\1/\2", text)
+    pieces, at = [], 0
+    for start, end, _ in spans_of(text):
+        pieces += [delimited(text[at:start]), text[start:end]]
+        at = end
+    return "".join([*pieces, delimited(text[at:])])
 
-    difference: the question asks by how much or how many times, so that a comparison is an answer.
+
+def _spelled_out(sentence: str) -> str:
+    """9:15 in the morning as 9:15 am; that is, as i.e."""
+    sentence = sentence.replace(", that is, ", ", i.e. ")
+    return (
+        _PART_OF_DAY.sub(lambda m: m[1] + (" am" if m[2] == "morning" else " pm"), sentence)
+        if ":" in sentence
+        else sentence
+    )
+
+
+def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
+    """The quantity that `sentence` states, with its unit; None if it states none, or none clearly.
 
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    text, items = _marked(numerals(without_denials(sentence)))
+    text, items = _marked(fractions(numerals(_spelled_out(without_denials(sentence)))))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
     counted = [clause for clause in clauses if ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
@@ -216,7 +296,7 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
         del stating[0]
     for place in reversed(range(len(stating))):
         clause = stating[place]
-        found = candidates(clause, text, items, difference=difference)
+        found = candidates(clause, text, items, hints)
         if len(found) > 1:
             return None
         if found:
@@ -232,7 +312,10 @@ def stated(sentence: str, *, difference: bool = False) -> str | None:
             around = (*clauses[clauses.index(clause) :], *free)
             doubted = DOUBT.search(text) is not None and any(map(DOUBT.search, around))
             doubted = doubted or _BUT_NOT.search(text, text.index(clause)) is not None
-            others = [c for said in stating[:place] for c in candidates(said, text, items, difference=difference)]
+            doubted = doubted or _UNREAL.search(text) is not None
+            others = [text_of(said, c, items) for said in stating[:place] for c in candidates(said, text, items, hints)]
+            if not _RELATION.search(text_of(clause, at, items)):  # n ≥ 4, so the least is 4
+                others = [other for other in others if not _RELATION.search(other)]
             if doubted or (others and not _RESULT.search(clause)):
                 return None
             return with_unit(clause, at, items)

@@ -29,7 +29,7 @@ _WORDS = """
     clearly currently together altogether;
     indirect us them him her me you himself herself themselves itself each up a an another;
     connective so thus therefore hence then and but or also overall finally that which this consequently now total all of
-    these those them;
+    these those them i.e namely equivalently;
     subject i we you he she it they there who;
     plural they we you i people children men women all;
     concluding that so which means mean meaning find see know conclude found saw concluded get have shows show confirms tells

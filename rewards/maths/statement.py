@@ -17,17 +17,31 @@ N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
 ITEM = re.compile(N)
 UNDONE = "§"  # the place of arithmetic that is left undone
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
+# Twice the total, the square of the answer: what is stated of it is another number.
+MULTIPLE = (
+    r"(?:(?:twice|double|triple|thrice|half|(?:two|three|four|five|ten|\d+|[\ue000-\uf8ff]) times)(?: of)?"
+    r" (?:the|its?|his|her|their|this|that)\b|(?:the )?(?:square|cube|square root|double|half|negative|opposite"
+    r"|inverse|complement"
+    r"|reciprocal) of (?:the|its?|his|her|their|this|that)\b)"
+)
 _HARDLY = re.compile(
-    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|should have"
+    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|(?:hop|want|plan"
+    rf"|expect|intend|tri|wish)(?:e?[sd]|n?ed)? to|should have"
     r"|^\W*(?:some|many|most|others)|(?:target|goal|threshold|attempt) (?:is|was)"
-    r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b))\b",
+    r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b)"
+    rf"|(?:method|approach|attempt|case|scenario) (?:{N}|[A-Z]) (?:is|gives?|yields?|makes?|leads?)"
+    r"|(?:first|second|third|other|one|another|alternative) (?:method|approach|attempt|way|case) (?:is|gives?|yields?))\b"
+    rf"|^\W*(?:(?:so|thus|then|hence|therefore|but|and)\b\W*)?{MULTIPLE}(?![^{N[1:-1]}]*{N})",
     re.IGNORECASE,
 )
 _PART = (
     r"half|halves|thirds?|quarters?|fourths?|fifths?|sixths?|tenths?|multiple|factor|divisor|power|root|square|cube"
     r"|double|triple|percent|fraction|logarithm|reciprocal|inverse|proof|set|list|group|pair"
 )
-_MEASURE = r"length|width|height|depth|area|volume|perimeter|radius|diameter|measure|degree|order|slope|remainder|value"
+_MEASURE = (
+    r"length|width|height|depth|area|volume|perimeter|radius|diameter|measure|degree|order|slope|remainder|value"
+    r"|equation|formula|form|solution|coordinates"
+)
 # A total of, an area of; not a third of, at a speed of.
 _OF_A_MEASURE = (
     r"(?<!\bat )(?<!\bin )(?<!\bby )(?<!\bof )(?<!\bon )(?<!\bfrom )(?<!\bafter )"
@@ -35,11 +49,12 @@ _OF_A_MEASURE = (
 )
 # A preposition that still states what follows it, by the verb before it.
 _STATES = re.compile(
-    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:an? )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
-    r"|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
+    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:(?:an?|the) )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
+    r"|(?:(?:is|was|be|now) worth)|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
     r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
     r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
+    r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given) (?:as|by)"
     rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
     r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
     re.IGNORECASE,
@@ -50,15 +65,16 @@ _TAKEN = re.compile(rf"\b{_PREPOSITION}(?: \w+ing)?(?: (?:{_DEFINITE}|only|exact
 _BESIDE = re.compile(r"\b(?:in|for|on|with|to)[\s$]*$", re.IGNORECASE)  # 24 pens in 12 boxes
 _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 # What directly before a number makes it a bound or an operand, though it looks like a verb.
-_USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
+_USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+|try|test)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
-    r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|by|take|test|consider|suppose"
-    r"|the case|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
+    r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
+    r"|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(  # an operand or a part of a name
     rf"^\W{{0,2}}(?:-?(?:sided|fold)\b|(?:st|nd|rd|th)\b|[-*+/^×÷{UNDONE}]\s*(?:{N}|\w)|[x×]\s*{N}"
-    rf"|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
+    rf"|on (?:the|both) (?:left|right|sides?)\b|times (?:{N}|the|that|what|her|his|\$)|(?:or|and|plus|minus|divided"
+    rf"|multiplied|modulo|mod)\b|(?:to|by) \$?{N}"
     r"|(?:is|are|was|were|does|do|did|will|can)?\s*(?:not\b|n't|cannot))",
     re.IGNORECASE,
 )
@@ -69,9 +85,44 @@ _COMPARED = re.compile(
 _PLAIN = re.compile(r"[-+−$€£\\]*[\d.]+(?:[,/ :][\d.]+)*%?\s*(?:\\text|$)")
 _FOR = re.compile(r"\bfor[\s$]*$")
 _JOINED = re.compile(r"(?:\b(?:and|or)|,)[\s$]*(?:[a-z]+ )?$")
-_UNIT_BEHIND = re.compile(rf"[\s*$]*((?:{UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:\^\d|²|³)?)(?![\w^])")
+_PER = r"/[a-z]{1,3}| per (?:hour|minute|second)"
+_UNIT_BEHIND = re.compile(
+    rf"[\s*$]*((?i:[ap]\.?m\b)|(?:{UNIT}|{'|'.join(SCALES)}|percent|per cent|pct|%)(?:{_PER})?(?:\^\d|²|³)?)(?![\w^])"
+)
 _GROWS = re.compile(r"\b(?:up|down|\w+ed|\w+s|rose|fell|grew|shrank) by\s*$")
+_RELATION = re.compile(r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in)(?![a-z])")
+_GIVEN = re.compile(r"\bknow(?: that)?[\s$]*$|\b(?:[Ww]e|us|I) (?:start|begin)\w* (?:with|from)[\s$]*$")
+_NAMES = re.compile(
+    r"^(?!\W*(?:take|consider|choose|pick|use|let|plug|substitute|reflect|rotate|translate"
+    r"|plot)\b).*\bthe (?:[a-z]+ )?[a-z]+[\s$]*$",
+    re.IGNORECASE,
+)
+_TO = re.compile(r"\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a-z]+(?:s|ed) (?:down )?to[\s$]*$")
+_DENIED_BEHIND = re.compile(
+    r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible)"
+)
+_LIMIT = re.compile(r"\b(?:limit|cap|quota|ceiling|allowance)\b[^,]*\b(?:is|was|of)[\s$]*$")
+# It is 47 if the coins are fair; it was 47 before the sale.
+_SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|without|(?:of \w+ )?before)\b", re.IGNORECASE)
+_WAS = re.compile(r"\b(?:was|were)\b[^,]*$", re.IGNORECASE)
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
+
+
+@dataclass(frozen=True, slots=True)
+class Hints:
+    """What question and gold say about the form of the answer. difference: the question asks by how much or how many
+    times, so that a comparison is an answer. noun: what it asks how many of. words, polar, letter: the gold is words, is
+    "yes" or another such word, is the letter of a choice.
+    """
+
+    difference: bool = False
+    noun: str = ""
+    words: bool = False
+    polar: bool = False
+    letter: bool = False
+
+
+NO_HINTS = Hints()
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,21 +137,26 @@ def computed(clause: str, at: int, items: list[Item]) -> bool:
     return items[ord(clause[at]) - 0xE000].computed or clause[:at].rstrip(" $(").endswith(("=", "≈"))
 
 
-def _text(clause: str, at: int, items: list[Item]) -> str:
+def text_of(clause: str, at: int, items: list[Item]) -> str:
     return items[ord(clause[at]) - 0xE000].text
 
 
 def with_unit(clause: str, at: int, items: list[Item]) -> str:
-    said = _text(clause, at, items)
+    said = text_of(clause, at, items)
     unit = _UNIT_BEHIND.match(clause[at + 1 :])
-    return said + (f" \\text{{{unit.group(1)}}}" if unit and not said.endswith("%") else "")
+    return said + (f" \\text{{{in_ascii(unit.group(1))}}}" if unit and not said.endswith("%") else "")
 
 
-def candidates(clause: str, sentence: str, items: list[Item], *, difference: bool) -> list[int]:
+def in_ascii(unit: str) -> str:
+    return unit.replace("²", "^2").replace("³", "^3")
+
+
+def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> list[int]:
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
     places = [match.start() for match in ITEM.finditer(clause)]
     equal = [at for at in places if computed(clause, at, items)]
-    equal = [at for at in equal if "=" not in _text(clause, at, items) or not _CONDITION.search(clause[:at])]
+    equal = [at for at in equal if "=" not in text_of(clause, at, items) or not _CONDITION.search(clause[:at])]
+    equal = [at for at in equal if not _DENIED_BEHIND.match(clause[at + 1 :])]
     if equal:
         return equal[-1:]
     free: list[int] = []
@@ -108,17 +164,23 @@ def candidates(clause: str, sentence: str, items: list[Item], *, difference: boo
     behind_is: list[int] = []
     taken: list[int] = []
     for at in places:
-        before, after, said = clause[:at], clause[at + 1 :], _text(clause, at, items)
-        compared = _COMPARED.search(after) is not None and not difference
+        before, after, said = clause[:at], clause[at + 1 :], text_of(clause, at, items)
+        compared = _COMPARED.search(after) is not None and not hints.difference
         if computed(clause, at, items) or _BEHIND.match(after) or compared or _HARDLY.search(before):
+            continue
+        if _qualified(before, said, after):
             continue
         if _USED.search(before) and not _STATES.search(before):
             continue
-        if stated_by_verb(before, said, after, sentence) or _STATES.search(before):
+        if (
+            stated_by_verb(before, said, after, sentence)
+            or _STATES.search(before)
+            or (not _PLAIN.match(said) and _TO.search(before))
+        ):
             behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
             alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
-            if alone and _measured(before, said, after, difference=difference):
+            if alone and _measured(before, said, after, difference=hints.difference):
                 return [at]
             if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
                 taken.append(at)
@@ -127,15 +189,30 @@ def candidates(clause: str, sentence: str, items: list[Item], *, difference: boo
         elif _JOINED.search(before):
             others.append(at)
     chosen = behind_is[-1:] or free
-    priced = len(chosen) == 1 and _text(clause, chosen[0], items)[0] in "$€£"
+    priced = len(chosen) == 1 and text_of(clause, chosen[0], items)[0] in "$€£"
     if len(chosen) == 1 and not (priced and all(_FOR.search(clause[:at]) for at in taken)):  # $8 for 2 pens
         chosen += [at for at in (*free, *others, *taken) if at > chosen[0]]  # 24 pens in 12 boxes; 5 dogs and 8 cats
+    if len(chosen) > 1 and hints.noun:  # 5 dogs and 8 cats, where the question is how many cats
+        named = [at for at in chosen if re.match(rf"\s*(?:more )?{re.escape(hints.noun)}\b", clause[at + 1 :])]
+        chosen = named if len(named) == 1 and not _COMPARED.search(clause) else chosen
     return chosen
+
+
+def _qualified(before: str, said: str, after: str) -> bool:
+    """Whether the words around it say that it holds at another time, on a condition or as a limit only."""
+    if behind := _SOMETIMES.match(after):
+        word = behind.group().lower()
+        return (
+            _WAS.search(before) is not None if word.endswith("before") else "without" not in word or "would" in before
+        )
+    if not _PLAIN.match(said) and _GIVEN.search(before):
+        return True
+    return _LIMIT.search(before) is not None and re.match(r"\s+[a-z]{3}", after) is not None
 
 
 def _named(before: str, said: str, after: str) -> bool:
     """The point $(2, -1)$ at the end of its clause."""
-    return not _PLAIN.match(said) and not after.strip(" .$)") and re.search(r"\bthe [a-z]+[\s$]*$", before) is not None
+    return not _PLAIN.match(said) and not after.strip(" .$)") and _NAMES.search(before) is not None
 
 
 def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
@@ -154,5 +231,9 @@ def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
         room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
         return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
     if found[1] == "at":
-        return ":" in said or said[0] == "(" or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per)", after) is not None
+        return (
+            ":" in said
+            or said[0] == "("
+            or re.match(r"\s*(?:mph|[a-z]+/|[a-z]+ per|(?i:[ap]\.?m\b))", after) is not None
+        )
     return ":" in said or (found[1] in ("in", "on", "after") and _TIME.match(after) is not None)
