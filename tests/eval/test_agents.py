@@ -110,6 +110,17 @@ def test_demonstrations_show_the_form_and_every_action(tmp_path):
         next(demonstrations(EnvConfig(name="guess"), seed=0, thoughts=True))
 
 
+def test_demonstrations_of_a_policy_repeat_what_it_does(tmp_path):
+    config = EnvConfig(name="numberline", args={"high": 1}, turns=2)
+    file = write_demonstrations(
+        config, tmp_path / "s.jsonl", rows=40, choose=lambda game, draw: int(game.target > game.place)
+    )
+    rows = [json.loads(line)["messages"] for line in file.read_text().splitlines()]
+    best = {"Target: 1. You are at: 0.": "+", "Target: 0. You are at: 1.": "-"}
+    assert len(rows) == 40
+    assert all(json.loads(row[-1]["content"])["action"] == best[row[1]["content"]] for row in rows)
+
+
 def test_demonstrations_in_pictures_are_rows_with_images(tmp_path):
     from llmrl.data.gold import prompt_from_chat
     from llmrl.data.source import load_rows
