@@ -134,7 +134,7 @@ def main() -> None:
     folder: Path = arguments.runs.resolve()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads or os.cpu_count())
     more = (f"train.threads={arguments.threads}",)
-    if not arguments.report:
+    if not arguments.report and not start_of(folder).is_dir():
         base = supervised(folder, "base", arguments.model or small_model(folder), WARM)
         if not train_recipe(RECIPES / "sft.yaml", base.folder, (*base.changes, *more)):
             raise SystemExit(f"the warm start failed; {folder}/base.log says why")
