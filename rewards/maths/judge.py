@@ -223,7 +223,7 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
 
 def _last_side(answer: str) -> str:
     """The last side of an equation whose other sides nobody here can read, "" if there is only one side."""
-    if CALCULUS.search(answer):  # sympy reads it, in the worker
+    if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker
         return ""
     *before, last = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
     return last.strip() if before and not any(_readings_or_none(side) for side in before) else ""

@@ -25,7 +25,8 @@ MULTIPLE = (
     r"|reciprocal) of (?:the|its?|his|her|their|this|that)\b)"
 )
 _HARDLY = re.compile(
-    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|(?:hop|want|plan"
+    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|I (?:first"
+    rf"|initially) \w+|(?:hop|want|plan"
     rf"|expect|intend|tri|wish)(?:e?[sd]|n?ed)? to|should have"
     r"|^\W*(?:some|many|most|others)|(?:target|goal|threshold|attempt) (?:is|was)"
     r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b)"
