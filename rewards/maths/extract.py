@@ -47,8 +47,7 @@ _TURN_ENDS = re.compile(
 _NEXT_QUESTION = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
 _COMMITS = re.compile(r"####|boxed|\banswer\b", re.IGNORECASE)
 _EMPTY_BOX = re.compile(
-    r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?"
-    r"|\\[cl]?dots",
+    r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?|\\[cl]?dots",
     re.IGNORECASE,
 )
 _JOINS = re.compile(
@@ -62,9 +61,8 @@ _MARKER = re.compile(
 )
 # "Possible answer: 5" is no "correct answer".
 _QUALIFIED = re.compile(
-    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical"
-    r"|required|desired"
-    r"|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
+    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical|required"
+    r"|desired|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
     r"|problem)\b)[a-z]+[\s*_]*$",
     re.IGNORECASE,
 )
@@ -115,10 +113,8 @@ _SENTENCES = re.compile(
 )
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
-    r"|check\w*"
-    r"|verif\w+|verification|indeed|more generally|explanation|reason(?:ing)?|this makes sense|(?:for|in|by) (?:comparison"
-    r"|reference|contrast)"
-    r"|see (?:page|section|chapter|also))\b|\(",
+    r"|check\w*|verif\w+|verification|indeed|more generally|explanation|reason(?:ing)?|this makes sense"
+    r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
 # What may follow a sentence that concludes, and puts nothing in its place: what would be, and the steps once more.
@@ -127,7 +123,7 @@ _CONCLUDES = re.compile(
     r"|.*\b(?:in total|altogether|in all)\W*$",
     re.IGNORECASE,
 )
-_UNREAL = re.compile(r"\W*(?:if|had)\b[^.]*\bwould\b|.*\bwould (?:have|be)\b[^.]*\bif\b", re.IGNORECASE)
+_UNREAL = re.compile(r"\W*(?:if|had|without)\b[^.]*\bwould\b|.*\bwould (?:have|be)\b[^.]*\bif\b", re.IGNORECASE)
 _STEPS = re.compile(
     r"\n[ \t]*(?:(?:key|main|the|all|summary|list|of) )*(?:steps?|points?|ideas?|method|approach"
     r"|recap)(?: \w+)?[ \t]*:?[ \t]*\n",
@@ -139,7 +135,8 @@ _ITS_THE_ANSWER = re.compile(
 )
 _ASKS = re.compile(
     r"\W*(?:(?:and|but|so|now|then)\W+)?(?:how (?:many|much|long|far|old|often)|what|which|when|who|where)\b"
-    r"(?!.*\b(?:you|I|we)\b)[^?]*\?\W*$",
+    r"(?!.*\b(?:you|I|we)\b)[^?]*\?\W*$"
+    r"|\W*(?:we|i) (?:are asked|(?:still |now )?(?:need|want|have) to (?:find|compute|determine|calculate|know))\b",
     re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
@@ -166,9 +163,8 @@ _SCALED = re.compile(
     rf"|(?!units?\b|[ap]m\b|won\b)(?:{UNIT})(?=[\s.,;)]|$))"
 )
 _ALTERNATIVE = re.compile(
-    r"^(?:\$|\\\)|\*|,|\s|\\text\s*\{|\\quad|\\,)*\b(or|and)\b(?:,?\s*(?:maybe|perhaps|possibly|also|even|else"
-    r"|just|simply))*"
-    r"\s*\}?\s*,?\s*(\$?\s*(?:[a-zA-Z]\s*=\s*)?[-−+]?\s*(?:\d|\\d?frac|\\sqrt|\\pm).{0,40})",
+    r"^(?:\$|\\\)|\*|,|\s|\\text\s*\{|\\quad|\\,)*\b(or|and)\b(?:,?\s*(?:maybe|perhaps|possibly|also|even|else|just"
+    r"|simply))*\s*\}?\s*,?\s*(\$?\s*(?:[a-zA-Z]\s*=\s*)?[-−+]?\s*(?:\d|\\d?frac|\\sqrt|\\pm).{0,40})",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
@@ -384,7 +380,9 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
         digits = _in_digits(text)
         return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")
     place = said_in[-1] if place is None else place
-    said = _LABEL.sub("", _ITS_THE_ANSWER.sub("", sentences[place]))
+    said = _LABEL.sub(
+        "", _ITS_THE_ANSWER.sub("", sentences[place]) if "answer" in sentences[place] else sentences[place]
+    )
     if said.endswith("?") or any(map(_ASKS.match, sentences[place + 1 :])):
         return Extracted(None, "the last number is asked")
     if any(takes_back(later) for later in sentences[place + 1 :]):
@@ -420,17 +418,21 @@ def _final(sentences: list[str], said_in: list[int]) -> int | None:
 
     "That is the answer" ends a response; behind a conclusion, what would be is an aside too.
     """
-    for place in reversed(said_in):
-        if _ITS_THE_ANSWER.search(sentences[place]) and not DOUBT.search(sentences[place]):
-            return place
-    asides = [_ASIDE_SENTENCE.match(sentence) is not None for sentence in sentences]
-    goes_on = [i and asides[i - 1] and sentence[:1].islower() for i, sentence in enumerate(sentences)]
-    places = [i for i in said_in if not (asides[i] or goes_on[i])]
-    for place in reversed(places):
-        later = [i for i in places if i > place]
-        if later and _CONCLUDES.match(sentences[place]):
-            return place if all(_UNREAL.match(sentences[i]) for i in later) else places[-1]
-    return places[-1] if places else None
+
+    def aside(i: int) -> bool:
+        goes_on = i > 0 and sentences[i][:1].islower() and _ASIDE_SENTENCE.match(sentences[i - 1])
+        return bool(goes_on or _ASIDE_SENTENCE.match(sentences[i]))
+
+    for i in reversed(said_in):
+        if "answer" in sentences[i] and _ITS_THE_ANSWER.search(sentences[i]) and not DOUBT.search(sentences[i]):
+            return i
+    places = [i for i in said_in if not aside(i)]
+    real = len(places) - 1
+    while real > 0 and "would" in sentences[places[real]] and _UNREAL.match(sentences[places[real]]):
+        real -= 1
+    if real < len(places) - 1 and not _CONCLUDES.match(sentences[places[real]]):
+        return places[-1]
+    return places[real] if places else None
 
 
 def _stands_alone(whole: str) -> bool:

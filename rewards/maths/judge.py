@@ -42,9 +42,8 @@ _REALS_BUT = re.compile(
     re.IGNORECASE,
 )
 _ALL_SUCH = re.compile(
-    r"\s*(?:the set of )?(?:all|every|any)(?: real| numbers?| values?| of| reals?| integers?)*(?:\s+[a-z]\s+(?:with"
-    r"|such that|where|satisfying))?\s+"
-    r"((?=[^,]*(?:[<>]|\\[lg]e)).{1,80})",
+    r"\s*(?:the set of )?(?:all|every|any)(?: real| numbers?| values?| of| reals?"
+    r"| integers?)*(?:\s+[a-z]\s+(?:with|such that|where|satisfying))?\s+((?=[^,]*(?:[<>]|\\[lg]e)).{1,80})",
     re.IGNORECASE,
 )
 _NO_SOLUTION = re.compile(

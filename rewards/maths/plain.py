@@ -58,18 +58,16 @@ _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z]
 _BEHIND_NUMBER = re.compile(r"[\d½¼¾π)] $")
 _REALS = re.compile(
     r"\b(?:all|every|any|the set of(?: all)?) real(?:s\b| numbers?\b| values?\b"
-    r"|(?= [a-z]\b))(?: of)?(?: [a-z]\b)?+(?! (?:except"
-    r"|but|other|with|such|for|where|less|greater))"
+    r"|(?= [a-z]\b))(?: of)?(?: [a-z]\b)?+(?! (?:except|but|other|with|such|for|where|less|greater))"
 )
 _REALS_SOLVE = re.compile(
     r"\b(?:all|every|any) real(?:s| numbers?| values?)(?: of)?(?: [a-z])? (?:(?:is|are) (?:an? )?solutions?"
     r"|works?|solves?|satisf(?:y|ies)(?: (?:it|the|this) ?\w*)?)(?=\s*(?:[.!\n]|$))"
 )
 _NO_SOLUTION = re.compile(
-    r"\bno (?:real |such )?(?:numbers?|values?|integers?|[a-z])(?: of [a-z])? (?:satisf\w+|works?|solves?)(?: (?:it"
-    r"|the|this|both) ?\w*)?(?=\s*(?:[.!\n]|$))|\b(?:has|have|having|is|are|be) no (?:real |such |integer |common "
-    r"|valid )?(?:solutions?|roots?"
-    r"|elements?)(?: at all)?(?=\s*(?:[.,!;\n]|$))"
+    r"\bno (?:real |such )?(?:numbers?|values?|integers?|[a-z])(?: of [a-z])? (?:satisf\w+|works?"
+    r"|solves?)(?: (?:it|the|this|both) ?\w*)?(?=\s*(?:[.!\n]|$))|\b(?:has|have|having|is|are|be) no (?:real |such |integer "
+    r"|common |valid )?(?:solutions?|roots?|elements?)(?: at all)?(?=\s*(?:[.,!;\n]|$))"
     r"|\b(set|sets|intersection|domain|range) (?:is|are) empty(?=\s*(?:[.,!;\n]|$))",
     re.IGNORECASE,
 )

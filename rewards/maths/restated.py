@@ -17,10 +17,11 @@ _SIZE = {unit: (kind[0], int(size)) for kind in _KINDS for unit, size in zip(kin
 _ONE = r"(?:\\\()?(\d[\d,]*(?:\.\d+|/\d+)?) ?([A-Za-z]{1,11})(?![\w^²³/])(?:\\\))?"
 _AMOUNT = rf"{_ONE}(?:(?: and|,)? {_ONE})?"
 _TWICE = re.compile(
-    rf"(?<![\d.,/$^-]){_AMOUNT}(?: (?:long|wide|high|tall|old|in total))?\)?(?:[,;]? \(?(or|i\.e\.|that is|that's|which is"
+    rf"(?<![\d.,/$^-]){_AMOUNT}(?: (?:long|deep|away|wide|high|tall|old|in total))?\)?(?:[,;]? \(?(or|i\.e\.|that is|that's|which is"
     rf"|which equals|which makes|namely|equivalently"
     rf"|in other words),? (?:the same as |equal to |exactly )?| ?([=(]) ?){_AMOUNT}(?=\)?\s*(?:[.,;:!]|$))"
 )
+_MARKS = (" or ", "i.e.", "that", "which", "namely", "equivalently", "in other words", "=", "(")
 
 
 def restated(sentence: str) -> tuple[str, str] | None:
@@ -30,7 +31,7 @@ def restated(sentence: str) -> tuple[str, str] | None:
     >>> restated("It lasts 2 hours, i.e. 120 minutes."), restated("It lasts 2 hours, i.e. 90 minutes.")
     (('It lasts 2 hours.', '120 \\\\text{minutes}'), ('', ''))
     """
-    match = _TWICE.search(sentence)
+    match = _TWICE.search(sentence) if any(mark in sentence for mark in _MARKS) else None
     if not match:
         return None
     sides = [match.group(*range(1, 5)), match.group(*range(7, 11))]

@@ -13,8 +13,8 @@ from collections.abc import Iterator
 _NO = r"(?:\b(?:not|cannot)|n['’]t)"
 _NOT_RIGHT = rf"{_NO}(?: be| quite)?(?: the)? (?:right|correct|true|possible|allowed|permitted)\b"
 _MISTAKES = (
-    r"(?:mis(?:read|count|calc|plac|took|tak|s(?:ed|es|ing)\b)\w*|forg[eo]t\w*|wrong|incorrect|error|typo|left out"
-    r"|overlook\w*|disregard|ignore|scratch|to correct|correct(?:ion|ed)|meant?)\b"
+    r"mis(?:read|count|calc|plac|took|tak|s(?:ed|es|ing)\b)\w*|forg[eo]t\w*|wrong|incorrect|error|typo|left out|overlook\w*"
+    r"|disregard|ignore|scratch|to correct|correct(?:ion|ed)|meant?"
 )
 _BEFORE = re.compile(
     r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)(?:(?!\bbut\b)[^.,;\n]){0,12}$"
@@ -34,7 +34,7 @@ _AFTER = re.compile(
     r"|(?:is|was) (?:(?:what|the \w+) (?:(?:\w+ ){1,3}(?:would|might|could)|(?:you|one|we|they)['’]d\b"
     rf"|[^.]{{0,40}}\b{_FORGETS})|(?:a|the) (?:\w+ )?(?:mistake|error)|tempting|my (?:first|initial|original|earlier)"
     r"|an? (?:\w+ )?(?:wrong|incorrect)|(?:only |just |merely )?an? (?:upper|lower) bound|too \w+)"
-    r"|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not|a mistake)"
+    r"|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not(?! the case)|a mistake)"
     rf"|(?:is|was|comes?|results?)\b[^.\n]{{0,40}}\b(?:if|when|by) (?:(?:one|you|we|someone) )?{_FORGETS}"
     r"|(?:but|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b"
     rf"|(?:but|though) (?:they|it|that|this|s?he|we|there)\b[^.\n]{{0,20}}{_NO}|[^.\n]{{0,20}}\b(?:by mistake|in error)\b"
@@ -45,8 +45,8 @@ _AFTER = re.compile(
 )
 # A quick test: no second thought without one of these.
 AGAIN = re.compile(
-    rf"\b(?:{_MISTAKES}|(?:let|wait|hold on|actually|hmm+|oops|sorry|apolog\w+|edit|on (?:second|closer|further)|no|mistake"
-    r"|bad|mis\w+|reali[sz]\w+|not|cannot)\b)|n['’]t\b",
+    rf"\b(?:{_MISTAKES}|let|wait|hold on|actually|hmm+|oops|sorry|apolog\w+|edit|on (?:second|closer|further)|no|mistake|bad"
+    r"|mis\w+|reali[sz]\w+|not|cannot)\b|n['’]t\b",
     re.IGNORECASE,
 )
 # Words with which one comes back to an answer; those of group 1 may be a mere check.
@@ -59,7 +59,7 @@ _COMES_BACK = re.compile(
     r"|mis\w+|forgot|overlooked|realis\w+|realiz\w+|see|meant?|have made"
     r"|should have|apologi)|my (?:mistake|bad|error|apologies)|(?:please )?(?:ignore|disregard)"
     rf"|(?:th(?:at|is)|(?:this|that|the|my) (?:answer|result|value|solution)(?: above)?)(?:['’]s| is| was| can"
-    rf"| seems)[^.]{{0,12}}(?:\b(?:wrong|incorrect|mistake|error|not)\b|{_NOT_RIGHT}))"
+    rf"| seems)[^.]{{0,12}}(?:\b(?:wrong|incorrect|mistake|error|(?<!answer is )not)\b|{_NOT_RIGHT}))"
     r"|^(?!.*\b(?:first|initially|earlier|if|would|might)\b).*\b(?:so|but|and) I (?:have )?made an? (?:\w+ )?(?:error"
     r"|mistake)",
     re.IGNORECASE,
@@ -70,8 +70,8 @@ _MEANT = re.compile(
     re.IGNORECASE,
 )
 _ERROR = re.compile(
-    rf"\b(?:{_MISTAKES}|mis(?:count|read|tak|calc)\w*|(?:mistake|instead|twice)\b"
-    rf"|too (?:many|few|much|little|high|low|big|small)\b)|{_NOT_RIGHT}|\bcounts?\b.*\b(?:as well|too)\b",
+    rf"\b(?:{_MISTAKES}|mistake|instead|twice|too (?:many|few|much|little|high|low|big|small))\b|{_NOT_RIGHT}"
+    r"|\bcounts?\b.*\b(?:as well|too)\b",
     re.IGNORECASE,
 )
 _INSTEAD = re.compile(
