@@ -113,7 +113,8 @@ _SENTENCES = re.compile(
 )
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
-    r"|check\w*|verif\w+|verification|indeed|more generally|explanation|reason(?:ing)?|this makes sense"
+    r"|check\w*|verif\w+|verification|indeed|because|here (?:is|are) (?:how|why)|more generally|explanation"
+    r"|reason(?:ing)?|this makes sense"
     r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )

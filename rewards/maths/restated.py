@@ -17,9 +17,9 @@ _SIZE = {unit: (kind[0], int(size)) for kind in _KINDS for unit, size in zip(kin
 _ONE = r"(?:\\\()?(\d[\d,]*(?:\.\d+|/\d+)?) ?([A-Za-z]{1,11})(?![\w^²³/])(?:\\\))?"
 _AMOUNT = rf"{_ONE}(?:(?: and|,)? {_ONE})?"
 _TWICE = re.compile(
-    rf"(?<![\d.,/$^-]){_AMOUNT}(?: (?:long|deep|away|wide|high|tall|old|in total))?\)?(?:[,;]? \(?(or|i\.e\.|that is|that's|which is"
-    rf"|which equals|which makes|namely|equivalently"
-    rf"|in other words),? (?:the same as |equal to |exactly )?| ?([=(]) ?){_AMOUNT}(?=\)?\s*(?:[.,;:!]|$))"
+    rf"(?<![\d.,/$^-]){_AMOUNT}(?: (?:long|deep|away|wide|high|tall|old|in total))?\)?"
+    r"(?:[,;]? \(?(or|i\.e\.|that is|that's|which is|which equals|which makes|namely|equivalently|in other words)"
+    rf",? (?:the same as |equal to |exactly )?| ?([=(]) ?){_AMOUNT}(?=\)?\s*(?:[.,;:!]|$))"
 )
 _MARKS = (" or ", "i.e.", "that", "which", "namely", "equivalently", "in other words", "=", "(")
 
