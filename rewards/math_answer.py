@@ -16,10 +16,11 @@ import time
 from dataclasses import dataclass, field, replace
 
 from llmrl.rewards.exact_number import parse_number
-from llmrl.rewards.maths.extract import AGAIN, Extracted, after_the_box, extract
+from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
 from llmrl.rewards.maths.judge import CALCULUS, approximate, bare, judge, split_list, unit_of
 from llmrl.rewards.maths.question import Asked, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
+from llmrl.rewards.maths.second_thoughts import AGAIN
 from llmrl.rewards.maths.statement import Hints
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout, WorkerUnusable
@@ -101,6 +102,13 @@ def verify_answer(
 
 def _verify_response(response: str, gold: str, deadline: float, strict: bool, wanted: Asked) -> Verdict:
     found = extract(response, _hints(gold, wanted))
+    verdict = _verify_found(found, response, gold, deadline, strict, wanted)
+    if verdict.correct is False and found.other:
+        return _verify_found(replace(found, answer=found.other), response, gold, deadline, strict, wanted)
+    return verdict
+
+
+def _verify_found(found: Extracted, response: str, gold: str, deadline: float, strict: bool, wanted: Asked) -> Verdict:
     if wanted.dozens and found.answer:
         found = replace(found, answer=_DOZEN.sub("", found.answer))
     verdict = _verify(found, gold, deadline, strict)
@@ -109,6 +117,9 @@ def _verify_response(response: str, gold: str, deadline: float, strict: bool, wa
         verdict = _verify(replace(found, answer=value), gold, deadline, strict)
     if verdict.correct and wanted.other_units and unit_of(found.answer or "") in wanted.other_units:
         return replace(verdict, correct=False, reason="another unit than asked")
+    named = named.strip()
+    if verdict.correct and named and wanted.variable not in ("", named) and f"{wanted.variable} = " in response:
+        return replace(verdict, correct=False, reason="another variable than asked")
     if verdict.correct and wanted.amount and found.where == "last sentence" and found.answer in _MORE.findall(response):
         return replace(verdict, correct=False, reason="so many more, where the whole is asked")
     if found.where == "box" and verdict.reason.startswith("the answer cannot be read") and not found.stuffed:
@@ -232,8 +243,11 @@ class MathAnswer:
 
     def _as_percent(self, verdict: Verdict, gold: str, deadline: float) -> Verdict:
         """20% and 20 are the same here; 2000% is not 20."""
-        said, wanted = (_PERCENT_SIGN.sub("", text or "").strip() for text in (verdict.extracted, gold))
-        marked = said != (verdict.extracted or "").strip()
+        extracted = verdict.extracted or ""
+        last = extracted.rpartition("=")[2].strip()  # 20/80 = 0.25 = 25%
+        extracted = last if _PERCENT_SIGN.search(last) else extracted
+        said, wanted = (_PERCENT_SIGN.sub("", text).strip() for text in (extracted, gold))
+        marked = said != extracted.strip()
         if marked == (wanted != gold.strip()):
             return verdict
         again = _verify_response(f"\\boxed{{{said}}}", wanted, deadline, self.strict, Asked())

@@ -26,7 +26,7 @@ from llmrl.rewards.maths.nodes import (
 )
 from llmrl.rewards.maths.normal import spread
 from llmrl.rewards.maths.relations import assignments, chain_values, same_relation, solved, strip_names, tuples_of
-from llmrl.rewards.maths.scalars import equal, infinity_sign
+from llmrl.rewards.maths.scalars import decimal_of, equal, infinity_sign
 from llmrl.rewards.maths.sets import closed_at_infinity, real_set, speaks_of_a_set
 from llmrl.rewards.maths.units import UNITS
 from llmrl.rewards.maths.values import Undefined, holds, holds_op, rational, rebuilt
@@ -193,7 +193,7 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
                 named[name] for name in (names if neighbours else named)
             ]  # (b, a) is turned round, (m, b) is not
             return isinstance(gold, Group) and gold.kind == "()" and _in_order(gold.items, ordered, heavy)
-        return any(same(gold, value, heavy=heavy) for value in chain_values(answer, tell))
+        return any(same(gold, value, heavy=heavy) for value in _committed(gold, answer, chain_values(answer, tell)))
     assert isinstance(gold, Relation)
     if _an_equation(gold):
         return False
@@ -201,6 +201,19 @@ def _same_relations(gold: Node, answer: Node, heavy: bool) -> bool:
     if named is not None and len(named) > 1 and isinstance(answer, Group) and answer.kind == "()":
         return _in_order(list(named.values()), answer.items, heavy)
     return any(same(value, answer, heavy=heavy) for value in chain_values(gold, tell))
+
+
+def _committed(gold: Node, chain: Relation, values: list[Node]) -> list[Node]:
+    """What a chain that ends in "about 12.56" commits to: that, for a gold with no more places; else its exact values,
+    of which a root of a sum that is left undone is none."""
+    if chain.ops[-1] != "~" or len(values) < 2:
+        return values
+    wanted, shown = decimal_of(gold), decimal_of(values[-1])
+    if wanted and shown:
+        return values[-1:] if wanted[1] == shown[1] else values
+    return [
+        value for value in values if not (isinstance(value, Call) and value.op == "sqrt" and holds_op(value, "+", "-"))
+    ]
 
 
 def _an_equation(node: Relation, *, zero_only: bool = False) -> bool:

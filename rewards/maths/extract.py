@@ -18,6 +18,8 @@ from itertools import pairwise
 
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.maths.plain import fractions
+from llmrl.rewards.maths.restated import restated
+from llmrl.rewards.maths.second_thoughts import AGAIN, afterthoughts, denied, judges, takes_back
 from llmrl.rewards.maths.sentences import (
     DOUBT,
     NUMBER,
@@ -45,8 +47,7 @@ _TURN_ENDS = re.compile(
 _NEXT_QUESTION = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
 _COMMITS = re.compile(r"####|boxed|\banswer\b", re.IGNORECASE)
 _EMPTY_BOX = re.compile(
-    r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?"
-    r"|\\[cl]?dots",
+    r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?|\\[cl]?dots",
     re.IGNORECASE,
 )
 _JOINS = re.compile(
@@ -60,89 +61,15 @@ _MARKER = re.compile(
 )
 # "Possible answer: 5" is no "correct answer".
 _QUALIFIED = re.compile(
-    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical"
-    r"|required|desired"
-    r"|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
+    r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical|required"
+    r"|desired|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
     r"|problem)\b)[a-z]+[\s*_]*$",
     re.IGNORECASE,
 )
 _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
-_NEGATED_BEFORE = re.compile(
-    r"(?:not\b|n't|\bnever\b|\bneither\b|\bnone of\b|\bwrong(?:ly)?\b|\bincorrect(?:ly)?\b)(?:(?!\bbut\b)[^.,;\n]){0,12}$"
-    r"|\bif\b[^.\n]{0,30}\bwere\s*[$({\\[]*$",
-    re.IGNORECASE,
-)
 _NOT_THE_LAST = re.compile(r",\s*(?:and |but )?not\W*$")  # \boxed{22}, not \boxed{20}
-_NEGATED_AFTER = re.compile(
-    r"^[\s$*})\].,?!\\]*(?:(?:is|was|are|would be|seems)?\s*(?:not\b(?!\s*[$\d\\-])|n't|wrong|incorrect|false)"
-    r"|would (?:be|have been)\b|if (?:there|it|they|we|all|the \w+) (?:were|had)\b"
-    r"|(?:is|was) (?:(?:what|the \w+) (?:(?:\w+ ){1,3}(?:would|might|could)|(?:you|one|we|they)['’]d\b"
-    r"|[^.]{0,40}\b(?:forg|ignor|without|careless))|(?:a"
-    r"|the) (?:\w+ )?(?:mistake|error)"
-    r"|tempting|my (?:first|initial|original|earlier)|an? (?:\w+ )?(?:wrong|incorrect)|(?:only |just "
-    r"|merely )?an? (?:upper|lower) bound"
-    r"|too \w+)|can(?:not|['’]t) be"
-    r"|or something|[^.\n]{0,45}?\bbut (?:it|that|this)(?:['’]s| is| was) (?:wrong|incorrect|false|not|a mistake)"
-    r"|(?:is|was|comes?|results?)\b[^.\n]{0,40}\b(?:if|when|by) (?:(?:one|you|we|someone) )?(?:forg|miss|ignor|neglect"
-    r"|omit|overlook)|(?:but"
-    r"|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b|(?:but|though) (?:they|it|that"
-    r"|this|s?he|we|there)\b[^.\n]{0,20}(?:n['’]t"
-    r"|not)\b|[^.\n]{0,20}\b(?:by mistake|in error)\b"
-    r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
-    r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
-    r"|(?:(?!because|since|as\b|so\b|while)[^\d.\n]){0,60}?(?:not|n't)(?: be)? (?:the )?(?:right|correct)\b)",
-    re.IGNORECASE,
-)
-# A student who forgets to carry gets \boxed{7}.
-_CARELESS_BEFORE = re.compile(
-    r"(?:\b(?:who|which|that|if|when)\b[^.\n]{0,20}\b(?:forg[eo]t|ignor|neglect|overlook|omit|miss)|\bby mistake\b"
-    r"|\bnaive)[^.\n]{0,60}"
-    r"\b(?:gets?|got|obtain\w*|find\w*|would|gives?|is)\b[^.\n]{0,8}$|\b(?:might|may|could|would) (?:be tempted|think"
-    r"|expect|guess|assume|believe)[^.,\n]{0,40}$|\b(?:ignore|disregard)\b[^.\n]{0,20}$|\b(?:might|may|could) be\W*$"
-    r"|\b(?:less|more"
-    r"|fewer|greater"
-    r"|larger|smaller) than\W*$",
-    re.IGNORECASE,
-)
-# Words with which one comes back to an answer; those of group 1 may be a mere check. AGAIN: whether any stands there.
-_SECOND_THOUGHT = re.compile(
-    r"\W*(?:(?:but|oh|ah|and|hmm+|ok(?:ay)?|well|so)\W+)*(?:(let(?:['’]s| me| us) (?:just |quickly )?(?:re\w+"
-    r"|double[- ]?check|check"
-    r"|verify|think|see|look|count)|wait|hold on)|actually|hmm+|oops|sorry|apologies|correction|edit(?:ed)?\b"
-    r"|on (?:second|closer|further)"
-    r"|scratch|no\b(?=\W*[,.;:—–-]|\W*$| wait)|i (?:made|mis\w+|forgot|overlooked|realis\w+|realiz\w+|see|meant?"
-    r"|have made|should have|apologi)"
-    r"|my (?:mistake|bad|error|apologies)|(?:please )?(?:ignore|disregard)|th(?:at|is)(?:['’]s| is| was| can"
-    r"| seems)[^.]{0,12}\b(?:wrong|not|n['’]t"
-    r"|incorrect|mistake|error))",
-    re.IGNORECASE,
-)
-AGAIN = re.compile(
-    r"\b(?:let|wait|hold on|actually|hmm+|oops|sorry|apolog\w+|correction|edit(?:ed)?|on (?:second|closer|further)"
-    r"|scratch|no|ignore"
-    r"|disregard|mistake|bad|error|mis\w+|forg[eo]t|overlooked|reali[sz]\w+|meant?|wrong|not|incorrect)\b|n['’]t\b",
-    re.IGNORECASE,
-)
-_JUDGED = re.compile(r"(?:right|correct|wrong|incorrect|fine|unchanged|the same|confirmed|verified)\b", re.IGNORECASE)
-_MEANT = re.compile(
-    r"^(?:(?:that|it|this) (?:should|must|has to) (?:have )?be(?:en)? |I meant?(?: to (?:say|write))? )(?=\W*\d)",
-    re.IGNORECASE,
-)
-_ERROR = re.compile(
-    r"\b(?:forg[eo]t\w*|mis(?:read|count|calc|plac|took|tak)\w*|mistake|wrong|error|typo|left out|missed|overlooked|instead"
-    r"|incorrect|twice|disregard|ignore|scratch|correct(?:ion|ed)|meant?|too (?:many|few|much|little|high|low|big|small))\b"
-    r"|\b(?:not|n't) (?:right|correct|true)\b|\bcounts?\b.*\b(?:as well|too)\b",
-    re.IGNORECASE,
-)
-_INSTEAD = re.compile(
-    r"\b(?:should|must|has to|have to) (?:have )?be(?:en)?\b|\b(?:correct|right|true|actual|real|new|corrected"
-    r"|final)(?: \w+){0,2} (?:is|are)\b"
-    r"|\banswer (?:is|becomes)\b|\b(?:so|thus|hence|therefore),? (?:(?:it|that|there|the \w+)(?:['’]s| is| are)"
-    r"|we (?:get|have)|\d)",
-    re.IGNORECASE,
-)
 _MULTIPLE = re.compile(
     rf"{MULTIPLE}\W*$|\b(?:square|cube|double|half|reciprocal|negative|opposite|inverse) of\W+(?:the|this|that)\W*$",
     re.IGNORECASE,
@@ -185,14 +112,32 @@ _SENTENCES = re.compile(
     re.IGNORECASE,
 )
 _ASIDE_SENTENCE = re.compile(
-    r"\W*(?:note|remark|tip|fun fact|alternatively|check\w*|verif\w+|verification|indeed|more generally|see (?:page"
-    r"|section|chapter|also))\b|\(",
+    r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
+    r"|check\w*|verif\w+|verification|indeed|because|here (?:is|are) (?:how|why)|more generally|explanation"
+    r"|reason(?:ing)?|this makes sense"
+    r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
-_TAKES_BACK = re.compile(
-    r"\W*(?:(?:hmm|oh|oops|sorry|wait|actually|but|however|no)\W+)*(?:no|wait|that|this|it|but)\b[^\d]{0,30}?"
-    r"(?:(?:n['’]t|\bcannot) (?:be )?(?:right|correct|true|possible|work|make|add|it)"
-    r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:scratch that\b|no\b(?=\W*(?:$|[,.;:!—–-])| wait| i\b))",
+# What may follow a sentence that concludes, and puts nothing in its place: what would be, and the steps once more.
+_CONCLUDES = re.compile(
+    r"\W*(?:so|thus|therefore|hence|consequently|altogether|in total)\b(?!.*\bso (?:far|much|many)\b)"
+    r"|.*\b(?:in total|altogether|in all)\W*$",
+    re.IGNORECASE,
+)
+_UNREAL = re.compile(r"\W*(?:if|had|without)\b[^.]*\bwould\b|.*\bwould (?:have|be)\b[^.]*\bif\b", re.IGNORECASE)
+_STEPS = re.compile(
+    r"\n[ \t]*(?:(?:key|main|the|all|summary|list|of) )*(?:steps?|points?|ideas?|method|approach"
+    r"|recap)(?: \w+)?[ \t]*:?[ \t]*\n",
+    re.IGNORECASE,
+)
+_ITS_THE_ANSWER = re.compile(
+    r"[,;]? (?:and |which |— ?)?(?:that|this|it)?['’]?(?:s| is) (?:the|our|my) (?:final )?answer(?: \w+ \w+)?\W*$",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"\W*(?:(?:and|but|so|now|then)\W+)?(?:how (?:many|much|long|far|old|often)|what|which|when|who|where)\b"
+    r"(?!.*\b(?:you|I|we)\b)[^?]*\?\W*$"
+    r"|\W*(?:we|i) (?:are asked|(?:still |now )?(?:need|want|have) to (?:find|compute|determine|calculate|know))\b",
     re.IGNORECASE,
 )
 _TAIL_DOUBTS = re.compile(
@@ -219,9 +164,8 @@ _SCALED = re.compile(
     rf"|(?!units?\b|[ap]m\b|won\b)(?:{UNIT})(?=[\s.,;)]|$))"
 )
 _ALTERNATIVE = re.compile(
-    r"^(?:\$|\\\)|\*|,|\s|\\text\s*\{|\\quad|\\,)*\b(or|and)\b(?:,?\s*(?:maybe|perhaps|possibly|also|even|else"
-    r"|just|simply))*"
-    r"\s*\}?\s*,?\s*(\$?\s*(?:[a-zA-Z]\s*=\s*)?[-−+]?\s*(?:\d|\\d?frac|\\sqrt|\\pm).{0,40})",
+    r"^(?:\$|\\\)|\*|,|\s|\\text\s*\{|\\quad|\\,)*\b(or|and)\b(?:,?\s*(?:maybe|perhaps|possibly|also|even|else|just"
+    r"|simply))*\s*\}?\s*,?\s*(\$?\s*(?:[a-zA-Z]\s*=\s*)?[-−+]?\s*(?:\d|\\d?frac|\\sqrt|\\pm).{0,40})",
     re.IGNORECASE,
 )
 _LEAD = re.compile(
@@ -260,12 +204,14 @@ _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.I
 
 @dataclass(frozen=True, slots=True)
 class Extracted:
-    """`answer` is the text committed to, None if there is none; `where` says how it was found, or why not."""
+    """`answer` is the text committed to, None if there is none; `where` says how it was found, or why not. `other`: the
+    same value in another unit, where the response says both."""
 
     answer: str | None
     where: str
     boxes: int = 0  # different boxes seen
     stuffed: bool = False
+    other: str | None = None
 
 
 def _joint(pieces: list[tuple[int, int, str]], text: str) -> list[int]:
@@ -295,13 +241,9 @@ def _from_boxes(text: str, hints: Hints) -> Extracted | None:
         return Extracted(None, f"{count} different boxes", count, True)
     start, end, _ = pieces[run[-1]]
     behind = text[end:][-FINAL_PART:]
-    if 1 < len(pieces) < 8 and (denied := _NOT_THE_LAST.search(text, max(0, start - 20), start)):
-        return _from_boxes(text[: denied.start()], hints)
-    if len(run) == 1 and (
-        _NEGATED_BEFORE.search(text[max(0, start - 40) : start])
-        or _CARELESS_BEFORE.search(text[max(0, start - 120) : start])
-        or _NEGATED_AFTER.search(text[end : end + 80])
-    ):
+    if 1 < len(pieces) < 8 and (cut := _NOT_THE_LAST.search(text, max(0, start - 20), start)):
+        return _from_boxes(text[: cut.start()], hints)
+    if len(run) == 1 and denied(text[max(0, start - 120) : start], text[end : end + 80]):
         return _stated_behind(behind, hints) or Extracted(None, "the last box is negated", count)
     if AGAIN.search(behind) and (again := _second_thought(_sentences(behind), hints, boxed=True)):
         return replace(again, boxes=count)
@@ -374,7 +316,7 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
     sentence, *later = _sentences(re.sub(r"^-\s+(?=\d)", "", rest))
     if later and AGAIN.search(rest) and (again := _second_thought(later, hints)):
         return again
-    if later and _TAKES_BACK.match(later[0]):
+    if later and takes_back(later[0]):
         return Extracted(None, "the answer is taken back")
     sentence = without_denials(sentence).strip(' *_`"')
     while lead := _LEAD.match(sentence):
@@ -390,30 +332,22 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
     line = line.strip(" *_`.,;")
     if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):
         return Extracted(_undelimited(line), "answer phrase")
-    return Extracted(stated(f"is {with_maths(_in_digits(sentence))}", hints), "answer sentence")
+    return _stated(f"is {with_maths(_in_digits(sentence))}", hints, "answer sentence")
 
 
 def _stated_behind(behind: str, hints: Hints) -> Extracted | None:
     """What a text says that follows a wrong answer, None if nothing."""
     found = _from_phrase(behind, hints) or _from_last_sentence(behind, hints)
-    return found if found.answer is not None and not _JUDGED.match(found.answer) else None
+    return found if found.answer is not None and not judges(found.answer) else None
 
 
 def _second_thought(later: list[str], hints: Hints, *, boxed: bool = False) -> Extracted | None:
-    """What the sentences behind an answer put in its place ("Wait, I forgot two, so it's 14"); None if they leave it be.
-
-    A mere check ("Let me verify: 12 / 4 = 3") and what is said behind a box have to be explicit about it.
-    """
-    for place, sentence in enumerate(later[:30]):
-        if cue := _SECOND_THOUGHT.match(sentence):
-            rest = "\n".join([_MEANT.sub("it is ", sentence[cue.end() :].strip(" ,:")), *later[place + 1 :]])
-            error, instead = _ERROR.search(rest) or _ERROR.search(cue.group()), _INSTEAD.search(rest)
-            if not (error or instead) and (boxed or cue[1]):
-                continue
-            if found := _stated_behind(rest, hints):
-                return found
-            if error and not boxed:
-                return Extracted(None, "the answer is taken back")
+    """What the sentences behind an answer put in its place ("Wait, I forgot two, so it's 14"); None if they leave it be."""
+    for rest, error in afterthoughts(later, boxed=boxed):
+        if found := _stated_behind(rest, hints):
+            return found
+        if error:
+            return Extracted(None, "the answer is taken back")
     return None
 
 
@@ -432,27 +366,74 @@ def _in_digits(text: str) -> str:
 
 def _from_last_sentence(text: str, hints: Hints) -> Extracted:
     """What the last sentence with a number or an expression states."""
+    if (steps := list(_STEPS.finditer(text))) and _ends_with_conclusion(
+        text[: steps[-1].start()], text[steps[-1].end() :]
+    ):
+        text = text[: steps[-1].start()]
     ending = "\n".join(text.rsplit("\n", 2)[-2:])  # two lines mostly decide; without displayed maths no span is cut
     for part in (ending, text) if len(ending) < len(text) and "\\" not in text and "$$" not in text else (text,):
         sentences = _sentences(with_maths(part))
         said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
-        places = [i for i in said_in if not _ASIDE_SENTENCE.match(sentences[i])]
-        if places:
+        place = _final(sentences, said_in)
+        if place is not None:
             break
     if not said_in:
         digits = _in_digits(text)
         return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")
-    place = (places or said_in)[-1]
-    said = _LABEL.sub("", sentences[place])
-    if said.endswith("?"):
+    place = said_in[-1] if place is None else place
+    said = _LABEL.sub(
+        "", _ITS_THE_ANSWER.sub("", sentences[place]) if "answer" in sentences[place] else sentences[place]
+    )
+    if said.endswith("?") or any(map(_ASKS.match, sentences[place + 1 :])):
         return Extracted(None, "the last number is asked")
-    if any(_TAKES_BACK.match(later) for later in sentences[place + 1 :]):
+    if any(takes_back(later) for later in sentences[place + 1 :]):
         return Extracted(None, "the last number is taken back")
     if chosen := _CHOICE.search(said):
         return Extracted(chosen.group(1), "last choice")
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")
-    return Extracted(stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), hints), "last sentence")
+    return _stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), hints, "last sentence")
+
+
+def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
+    """What a sentence states, with the same value in another unit where it says that too."""
+    twice = restated(sentence)
+    if twice and not twice[0]:
+        return Extracted(None, "two values that differ")
+    found = stated(twice[0] if twice else sentence, hints)
+    return Extracted(found, where, other=twice[1] if twice and found else None)
+
+
+def _ends_with_conclusion(text: str, steps: str) -> bool:
+    """Whether a text concludes before a list of steps that compute nothing."""
+    last = _sentences(text.rstrip())[-1]
+    return (
+        bool(_CONCLUDES.match(last) and says_something(last))
+        and "=" not in steps
+        and not re.search(r"\b(?:so|thus|therefore|hence)\b", steps, re.IGNORECASE)
+    )
+
+
+def _final(sentences: list[str], said_in: list[int]) -> int | None:
+    """Which of the sentences that say something is the last that is no aside; None if all are.
+
+    "That is the answer" ends a response; behind a conclusion, what would be is an aside too.
+    """
+
+    def aside(i: int) -> bool:
+        goes_on = i > 0 and sentences[i][:1].islower() and _ASIDE_SENTENCE.match(sentences[i - 1])
+        return bool(goes_on or _ASIDE_SENTENCE.match(sentences[i]))
+
+    for i in reversed(said_in):
+        if "answer" in sentences[i] and _ITS_THE_ANSWER.search(sentences[i]) and not DOUBT.search(sentences[i]):
+            return i
+    places = [i for i in said_in if not aside(i)]
+    real = len(places) - 1
+    while real > 0 and "would" in sentences[places[real]] and _UNREAL.match(sentences[places[real]]):
+        real -= 1
+    if real < len(places) - 1 and not _CONCLUDES.match(sentences[places[real]]):
+        return places[-1]
+    return places[real] if places else None
 
 
 def _stands_alone(whole: str) -> bool:

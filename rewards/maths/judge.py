@@ -42,9 +42,8 @@ _REALS_BUT = re.compile(
     re.IGNORECASE,
 )
 _ALL_SUCH = re.compile(
-    r"\s*(?:the set of )?(?:all|every|any)(?: real| numbers?| values?| of| reals?| integers?)*(?:\s+[a-z]\s+(?:with"
-    r"|such that|where|satisfying))?\s+"
-    r"((?=[^,]*(?:[<>]|\\[lg]e)).{1,80})",
+    r"\s*(?:the set of )?(?:all|every|any)(?: real| numbers?| values?| of| reals?"
+    r"| integers?)*(?:\s+[a-z]\s+(?:with|such that|where|satisfying))?\s+((?=[^,]*(?:[<>]|\\[lg]e)).{1,80})",
     re.IGNORECASE,
 )
 _NO_SOLUTION = re.compile(
@@ -223,7 +222,7 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
 
 def _last_side(answer: str) -> str:
     """The last side of an equation whose other sides nobody here can read, "" if there is only one side."""
-    if CALCULUS.search(answer):  # sympy reads it, in the worker
+    if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker
         return ""
     *before, last = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
     return last.strip() if before and not any(_readings_or_none(side) for side in before) else ""

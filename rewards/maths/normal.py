@@ -78,4 +78,11 @@ def _degrees(node: Node) -> Node:
             return Quantity(value, "deg")
         case Call("neg", (Call("deg", args),)):
             return Quantity(Call("neg", args), "deg")
+        case Call("/" | "*" | "+" as op, args):  # 360 degrees / 5, 90 degrees - 30 degrees
+            sides = [_degrees(arg) for arg in args]
+            angles = [isinstance(side, Quantity) and side.unit == "deg" for side in sides]
+            if all(angles) if op == "+" else angles.count(True) == 1 and (angles[0] or op == "*"):
+                return Quantity(
+                    Call(op, tuple(side.value if isinstance(side, Quantity) else side for side in sides)), "deg"
+                )
     return node

@@ -32,7 +32,7 @@ _SIGN = (
 _RUN = re.compile(rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥]))*")
 _HINT = re.compile(
     rf"[√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
-    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real)\b"
+    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between)\b"
 )
 _SURE = re.compile(rf"\d(?:_|[₀-₉])|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
 _BRACKETED = re.compile(r"[\[({⟨][^\[\](){}]*,[^\[\](){}]*[\])}⟩]")
@@ -44,6 +44,10 @@ _BOUND_IN_WORDS = re.compile(
     r"|([a-z]) (?:is|must be|has to be))"
     r" (?:strictly )?(less|smaller|greater|larger|bigger) than (or equal to )?([-−]?\d+(?:\.\d+|/\d+)?)(?=\s*(?:[.!\n]|$))"
 )
+_BETWEEN = re.compile(
+    r"\b(is|are|lies?|must be)(?: strictly)? between ([-−]?\d+(?:\.\d+|/\d+)?) and ([-−]?\d+(?:\.\d+|/\d+)?)(?=\s*(?:[.!\n]"
+    r"|$))"
+)
 _REALS_BUT = re.compile(
     r"\b(?:all|every|any) real(?:s| numbers?| values?)(?: of)?(?: [a-z])? (?:except|but|other than)(?: for)? (?:[a-z] ?= ?)?"
     r"([-−]?\d+(?:/\d+)?)(?: and ([-−]?\d+(?:/\d+)?))?(?=\s*(?:[.!\n]|$))"
@@ -54,14 +58,16 @@ _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z]
 _BEHIND_NUMBER = re.compile(r"[\d½¼¾π)] $")
 _REALS = re.compile(
     r"\b(?:all|every|any|the set of(?: all)?) real(?:s\b| numbers?\b| values?\b"
-    r"|(?= [a-z]\b))(?: of)?(?: [a-z]\b)?+(?! (?:except"
-    r"|but|other|with|such|for|where|less|greater))"
+    r"|(?= [a-z]\b))(?: of)?(?: [a-z]\b)?+(?! (?:except|but|other|with|such|for|where|less|greater))"
+)
+_REALS_SOLVE = re.compile(
+    r"\b(?:all|every|any) real(?:s| numbers?| values?)(?: of)?(?: [a-z])? (?:(?:is|are) (?:an? )?solutions?"
+    r"|works?|solves?|satisf(?:y|ies)(?: (?:it|the|this) ?\w*)?)(?=\s*(?:[.!\n]|$))"
 )
 _NO_SOLUTION = re.compile(
-    r"\bno (?:real |such )?(?:numbers?|values?|integers?|[a-z])(?: of [a-z])? (?:satisf\w+|works?|solves?)(?: (?:it"
-    r"|the|this|both) ?\w*)?(?=\s*(?:[.!\n]|$))|\b(?:has|have|having|is|are|be) no (?:real |such |integer |common "
-    r"|valid )?(?:solutions?|roots?"
-    r"|elements?)(?: at all)?(?=\s*(?:[.,!;\n]|$))"
+    r"\bno (?:real |such )?(?:numbers?|values?|integers?|[a-z])(?: of [a-z])? (?:satisf\w+|works?"
+    r"|solves?)(?: (?:it|the|this|both) ?\w*)?(?=\s*(?:[.!\n]|$))|\b(?:has|have|having|is|are|be) no (?:real |such |integer "
+    r"|common |valid )?(?:solutions?|roots?|elements?)(?: at all)?(?=\s*(?:[.,!;\n]|$))"
     r"|\b(set|sets|intersection|domain|range) (?:is|are) empty(?=\s*(?:[.,!;\n]|$))",
     re.IGNORECASE,
 )
@@ -108,10 +114,12 @@ def delimited(text: str) -> str:
     if "than" in text or "except" in text or "but" in text:
         text = _REALS_BUT.sub(lambda m: rf"\(\mathbb{{R}}\setminus\{{{m[1]}{',' + m[2] if m[2] else ''}\}}\)", text)
         text = _BOUND_IN_WORDS.sub(_bound, text)
+    if "between" in text:
+        text = _BETWEEN.sub(r"\1 in \\((\2, \3)\\)", text)
     if "square root" in text:
         text = _ROOT_IN_WORDS.sub(r"\(\1\\sqrt{\2}\)", text)
     if "real" in text:
-        text = _REALS.sub(r"\\(\\mathbb{R}\\)", text)
+        text = _REALS.sub(r"\\(\\mathbb{R}\\)", _REALS_SOLVE.sub("it is all reals", text))
     if "no " in text or "empty" in text:
         text = _EMPTY_SET.sub(
             r"\\(\\emptyset\\)",

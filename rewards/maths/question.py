@@ -28,6 +28,10 @@ _MISSING = re.compile(
     r"\b(?:more|additional|extra|an?other|needs?|must|left|remain\w*|should|to (?:buy|get|reach)|missing)\b",
     re.IGNORECASE,
 )
+_VARIABLE = re.compile(
+    r"\b(?:what is|find|compute|determine|calculate|solve for)(?: the value of)? (?:\$([a-z])\$|([b-z])\b)\s*(?:[.?]|$)",
+    re.IGNORECASE,
+)
 _KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "mL L gal qt pt", "usd cent")
 _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.split()}
 
@@ -36,7 +40,7 @@ _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
-    expressions: in `bare` form."""
+    expressions: in `bare` form. variable: the one whose value is asked."""
 
     percent: bool = False
     difference: bool = False
@@ -45,6 +49,7 @@ class Asked:
     amount: bool = False
     noun: str = ""
     expressions: frozenset[str] = frozenset()
+    variable: str = ""
 
 
 @lru_cache(maxsize=4_096)
@@ -61,6 +66,7 @@ def asked(question: str) -> Asked:
     unit = UNITS.get(named[-1].lower(), "") if named else ""
     nouns = _COUNTED.findall(" ".join(sentences))
     difference = any(_DIFFERENCE.search(sentence) for sentence in sentences)
+    variable = _VARIABLE.search(question)
     needed = _MISSING.search(" ".join(sentences)) is not None
     return Asked(
         percent=any(_PERCENT.search(sentence) for sentence in sentences),
@@ -70,4 +76,5 @@ def asked(question: str) -> Asked:
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
         noun=nouns[-1] if nouns and not difference else "",
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
+        variable=(variable[1] or variable[2]) if variable else "",
     )

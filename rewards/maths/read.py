@@ -255,8 +255,7 @@ _SHORT_WORDS = {
     "mg", "lb", "oz", "hr", "min", "sec", "mph", "pm", "am", "DNE", "NONE", "YES", "TRUE", "FALSE", "USD", "EUR", "GBP",
 }  # fmt: skip
 _LEX = re.compile(
-    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d*\.(?=\\overline)|\.\d+|\d+)"
-    r"|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
+    r"(?P<space>\s+)|(?P<num>\d+\.\d+|\d*\.(?=\\overline)|\.\d+|\d+)|(?P<cmd>\\[a-zA-Z]+|\\.)|(?P<run>[A-Za-z]+)"
     r"|(?P<op><=|>=|!=|<>|==|=|\*\*|\.\.\.|.)",
     re.DOTALL,
 )

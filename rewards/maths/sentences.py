@@ -58,31 +58,32 @@ _START = r"[^\w\ue000-\uf8ff]*"
 _BUT_NOT = re.compile(r"(?:\b(?:but|though|although)|, which)\b[^.]*(?:n['’]t|\b(?:not|no|never|wrong))\b")
 # A clause that begins with one of these states nothing; one that begins with a preposition may, where it stands alone.
 _CONJUNCTION = re.compile(
-    rf"^{_START}(?:and |but )?(?:since|because|as(?! an? [a-z]{3})|if|when|whenever|given|although|though|while"
+    rf"^{_START}(?:and |but )?(?:since|because|as(?! an? [a-z]{{3}})|if|when|whenever|given|although|though|while"
     rf"|whereas|where|unless|until"
     r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
 _RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
 _ADVERBIAL = re.compile(
-    rf"^{_START}(?:and |but )?(?:after|before|with|using|including|of which(?! there)|out of|of|in|at|by|from|among|on|to"
+    rf"^{_START}(?:and |but )?(?:after(?! \w+ing (?:\w+ ){{0,2}}(?:I|we)\b)|before|with|using|including|of which(?! there)"
+    rf"|out of|of|in|at|by|from|among|on|to"
     r"|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
-    r"|which|i\.e|or|namely|equivalently|in other words|but the actual|for an? \w+ (?:\w+ )?of|finally|together)\b"
-    r"|\b(?:left|altogether|in total"
-    r"|in all|of which|remain\w*|therefore|thus|hence|total)\b",
+    r"|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing|for an? \w+ (?:\w+ )?of"
+    r"|finally|together)\b|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
+_NONE = re.compile(r"\b(?:none|neither)\b", re.IGNORECASE)  # None of them fit, which means that there are 0.
+_MEANS = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|which means|meaning)\b", re.IGNORECASE)
 _CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
 _CLAUSES = re.compile(
     r"[,;]\s*|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but"
-    r"|while|whereas|because|since|(?<!of )which|including|where|whether|for which|such that"
-    r"|it follows|we (?:find|get|have|obtain|see))\b)"
-    r"|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving|leaving)\b)"
-    r"|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
+    r"|while|whereas|because|since|(?<!of )which|including|where|whether|for which|such that|it follows"
+    r"|we (?:find|get|have|obtain|see))\b)|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving"
+    r"|leaving)\b)|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
     r"|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
 )
 _DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
@@ -102,8 +103,7 @@ _AFTERTHOUGHT = re.compile(
 )
 TAIL = re.compile(
     r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
-    r"|respectively)\b.*$"
-    r"|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
+    r"|respectively)\b.*$|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
 )
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
@@ -112,6 +112,13 @@ _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
 _PART_OF_DAY = re.compile(r"(\d{1,2}:\d\d)(?: o'clock)? (?:in the|at) (morning|afternoon|evening|night)\b")
+_ATTAINS = ("attain", "reach", "achiev", "assumed", "taken", "occur", "happen")
+_ATTAINED = re.compile(  # The maximum is 40, and it is attained at x = 20.
+    r",? (?:(?:and|which) )?(?:(?:it|this|that) )?(?:(?:is|are|was) )?(?:attained|reached|achieved|assumed|taken|occur(?:s"
+    r"|ring)"
+    r"|happen(?:s|ing))(?: exactly| only)? (?:at|when|for|if)\b(?:(?!,? (?:so|thus|hence|therefore)\b)[^.;])*",
+    re.IGNORECASE,
+)
 _UNREAL = re.compile(r"\bif\b[^.]*\bwere\b[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
 _BARE = re.compile(
     r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
@@ -138,9 +145,8 @@ _FILLER = (
     r"\s+)"
 )
 _HOLDS = re.compile(
-    r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)|(?:in"
-    r"|de)creases?)\s+(?:exactly|precisely"
-    r"|only|just|true)?"
+    r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)"
+    r"|(?:in|de)creases?)\s+(?:exactly|precisely|only|just|true)?"
     rf"\s*(?:for|when(?:ever)?|if|iff|on)\s+(?:and only (?:if|when|for)\s+)?{_FILLER}*(?:(?:with|such that|where"
     rf"|in)\s+)?{_FILLER}*(?={N})"
 )
@@ -271,8 +277,14 @@ def with_maths(text: str) -> str:
 
 
 def _spelled_out(sentence: str) -> str:
-    """9:15 in the morning as 9:15 am; that is, as i.e."""
+    """9:15 in the morning as 9:15 am; that is, as i.e.; the extremum without where it is attained."""
     sentence = sentence.replace(", that is, ", ", i.e. ")
+    if (
+        any(verb in sentence for verb in _ATTAINS)
+        and (where := _ATTAINED.search(sentence))
+        and says_something(sentence[: where.start()])
+    ):
+        sentence = sentence[: where.start()] + sentence[where.end() :]
     return (
         _PART_OF_DAY.sub(lambda m: m[1] + (" am" if m[2] == "morning" else " pm"), sentence)
         if ":" in sentence
@@ -308,6 +320,7 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
                 said
                 for said in clauses
                 if not (ITEM.search(said) or _CONJUNCTION.match(said) or _ADVERBIAL.match(said))
+                and not (_NONE.search(said) and _MEANS.match(clause))
             ]
             around = (*clauses[clauses.index(clause) :], *free)
             doubted = DOUBT.search(text) is not None and any(map(DOUBT.search, around))

@@ -119,7 +119,7 @@ def stated_by_verb(before: str, said: str, after: str, sentence: str) -> bool:
     if not words:
         return False
     counted = _has_noun(said, after)
-    if words[-1].lower() not in _TAKES_BARE:
+    if words[-1].lower() not in _TAKES_BARE and " ".join(words[-2:]) not in ("I found", "we found"):
         if counted and (size := _with_object(words)):
             words = words[:size]
         elif not (counted or _RESULT.search(sentence)) or not _finite(words):

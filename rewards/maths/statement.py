@@ -19,14 +19,13 @@ UNDONE = "§"  # the place of arithmetic that is left undone
 DENIAL = re.compile(r"(?:\b(?:not|never|cannot|no)\b|n't|n’t)", re.IGNORECASE)
 # Twice the total, the square of the answer: what is stated of it is another number.
 MULTIPLE = (
-    r"(?:(?:twice|double|triple|thrice|half|(?:two|three|four|five|ten|\d+|[\ue000-\uf8ff]) times)(?: of)?"
-    r" (?:the|its?|his|her|their|this|that)\b|(?:the )?(?:square|cube|square root|double|half|negative|opposite"
-    r"|inverse|complement"
+    r"(?:(?:twice|double|triple|thrice|half|(?:two|three|four|five|ten|\d+|[\ue000-\uf8ff]) times)(?: of)? (?:the|its?|his"
+    r"|her|their|this|that)\b|(?:the )?(?:square|cube|square root|double|half|negative|opposite|inverse|complement"
     r"|reciprocal) of (?:the|its?|his|her|their|this|that)\b)"
 )
 _HARDLY = re.compile(
-    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|(?:hop|want|plan"
-    rf"|expect|intend|tri|wish)(?:e?[sd]|n?ed)? to|should have"
+    rf"{DENIAL.pattern}|\b(?:almost|nearly|hardly|barely|scarcely|nobody|no one|nothing|few|used to|I (?:first|initially) \w+"
+    rf"|(?:hop|want|plan|expect|intend|tri|wish)(?:e?[sd]|n?ed)? to|should have"
     r"|^\W*(?:some|many|most|others)|(?:target|goal|threshold|attempt) (?:is|was)"
     r"|my (?!(?:final |own )?(?:answer|result|solution|total|calculations?)\b)"
     rf"|(?:method|approach|attempt|case|scenario) (?:{N}|[A-Z]) (?:is|gives?|yields?|makes?|leads?)"
