@@ -33,6 +33,7 @@ from llmrl.train.folder import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
 LESSONS = 2000  # steps of the supervised start
+ANSWER = 72  # tokens of an answer at most
 STEPS, LR = 30, 2e-4
 EPISODES = 16  # a step: 16 levels, or 4 levels four times for methods that compare siblings
 ENVIRONMENTS: dict[str, dict[str, Any]] = {
@@ -84,7 +85,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--hours", type=float, default=2.0, help="start no further run after this long")
-    parser.add_argument("--levels", type=int, default=100, help="held-out levels of the final test")
+    parser.add_argument("--levels", type=int, default=60, help="held-out levels of the final test")
     parser.add_argument("--report", action="store_true", help="train nothing")
     options = parser.parse_args()
     begin = time.monotonic()
@@ -127,7 +128,7 @@ def recipe_of(place: Place, model: str, options: argparse.Namespace) -> Any:
             "env": {**ENVIRONMENTS[place.environment], **PLAYED},
             "rollout": {
                 "engine": "native", "prompts_per_step": EPISODES // method.group, "group_size": method.group,
-                "max_tokens": 72,
+                "max_tokens": ANSWER,
             },
             "algo": method.algo, **sections,
             "train": {
@@ -219,7 +220,7 @@ def blank(folder: Path, examples: Iterable[Path]) -> Path:
 def report(options: argparse.Namespace) -> None:
     """Play held-out levels with every last policy and write RESULTS.md."""
     runs = [place for place in planned(options) if finished(place.folder(options.out))]
-    settings = AgentOptions(levels=options.levels, max_tokens=96, max_length=256, dtype="float32", temperature=1.0)
+    settings = AgentOptions(levels=options.levels, max_tokens=ANSWER, max_length=256, dtype="float32", temperature=1.0)
     found: dict[Place, list[Success]] = {}
     environments = [json.dumps({**ENVIRONMENTS[name], **PLAYED}) for name in options.environments]
     for place in runs:
