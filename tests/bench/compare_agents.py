@@ -33,6 +33,7 @@ from llmrl.train.folder import read_metrics
 ROOT = Path(__file__).resolve().parents[2]
 SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
 LESSONS = 2000  # steps of the supervised start
+HELD_OUT = 48  # levels of an evaluation during training
 ANSWER = 72  # tokens of an answer at most
 STEPS, LR = 30, 2e-4
 EPISODES = 16  # a step: 16 levels, or 4 levels four times for methods that compare siblings
@@ -135,7 +136,7 @@ def recipe_of(place: Place, model: str, options: argparse.Namespace) -> Any:
                 "steps": options.steps, "lr": options.lr, "epochs": 2, "minibatches": 4, "threads": 1,
                 "save_every": options.steps, "keep_best": False, "keep_last": 1,
             },
-            "eval": {"every": 10, "data": {"n": 48}, "temperature": 1.0, "threshold": 0.5},
+            "eval": {"every": 10, "data": {"n": HELD_OUT}, "temperature": 1.0, "threshold": 0.5},
             "limits": {"max_mismatch": 5.0, "max_rollout_error_rate": 0.5},
         }
     )  # fmt: skip
@@ -248,7 +249,7 @@ def report(options: argparse.Namespace) -> None:
             own = [place for place in runs if (place.environment, place.method) == (name, method)]
             if own:
                 lines.append(_row(method, own, found, options))
-        lines += ["", "Success on 48 levels after 0, 10, 20, ... steps of 16 episodes (mean of seeds):", ""]
+        lines += ["", f"Success on {HELD_OUT} levels after 0, 10, 20, ... steps of 16 episodes (mean of seeds):", ""]
         lines += [
             _curve(method, name, runs, options) for method in options.methods if _curve(method, name, runs, options)
         ]
@@ -257,7 +258,49 @@ def report(options: argparse.Namespace) -> None:
     lines += _transfer(found, options)
     file = (options.out if options.model else ROOT / "recipes" / "agents") / "RESULTS.md"
     write_text(file, "\n".join(lines) + "\n")
+    plot(file.with_name("compare.png"), runs, options)
     print(f"wrote {file}")
+
+
+def plot(file: Path, runs: Sequence[Place], options: argparse.Namespace) -> None:
+    """Success over steps of the environment, a panel an environment, a line a method (mean of seeds)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(options.environments), figsize=(4.2 * len(options.environments), 3.4), squeeze=False
+    )
+    for axis, name in zip(axes[0], options.environments, strict=True):
+        for method in options.methods:
+            own = [place for place in runs if (place.environment, place.method) == (name, method)]
+            if not own:
+                continue
+            lived = [_lived(place, options) for place in own]
+            x, y = ([sum(column) / len(column) for column in zip(*part)] for part in zip(*lived, strict=True))
+            axis.plot(x, y, label=method, linestyle="--" if "without" in method else "-", marker=".")
+        axis.set_title(name)
+        axis.set_xlabel("environment steps")
+        axis.set_ylim(0, 1)
+        axis.grid(alpha=0.3)
+    axes[0][0].set_ylabel(f"success on {HELD_OUT} levels")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8)
+    figure.tight_layout(rect=(0, 0.14, 1, 1))
+    figure.savefig(file, dpi=110)
+    pyplot.close(figure)
+
+
+def _lived(place: Place, options: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """(steps of the environment played before each evaluation, its success)."""
+    turns, played, success = 0.0, [], []
+    for row in read_metrics(place.folder(options.out)):
+        if row["kind"] == "eval":
+            played.append(turns)
+            success.append(float(row["eval/accuracy"]))
+        elif "episode/turns" in row:
+            turns += EPISODES * row["episode/turns"]
+    return played, success
 
 
 def shows_pictures(environment: str) -> bool:
