@@ -30,7 +30,8 @@ _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _AMOUNT = re.compile(r"\$?(-?[0-9]{1,15})(?:\.0+)?")  # $18.00
 _LAST_BOX = re.compile(r"\\boxed\{(-?[0-9]{1,18})\}")
 # A box that nothing else touches: then, and only then, is its content the whole answer.
-_FREE_BEFORE = re.compile(r"(?:^|[=$(\[:,.>*]|\b(?:is|are|be|get|obtain|answer|equals|so)|\\[\[(])\s*$")
+_FREE_BEFORE = frozenset("=$([:,.>*")
+_STATES = frozenset(("is", "are", "be", "get", "obtain", "answer", "equals", "so"))
 _FREE_AFTER = re.compile(r"\s*(?:$|[$.;*)}]|,(?!\s*[-−+\d\\])|\\[\])])|\s+[A-Za-z]")
 _OTHER_TURN = re.compile(
     r"<\||</s>|_of_turn>|\[INST\]|<answer>|\n[ \t#*]*(?:User|Human|Instruction|Question|Problem|Q)\b"
@@ -47,6 +48,7 @@ _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
+_NAMES_CHOICE = re.compile(r"(?:\W|\\(?:text|textbf|mathrm)\s*\{|option|choice)*[A-F]\b")
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 _DOZEN = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?dozens?\b[^}]*\}?")
 _MORE = re.compile(r"(?<![\w.,])(\d{1,15}) more\b")
@@ -89,7 +91,7 @@ def verify_answer(
         if (
             plain
             and _INTEGER.fullmatch(gold)
-            and not _OTHER_TURN.search(response)
+            and not (("<" in response or "\n" in response or "[" in response) and _OTHER_TURN.search(response))
             and "\\fbox" not in response
             and "\\framebox" not in response
         ):
@@ -105,6 +107,10 @@ def _verify_response(response: str, gold: str, deadline: float, strict: bool, wa
     verdict = _verify_found(found, response, gold, deadline, strict, wanted)
     if verdict.correct is False and found.other:
         return _verify_found(replace(found, answer=found.other), response, gold, deadline, strict, wanted)
+    option = wanted.options.get(gold.strip("() \t")) if wanted.options else None
+    if option and verdict.correct is False and found.answer and not _NAMES_CHOICE.match(found.answer):
+        again = _verify_response(response, option, deadline, strict, replace(wanted, options={}))
+        return again if again.correct else verdict
     return verdict
 
 
@@ -130,10 +136,11 @@ def _verify_found(found: Extracted, response: str, gold: str, deadline: float, s
 
 def _hints(gold: str, wanted: Asked) -> Hints:
     if _INTEGER.fullmatch(gold):
-        return Hints(difference=wanted.difference, noun=wanted.noun)
+        return Hints(difference=wanted.difference, noun=wanted.noun, name=wanted.name)
     return Hints(
         difference=wanted.difference,
         noun=wanted.noun,
+        name=wanted.name,
         words=_IN_WORDS.fullmatch(gold) is not None,
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,
@@ -152,10 +159,13 @@ def final_answer(response: str) -> str | None:
 def _touched(response: str, start: int, end: int) -> bool:
     """Whether words of denial or mathematics beside the box may change what it says; the slow path looks closer."""
     before, after = response[max(0, start - 40) : start], response[end : end + 70]
-    if not _FREE_BEFORE.search(before) or not _FREE_AFTER.match(after):
+    words, last = _WORD.findall(before.lower()), before.rstrip()[-1:]
+    if last and last not in _FREE_BEFORE and not (last.isalpha() and words and words[-1] in _STATES):
         return True
     return (
-        not _DENIES.isdisjoint(_WORD.findall(f"{before} {after}".lower()))
+        _FREE_AFTER.match(after) is None
+        or not _DENIES.isdisjoint(words)
+        or not _DENIES.isdisjoint(_WORD.findall(after.lower()))
         or _ADDS.search(after) is not None
         or (end < len(response) - 3 and AGAIN.search(response, end) is not None)
     )

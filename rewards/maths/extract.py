@@ -19,7 +19,15 @@ from itertools import pairwise
 from llmrl.rewards.boxes import MANY_BOXES, boxes_of
 from llmrl.rewards.maths.plain import fractions
 from llmrl.rewards.maths.restated import restated
-from llmrl.rewards.maths.second_thoughts import AGAIN, afterthoughts, denied, judges, takes_back
+from llmrl.rewards.maths.second_thoughts import (
+    AGAIN,
+    afterthoughts,
+    denied,
+    disowned,
+    judges,
+    takes_back,
+    unreal,
+)
 from llmrl.rewards.maths.sentences import (
     DOUBT,
     NUMBER,
@@ -101,10 +109,23 @@ _RULED_OUT = re.compile(
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|i['’]m|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
     r"|finish|decide|figure|see how|compute|view|see|access|able to)\b"
+    r"|\b(?:did|was|were|have|could)(?: not|n['’]t) (?:manage|able|been able|succeed)\b|\bfailed to (?:find|solve|finish)\b"
     r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
     re.IGNORECASE,
 )
-_UNSURE_WORDS = ("not ", "n't", "n’t", "'t", "no idea", "give up", "unknown", "unsure", "unable", "insufficient")
+_UNSURE_WORDS = (
+    "not ",
+    "n't",
+    "n’t",
+    "'t",
+    "no idea",
+    "give up",
+    "unknown",
+    "unsure",
+    "unable",
+    "insufficient",
+    "failed to",
+)
 _SENTENCES = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][$)])"
     r"|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<!\bsq\.)(?<!\bft\.)(?<!\bapprox\.)\s+"
@@ -114,7 +135,10 @@ _SENTENCES = re.compile(
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
     r"|check\w*|verif\w+|verification|indeed|because|here (?:is|are) (?:how|why)|more generally|explanation"
-    r"|reason(?:ing)?|this makes sense"
+    r"|reason(?:ing)?|this makes sense|as (?:a check|expected)"
+    r"|(?:we|you|one|i) can (?:\w+ )?(?:verify|check|confirm)(?!.*\bonly\b)|to (?:check|verify|confirm)"
+    r"|(?:this|that|which|it|the (?:answer|result)) (?:\w+ )?(?:agrees|matches(?! (?:option|choice|answer|only))|confirms"
+    r"|coincides|is consistent)"
     r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
@@ -180,11 +204,32 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
-    r"\b(?:is|are|was|were|be|falls on|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
+    r"\b(?:is|are|was|were|be|falls on|lands on|comes|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?"
+    r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
+_CUT = re.compile(
+    r"(?:\b(?:and|or|but|the|an|of|which|because|since|if|thus|therefore|hence)|,? and the (?:rest|others?|remaining \w+))$"
+)
+_BOXED_CHOICE = re.compile(
+    r"[\s$.,;*)\]\\]*(?:(?:which|this|that|it|so) )?(?:(?:is|corresponds to|matches|means|gives) )?(?:the )?"
+    r"(?:option|choice|answer) \(?([A-F])\b"
+)
+_INSTEAD = re.compile(r"\banswer\b[^.\n]{1,40}\binstead\b")
+_HOWEVER = re.compile(r"\W*(?:but|however)\b")
+# A derivative, an indefinite integral or an infinite limit on the left, which cannot be evaluated: the answer is behind the
+# last "=". Of what can be evaluated the whole equation is compared, without the antiderivative between its limits.
+_OPERATOR = re.compile(
+    r"\s*(?:\\[dt]?frac\s*\{\s*(?:d|\\partial)(?:\^\d)?\s*[a-z]?\s*\}|\\int\s*(?![\s_\\])"
+    r"|\\(?:lim|sum|int)(?![a-z]).*=\s*[-+]?\s*\\infty\W*$)",
+    re.DOTALL,
+)
+_BETWEEN_LIMITS = re.compile(r"=[^=]*(?:\]|\||\))\s*_[^=]*(?==)")
+_TOTAL_ROW = re.compile(
+    r"(?:^|\n)\|\W*(?:\w+ )?(?:total|sum)\b[^|\n\d]*\|(?:[^|\n\d]*\|)*([^|\n]*\d[^|\n]*)\|\s*$", re.IGNORECASE
+)
 _TAGGED = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>\s*$", re.DOTALL | re.IGNORECASE)
 _MARKDOWN = re.compile(
     r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$|`(?=[$\d])|(?<=\d)`", re.MULTILINE
@@ -239,14 +284,24 @@ def _from_boxes(text: str, hints: Hints) -> Extracted | None:
     count = len(_unlike(pieces[-200:]))
     if count >= MANY_BOXES and len(run) < count:
         return Extracted(None, f"{count} different boxes", count, True)
-    start, end, _ = pieces[run[-1]]
+    start, end, content = pieces[run[-1]]
     behind = text[end:][-FINAL_PART:]
+    if hints.letter and (choice := _BOXED_CHOICE.match(behind)):
+        return Extracted(choice[1], "choice behind the box", count)
     if 1 < len(pieces) < 8 and (cut := _NOT_THE_LAST.search(text, max(0, start - 20), start)):
         return _from_boxes(text[: cut.start()], hints)
     if len(run) == 1 and denied(text[max(0, start - 120) : start], text[end : end + 80]):
         return _stated_behind(behind, hints) or Extracted(None, "the last box is negated", count)
+    if (unreal(text[max(0, start - 160) : start]) or _INSTEAD.search(behind)) and (
+        again := _from_phrase(behind, hints)
+    ):
+        return replace(again, boxes=count)
+    if unreal(text[max(0, start - 160) : start]) and _HOWEVER.match(behind):
+        return Extracted(None, "the last box supposes what is not so", count)
     if AGAIN.search(behind) and (again := _second_thought(_sentences(behind), hints, boxed=True)):
         return replace(again, boxes=count)
+    if disowned(content, behind):
+        return Extracted(None, "the last box is taken back", count)
     answer = _with_neighbours(pieces[run[-1]], text) if len(run) == 1 else ", ".join(_unlike([pieces[i] for i in run]))
     if answer is None:
         return Extracted(None, "the last box is part of something else", count)
@@ -326,7 +381,7 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
     spans = spans_of(sentence)
     if spans and spans[0][0] == 0 and spans[0][1] >= len(sentence.rstrip(" .")):
         return Extracted(spans[0][2].strip(), "answer phrase")
-    line = TAIL.sub("", re.sub(r"(?<=\d) times\W*$", "", sentence))
+    line = TAIL.sub("", re.sub(r"(?<=[\d$]) (?:times|instead)\W*$", "", sentence))
     if _TAIL_DOUBTS.search(sentence[len(line) :]):
         return Extracted(None, "the answer is only supposed")
     line = line.strip(" *_`.,;")
@@ -388,6 +443,8 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
         return Extracted(None, "the last number is asked")
     if any(takes_back(later) for later in sentences[place + 1 :]):
         return Extracted(None, "the last number is taken back")
+    if place == len(sentences) - 1 and _CUT.search(said):
+        return Extracted(None, "the last sentence is cut")
     if chosen := _CHOICE.search(said):
         return Extracted(chosen.group(1), "last choice")
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
@@ -495,9 +552,21 @@ def extract(response: str, hints: Hints = NO_HINTS) -> Extracted:
     if found.answer is not None and (lead := _LEAD.match(found.answer)):
         opened = lead.group().count("{") > lead.group().count("}")
         found = replace(found, answer=("\\text{" if opened else "") + found.answer[lead.end() :])
+    if found.answer is not None and "=" in found.answer and "\\" in found.answer:
+        equation = _BETWEEN_LIMITS.sub("", found.answer) if "\\int" in found.answer else found.answer
+        found = replace(found, answer=_last_side(equation) if _OPERATOR.match(equation) else equation)
     if found.answer is not None and len(found.answer) > LONGEST_ANSWER:
         return Extracted(None, f"the answer is longer than {LONGEST_ANSWER} characters", found.boxes, found.stuffed)
     return found
+
+
+def _last_side(equation: str) -> str:
+    """What stands behind the last "=" that is in no braces; all of it where that is a list."""
+    depth, at = 0, 0
+    for place, sign in enumerate(equation):
+        depth += (sign == "{") - (sign == "}")
+        at = place + 1 if sign == "=" and not depth else at
+    return equation if "," in equation[at:] else equation[at:].strip()
 
 
 def after_the_box(response: str) -> Extracted | None:
@@ -517,6 +586,8 @@ def _from_prose(text: str, hints: Hints) -> Extracted:
         text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
     if "**" in text or not _MARKS.isdisjoint(text):
         text = _MARKDOWN.sub("", text)
+    if "|" in text and (row := _TOTAL_ROW.search(text)):
+        text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
     if found := _from_phrase(text, hints):
         return found

@@ -4,7 +4,8 @@ expression. Reads text only; a question that asks for none of them, or none at a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 
 from llmrl.rewards.maths.judge import bare
@@ -23,6 +24,8 @@ _DIFFERENCE = re.compile(
 )
 _UNIT = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)|\bin (\w+)\s*\?", re.IGNORECASE)
 _COUNTED = re.compile(r"\bhow many (?!more\b|of\b|times\b|different\b|total\b)(\w+)", re.IGNORECASE)
+_NAMED = re.compile(r"\b[Hh]ow (?:old|tall|heavy|fast|long|far|rich) (?:is|was) ([A-Z][a-z]+)\b(?!['’])")
+_OPTION = re.compile(r"(?:^|[\s{])\(?([A-F])[).:]\}?(?:[\s~]|\\(?![A-Za-z]))*")
 _AMOUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
 _MISSING = re.compile(
     r"\b(?:more|additional|extra|an?other|needs?|must|left|remain\w*|should|to (?:buy|get|reach)|missing)\b",
@@ -40,7 +43,8 @@ _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
-    expressions: in `bare` form. variable: the one whose value is asked."""
+    name: whose age or the like. expressions: in `bare` form. variable: the one whose value is asked. options: the texts
+    of the letters to choose from."""
 
     percent: bool = False
     difference: bool = False
@@ -48,8 +52,10 @@ class Asked:
     dozens: bool = False
     amount: bool = False
     noun: str = ""
+    name: str = ""
     expressions: frozenset[str] = frozenset()
     variable: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 @lru_cache(maxsize=4_096)
@@ -67,6 +73,7 @@ def asked(question: str) -> Asked:
     nouns = _COUNTED.findall(" ".join(sentences))
     difference = any(_DIFFERENCE.search(sentence) for sentence in sentences)
     variable = _VARIABLE.search(question)
+    name = _NAMED.search(question)
     needed = _MISSING.search(" ".join(sentences)) is not None
     return Asked(
         percent=any(_PERCENT.search(sentence) for sentence in sentences),
@@ -75,6 +82,18 @@ def asked(question: str) -> Asked:
         dozens=bool(named) and named[-1].lower() in ("dozen", "dozens"),
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
         noun=nouns[-1] if nouns and not difference else "",
+        name=name[1] if name else "",
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
         variable=(variable[1] or variable[2]) if variable else "",
+        options=_options(question),
     )
+
+
+def _options(question: str) -> dict[str, str]:
+    """The texts of (A), (B), .. at the end of a question; none where the letters are not in order."""
+    marks = list(_OPTION.finditer(question))
+    if len(marks) < 2 or "".join(mark[1] for mark in marks) != "ABCDEF"[: len(marks)]:
+        return {}
+    ends = [mark.start() for mark in marks[1:]] + [len(question)]
+    texts = [re.sub(r"\\q?quad|\\text\w*\s*\{?\s*$", "", question[m.end() : end]) for m, end in zip(marks, ends)]
+    return {mark[1]: text.strip(" \n\t,;$") for mark, text in zip(marks, texts)}

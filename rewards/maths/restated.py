@@ -1,11 +1,13 @@
-"""One value said twice, in two units: "3.5 hours, that is, 3 hours and 30 minutes". Equal values are one answer with two
-readings; values that differ are none. Exact arithmetic, except that a decimal may round the other value."""
+"""One value said twice, in two units ("3.5 hours, that is, 3 hours and 30 minutes") or two forms ("7/2, or 3.5 as a
+decimal"). Equal values are one answer with two readings; values that differ are none. Exact arithmetic, except that a
+decimal may round the other value."""
 
 from __future__ import annotations
 
 import re
 from fractions import Fraction
 
+from llmrl.rewards.maths.judge import approximate
 from llmrl.rewards.maths.units import UNITS
 
 _SIZES = """
@@ -21,6 +23,15 @@ _TWICE = re.compile(
     r"(?:[,;]? \(?(or|i\.e\.|that is|that's|which is|which equals|which makes|namely|equivalently|in other words)"
     rf",? (?:the same as |equal to |exactly )?| ?([=(]) ?){_AMOUNT}(?=\)?\s*(?:[.,;:!]|$))"
 )
+_FORM = (
+    r"(?:as an?|in) (?:(?:im)?proper |mixed |simplified |exact |decimal |common |percent(?:age)? )*"
+    r"(?:number|fraction|decimal|percent(?:age)?|form|notation)"
+)
+_VALUE = r"(\$[^$\n]{1,60}\$|\\\([^\n]{1,60}?\\\)|[\d./ ]*[\d/]%?)"
+_TWO_FORMS = re.compile(
+    rf"{_VALUE}(?: {_FORM})?,? \(?(?:or|i\.e\.|that is|which is)(?: equivalently)?,? {_VALUE},? {_FORM}\)?"
+)
+_FORMS = (" number", " fraction", " decimal", " percent", " form", " notation")
 _MARKS = (" or ", "i.e.", "that", "which", "namely", "equivalently", "in other words", "=", "(")
 
 
@@ -31,6 +42,13 @@ def restated(sentence: str) -> tuple[str, str] | None:
     >>> restated("It lasts 2 hours, i.e. 120 minutes."), restated("It lasts 2 hours, i.e. 90 minutes.")
     (('It lasts 2 hours.', '120 \\\\text{minutes}'), ('', ''))
     """
+    if any(form in sentence for form in _FORMS) and (forms := _TWO_FORMS.search(sentence)):
+        values = [re.sub(r"^(?:\$|\\\()|(?:\$|\\\))$", "", text).strip() for text in forms.groups()]
+        one, two = map(approximate, values)
+        if one is not None and two is not None:
+            rounding = [float(_half_place(value.rstrip("%"))) for value in values]
+            equal = abs(one - two) <= max(1e-12, *rounding)
+            return (sentence[: forms.end(1)] + sentence[forms.end() :], values[1]) if equal else ("", "")
     match = _TWICE.search(sentence) if any(mark in sentence for mark in _MARKS) else None
     if not match:
         return None

@@ -38,15 +38,17 @@ _AFTER = re.compile(
     rf"|(?:is|was|comes?|results?)\b[^.\n]{{0,40}}\b(?:if|when|by) (?:(?:one|you|we|someone) )?{_FORGETS}"
     r"|(?:but|though) I(?:['’]m| am) not (?:\w+ )?(?:sure|certain)|\?\W*(?:no|wait|hmm)\b"
     rf"|(?:but|though) (?:they|it|that|this|s?he|we|there)\b[^.\n]{{0,20}}{_NO}|[^.\n]{{0,20}}\b(?:by mistake|in error)\b"
-    r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks| seems)?\s*"
-    r"(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
+    r"|(?:(?:no|wait|but|hmm|oops|oh|hold on|however)\b\W*)*(?:that|this|it|which)(?:'s| is| was| can| looks"
+    r"| seems)?\s*(?:wrong|incorrect|false|(?:not|n't) (?:right|correct|true|it|be)\b)"
+    r"|(?:\w+,? )?(?:that|this|it|which) (?:contradicts|violates) (?:the|our) (?:given|condition|problem|question|assum"
+    r"|constr|requirement|hypothes|fact)"
     rf"|(?:(?!because|since|as\b|so\b|while)[^\d.\n]){{0,60}}?{_NO}(?: be)? (?:the )?(?:right|correct)\b)",
     re.IGNORECASE,
 )
 # A quick test: no second thought without one of these.
 AGAIN = re.compile(
     rf"\b(?:{_MISTAKES}|let|wait|hold on|actually|hmm+|oops|sorry|apolog\w+|edit|on (?:second|closer|further)|no|mistake|bad"
-    r"|mis\w+|reali[sz]\w+|not|cannot)\b|n['’]t\b",
+    r"|mis\w+|reali[sz]\w+|not|cannot|instead|contradict\w*|violat\w+)\b|n['’]t\b",
     re.IGNORECASE,
 )
 # Words with which one comes back to an answer; those of group 1 may be a mere check.
@@ -86,6 +88,21 @@ _TAKES_BACK = re.compile(
     r"|\b(?:not|wrong|incorrect|false|no))\b|\W*(?:scratch that\b|no\b(?=\W*(?:$|[,.;:!—–-])| wait| i\b))",
     re.IGNORECASE,
 )
+# If n were even we would get \boxed{3}; as n is odd, the answer is 7.
+_UNREAL = re.compile(r"\b(?:if\b[^.\n]{0,60}\b(?:were|had|was)|had)\b[^.\n]{0,60}\bwould\b[^.\n]{0,30}$", re.IGNORECASE)
+_GIVES_UP = r"\bI(?: still)? (?:do not|don['’]t|did not|didn['’]t) know (?:the|what the)(?: \w+)? answer\b"
+
+
+def unreal(before: str) -> bool:
+    """Whether a box says what would be if something were otherwise; it may be what was asked."""
+    return "would" in before and _UNREAL.search(before) is not None
+
+
+def disowned(value: str, behind: str) -> bool:
+    """Whether what follows a box says that its value cannot be the answer, or that the answer is not known."""
+    said = rf"(?<![\w.]){re.escape(value[:60].strip())}\$?"
+    cannot = r"(?:cannot|can not|can['’]t|could not|couldn['’]t) be (?:the|an?|our|my|right|correct)\b"
+    return re.search(rf"{_GIVES_UP}|(?:{said}|\b(?:this|that|it)) {cannot}", behind) is not None
 
 
 def denied(before: str, after: str) -> bool:

@@ -119,6 +119,17 @@ _ATTAINED = re.compile(  # The maximum is 40, and it is attained at x = 20.
     r"|happen(?:s|ing))(?: exactly| only)? (?:at|when|for|if)\b(?:(?!,? (?:so|thus|hence|therefore)\b)[^.;])*",
     re.IGNORECASE,
 )
+_CONFIRMED = re.compile(
+    r",? (?:and )?(?:which|this|that|it) (?:also |indeed |again )?(?:confirms?|agrees? with|match(?:es)?|verif(?:ies|y)"
+    r"|checks? out|is consistent with|coincides? with)\b(?! (?:only|(?:option|choice|answer)\b))[^.;]*",
+)
+_CONFIRMS = ("confirm", "agree", "match", "verif", "check", "consisten", "coincid")
+_IN_THE_END = re.compile(
+    r"^\W*(?:(?:so|thus|therefore|hence)\W+)?(?:at|by|in) the end(?: of (?:the|that|this) \w+)?,? (?=\W*\d)", re.I
+)
+_SUBJECT = re.compile(
+    rf"\W*(?:(?:so|thus|therefore|hence|then|and|but|while)\W+)*([A-Z][a-z]+|(?:her|his|their|the) \w+) (\w+) {N}"
+)
 _UNREAL = re.compile(r"\bif\b[^.]*\bwere\b[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
 _BARE = re.compile(
     r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
@@ -285,6 +296,14 @@ def _spelled_out(sentence: str) -> str:
         and says_something(sentence[: where.start()])
     ):
         sentence = sentence[: where.start()] + sentence[where.end() :]
+    if (
+        any(verb in sentence for verb in _CONFIRMS)
+        and (aside := _CONFIRMED.search(sentence))
+        and says_something(sentence[: aside.start()])
+    ):
+        sentence = sentence[: aside.start()] + sentence[aside.end() :]
+    if " the end" in sentence:
+        sentence = _IN_THE_END.sub("", sentence)
     return (
         _PART_OF_DAY.sub(lambda m: m[1] + (" am" if m[2] == "morning" else " pm"), sentence)
         if ":" in sentence
@@ -306,6 +325,8 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
     stating = [clause for clause in free if not _ADVERBIAL.match(clause)] or free[-1:]
     if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
         del stating[0]
+    if len(stating) > 1 and (hints.noun or hints.name):
+        stating = _asked_for(stating, hints)
     for place in reversed(range(len(stating))):
         clause = stating[place]
         found = candidates(clause, text, items, hints)
@@ -335,3 +356,17 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
         if _CONCLUDES.match(clause):
             return None
     return None
+
+
+def _asked_for(stating: list[str], hints: Hints) -> list[str]:
+    """The clauses without those that say the same of another than the question asks about: "Ana is 17 and Ben is 11";
+    "so there are 12 girls, which leaves 18 boys"."""
+    if hints.name:
+        about = [_SUBJECT.match(clause) for clause in stating]
+        if all(about) and len({match[2] for match in about if match}) == 1:
+            mine = [clause for clause, match in zip(stating, about) if match and match[1] == hints.name]
+            return mine if len(mine) == 1 else stating
+    counts = re.compile(rf"{N} {re.escape(hints.noun)}\b") if hints.noun else None
+    if counts and _CONCLUDES.match(stating[0]) and counts.search(stating[0]) and not counts.search(stating[-1]):
+        return stating[:-1] if re.search(rf"{N} [a-z]+s\b", stating[-1]) else stating
+    return stating

@@ -110,12 +110,13 @@ _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What question and gold say about the form of the answer. difference: the question asks by how much or how many
-    times, so that a comparison is an answer. noun: what it asks how many of. words, polar, letter: the gold is words, is
-    "yes" or another such word, is the letter of a choice.
+    times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. words,
+    polar, letter: the gold is words, is "yes" or another such word, is the letter of a choice.
     """
 
     difference: bool = False
     noun: str = ""
+    name: str = ""
     words: bool = False
     polar: bool = False
     letter: bool = False
