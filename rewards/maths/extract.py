@@ -217,8 +217,12 @@ _BOXED_CHOICE = re.compile(
     r"[\s$.,;*)\]\\]*(?:(?:which|this|that|it|so) )?(?:(?:is|corresponds to|matches|means|gives) )?(?:the )?"
     r"(?:option|choice|answer) \(?([A-F])\b"
 )
-_INSTEAD = re.compile(r"\banswer\b[^.\n]{1,40}\binstead\b")
-_HOWEVER = re.compile(r"\W*(?:but|however)\b")
+_INSTEAD = re.compile(
+    r"(?:\b(?:so|thus|hence|therefore|sorry|wait|no|actually|and)\b|[;,.\n])\W*(?:the|our|my) (?:\w+ )?answer\b[^.\n]{1,40}"
+    r"\binstead\b",
+    re.IGNORECASE,
+)
+_HOWEVER = re.compile(r"[^.\n]{0,20}[.,;]\W*(?:but|however)\b", re.IGNORECASE)
 # A derivative, an indefinite integral or an infinite limit on the left, which cannot be evaluated: the answer is behind the
 # last "=". Of what can be evaluated the whole equation is compared, without the antiderivative between its limits.
 _OPERATOR = re.compile(
@@ -292,11 +296,10 @@ def _from_boxes(text: str, hints: Hints) -> Extracted | None:
         return _from_boxes(text[: cut.start()], hints)
     if len(run) == 1 and denied(text[max(0, start - 120) : start], text[end : end + 80]):
         return _stated_behind(behind, hints) or Extracted(None, "the last box is negated", count)
-    if (unreal(text[max(0, start - 160) : start]) or _INSTEAD.search(behind)) and (
-        again := _from_phrase(behind, hints)
-    ):
+    supposed = unreal(text[max(0, start - 160) : start])
+    if (supposed or _INSTEAD.search(behind)) and (again := _from_phrase(behind, hints)) and again.answer:
         return replace(again, boxes=count)
-    if unreal(text[max(0, start - 160) : start]) and _HOWEVER.match(behind):
+    if supposed and _HOWEVER.match(behind):
         return Extracted(None, "the last box supposes what is not so", count)
     if AGAIN.search(behind) and (again := _second_thought(_sentences(behind), hints, boxed=True)):
         return replace(again, boxes=count)
