@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
 from pydantic import model_validator as rule
 
 from llmrl.settings.base import with_lengths
@@ -325,6 +325,13 @@ class Recipe(Section):
     @classmethod
     def _lengths_fit(cls, data: Any) -> Any:
         return with_lengths(data)
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _null_takes_out(cls, reward: Any) -> Any:
+        """reward=null is no reward, reward.part=null one part less; in a recipe of one's own and on the command line."""
+        parts = {} if reward is None else reward
+        return {name: part for name, part in parts.items() if part is not None} if isinstance(parts, dict) else parts
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:

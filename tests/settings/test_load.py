@@ -152,3 +152,10 @@ def test_evaluation_can_be_off(tmp_path):
         load_recipe(on, ["eval.enabled=false"])
     with pytest.raises(ConfigError, match=r"train\.patience=2 counts evaluations.*set eval\.every"):
         load_recipe(file, ["train.patience=2"])
+
+
+def test_null_takes_a_reward_out():
+    sft = str(ROOT / "recipes" / "programs" / "sft.yaml")
+    assert load_recipe(sft, ["reward=null"]).reward == {} == load_recipe(sft, ["reward.tests=null"]).reward
+    with pytest.raises(ConfigError, match="reward"):
+        load_recipe(sft, ["reward=3"])
