@@ -258,10 +258,18 @@ class _Starter:
                 pipe.close()
 
     def close(self) -> None:
-        """It ends when this end of the socket is closed, and with it what it started."""
+        """End it, and with it what it started."""
         if self.owner == os.getpid():
+            with contextlib.suppress(OSError):
+                self.socket.shutdown(
+                    socket.SHUT_RDWR
+                )  # a forked process may hold this end too, closing it says nothing
             self.socket.close()
-            self.process.wait()
+            try:
+                self.process.wait(timeout=5)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
     def ask(self, message: dict[str, Any], pipes: Sequence[int] = ()) -> dict[str, Any]:
         """The answer to a request of child.py's. Raises SandboxError if that process is gone."""

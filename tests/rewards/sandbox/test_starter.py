@@ -29,6 +29,22 @@ def test_a_starter_that_was_killed_is_replaced():
     assert box._starters[0].process.pid != old.pid
 
 
+def test_it_ends_at_once_though_a_forked_process_holds_its_socket():
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    starter = box._starters.pop()
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        begin = time.monotonic()
+        starter.close()
+        assert starter.process.returncode == 0 and time.monotonic() - begin < 4
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
 def test_no_process_outlives_its_owner():
     code = (
         "from llmrl.rewards.sandbox import box, run_program\n"
