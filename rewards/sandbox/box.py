@@ -8,7 +8,6 @@ of the first two works, running is refused. `isolation_report()` says which work
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
 import importlib.util
@@ -17,28 +16,21 @@ import os
 import secrets
 import select
 import shutil
-import socket
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-HERE = Path(__file__).absolute().parent
+from llmrl.rewards.sandbox.starter import SandboxError, start
+
 START_S = 60.0
 RUNGS = ("namespaces", "seccomp")
 _SYSTEM = ("/usr", "/lib", "/lib64", "/lib32", "/bin", "/etc/ld.so.cache", "/etc/localtime")
-_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 _DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-
-
-class SandboxError(Exception):
-    """The sandbox itself failed: no isolation here, or a process that could not be started."""
 
 
 class TimeUp(Exception):
@@ -149,7 +141,7 @@ class Box:
             (program_in, self.stdin), (self.stdout, program_out) = os.pipe(), os.pipe()
             inner += [program_in, program_out]
         try:
-            self.pid, self.starter = _start(config, inner)
+            self.pid, self.starter = start(config, inner)
         except SandboxError:
             self._close_pipes()
             raise
@@ -234,77 +226,6 @@ class Box:
         for pipe in (self.stdout, self.requests, self.results):
             if pipe >= 0:
                 os.close(pipe)
-
-
-class _Starter:
-    """The process that forks the isolated ones: one for each process that runs programs. It ends with its owner."""
-
-    def __init__(self) -> None:
-        self.lock, self.owner = threading.Lock(), os.getpid()
-        self.socket, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with other:
-            self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-B", str(HERE / "child.py"), str(other.fileno())],
-                stdin=subprocess.PIPE,  # pipes, so that sys.stdin and sys.stdout are those of a program with pipes
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                pass_fds=(other.fileno(),),
-                start_new_session=True,
-                env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONHASHSEED": "0", **_ONE_THREAD},
-                cwd="/",
-            )
-        for pipe in (self.process.stdin, self.process.stdout):
-            if pipe is not None:
-                pipe.close()
-
-    def close(self) -> None:
-        """End it, and with it what it started."""
-        if self.owner == os.getpid():
-            with contextlib.suppress(OSError):
-                self.socket.shutdown(
-                    socket.SHUT_RDWR
-                )  # a forked process may hold this end too, closing it says nothing
-            self.socket.close()
-            try:
-                self.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-
-    def ask(self, message: dict[str, Any], pipes: Sequence[int] = ()) -> dict[str, Any]:
-        """The answer to a request of child.py's. Raises SandboxError if that process is gone."""
-        try:
-            with self.lock:
-                socket.send_fds(self.socket, [json.dumps(message).encode()], pipes)
-                data = self.socket.recv(1 << 12)
-        except OSError as error:
-            raise SandboxError(f"the process that starts programs: {error}") from error
-        if not data:
-            raise SandboxError("the process that starts programs ended")
-        return dict(json.loads(data))
-
-
-_starters: list[_Starter] = []  # at most one; a forked process makes its own
-_starting = threading.Lock()
-
-
-def _start(config: dict[str, Any], pipes: Sequence[int]) -> tuple[int, _Starter]:
-    """The new process and who started it; a starter that is gone is replaced once."""
-    for again in (True, False):
-        with _starting:
-            if not _starters or _starters[0].owner != os.getpid():
-                _starters[:] = [_Starter()]
-                atexit.register(_starters[0].close)
-            starter = _starters[0]
-        try:
-            return int(starter.ask(config, pipes)["pid"]), starter
-        except SandboxError:
-            with _starting:
-                starter.close()
-                _starters[:] = [one for one in _starters if one is not starter]
-            if not again:
-                raise
-    raise AssertionError
 
 
 def wait(pipes: list[tuple[int, int]], deadline: float) -> list[int]:

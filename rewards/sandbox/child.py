@@ -11,10 +11,8 @@ Landlock, seccomp, then foreign code.
 from __future__ import annotations
 
 import contextlib
-import copy  # noqa: F401 - the runner's imports, made once for all programs
 import ctypes
 import json
-import operator  # noqa: F401
 import os
 import resource
 import signal

@@ -15,8 +15,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmrl.rewards.sandbox.box import SandboxError
 from llmrl.rewards.sandbox.inplace import changed_openly, compared_with_itself
+from llmrl.rewards.sandbox.starter import SandboxError
 
 # What tests use without importing it, because the reference solution does: name -> module, or module and member.
 _LIBRARY = {

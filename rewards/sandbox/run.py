@@ -21,13 +21,13 @@ from llmrl.rewards.sandbox.box import (
     Box,
     Ended,
     Limits,
-    SandboxError,
     TimeUp,
     TooMuch,
     choose_rung,
     open_box,
 )
 from llmrl.rewards.sandbox.plan import Call, Script, plan_tests
+from llmrl.rewards.sandbox.starter import SandboxError
 from llmrl.rewards.sandbox.stdio import COMPARISONS, run_stdio_case
 from llmrl.rewards.sandbox.values import decode, encode
 

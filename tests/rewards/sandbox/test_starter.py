@@ -7,7 +7,9 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-from llmrl.rewards.sandbox import box, run_program
+import pytest
+
+from llmrl.rewards.sandbox import SandboxError, run_program, starter
 
 RIGHT = "def f(x): return x + 1\n"
 
@@ -22,24 +24,61 @@ def test_programs_of_many_threads_do_not_mix():
 
 def test_a_starter_that_was_killed_is_replaced():
     assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
-    old = box._starters[0].process
+    old = starter.STARTERS[0].process
     old.kill()
     old.wait()
     assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
-    assert box._starters[0].process.pid != old.pid
+    assert starter.STARTERS[0].process.pid != old.pid
+
+
+def test_an_interrupt_leaves_no_answer_for_another_request(monkeypatch):
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    own = starter.STARTERS[0]
+
+    class Interrupted:
+        def recv(self, size):
+            raise KeyboardInterrupt
+
+        def __getattr__(self, name):
+            return getattr(own_socket, name)
+
+    own_socket = own.socket
+    monkeypatch.setattr(own, "socket", Interrupted())
+    with pytest.raises(KeyboardInterrupt):
+        own.ask({"wait": own.process.pid})
+    monkeypatch.undo()
+    with pytest.raises(SandboxError):
+        own.ask({"wait": own.process.pid})
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    assert starter.STARTERS[0] is not own
+
+
+def test_a_forked_process_makes_its_own():
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
+    starter._starting.acquire()  # as another thread may have at that moment
+    try:
+        child = os.fork()
+        if not child:
+            status = run_program(RIGHT, ["assert f(1) == 2"], kind="function").status
+            starter.STARTERS[0].close()
+            os._exit(0 if status == "passed" else 1)
+    finally:
+        starter._starting.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
 
 
 def test_it_ends_at_once_though_a_forked_process_holds_its_socket():
     assert run_program(RIGHT, ["assert f(1) == 2"], kind="function").status == "passed"
-    starter = box._starters.pop()
+    own = starter.STARTERS.pop()
     child = os.fork()
     if not child:
         time.sleep(60)
         os._exit(0)
     try:
         begin = time.monotonic()
-        starter.close()
-        assert starter.process.returncode == 0 and time.monotonic() - begin < 4
+        own.close()
+        assert own.process.returncode == 0 and time.monotonic() - begin < 4
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
@@ -47,26 +86,24 @@ def test_it_ends_at_once_though_a_forked_process_holds_its_socket():
 
 def test_no_process_outlives_its_owner():
     code = (
-        "from llmrl.rewards.sandbox import box, run_program\n"
+        "from llmrl.rewards.sandbox import run_program, starter\n"
         "import os, threading\n"
         "run_program('def f(): pass', ['f()'], kind='function')\n"
-        "print(box._starters[0].process.pid, flush=True)\n"
+        "print(starter.STARTERS[0].process.pid, flush=True)\n"
         "run_program('while True: pass', ['f()'], kind='function', timeout_s=60)\n"
     )
     owner = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    starter = int(owner.stdout.readline())
-    children = lambda: subprocess.run(["pgrep", "-P", str(starter)], capture_output=True, text=True).stdout.split()  # noqa: E731
+    started = int(owner.stdout.readline())
     deadline = time.monotonic() + 30
-    while not children() and time.monotonic() < deadline:
+    while not (inside := _children(started)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    inside = [int(pid) for pid in children()]
     assert inside
     owner.send_signal(signal.SIGKILL)
     owner.wait()
     owner.stdout.close()
-    while any(map(_lives, [starter, *inside])) and time.monotonic() < deadline:
+    while any(map(_lives, [started, *inside])) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(map(_lives, [starter, *inside]))
+    assert not any(map(_lives, [started, *inside]))
 
 
 def test_an_exit_status_is_known_after_the_program_closed_everything():
@@ -81,6 +118,11 @@ def test_a_script_that_closes_its_pipes_and_stays_is_out_of_time():
     begin = time.monotonic()
     assert run_program(program, [{"input": "", "output": ""}], kind="stdio", timeout_s=2).status == "timeout"
     assert time.monotonic() - begin < 30
+
+
+def _children(pid):
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
 
 
 def _lives(pid):
