@@ -5,9 +5,9 @@ them into objects.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic import model_validator as rule
 
 from llmrl.settings.base import with_lengths
@@ -17,7 +17,7 @@ from llmrl.settings.env import EnvConfig, PartnerConfig
 from llmrl.settings.model import CriticConfig, ModelConfig, OutcomeCriticConfig, ReferenceConfig
 from llmrl.settings.privacy import PrivacyConfig
 from llmrl.settings.rollout import RolloutConfig
-from llmrl.settings.section import Section
+from llmrl.settings.section import Section, without_nulls
 from llmrl.settings.stages import BASE, NAMING, LoopStage, RLStage, SFTStage, Stage, check_stages, merged, replaced
 
 RESERVED_PARTS = frozenset({"mean", "std", "errored", "timed_out", "not_applicable"})  # metrics named reward/...
@@ -185,7 +185,7 @@ class Recipe(Section):
     engines: dict[str, PartnerConfig] = Field(
         default_factory=dict, description="frozen models that environments may ask"
     )
-    reward: dict[str, RewardConfig] = Field(
+    reward: Annotated[dict[str, RewardConfig], BeforeValidator(without_nulls)] = Field(
         default_factory=dict,
         description="parts by name; the score is their weighted sum, added to the environment's rewards",
     )
@@ -325,13 +325,6 @@ class Recipe(Section):
     @classmethod
     def _lengths_fit(cls, data: Any) -> Any:
         return with_lengths(data)
-
-    @field_validator("reward", mode="before")
-    @classmethod
-    def _null_takes_out(cls, reward: Any) -> Any:
-        """reward=null is no reward, reward.part=null one part less; in a recipe of one's own and on the command line."""
-        parts = {} if reward is None else reward
-        return {name: part for name, part in parts.items() if part is not None} if isinstance(parts, dict) else parts
 
     @rule(mode="after")
     def _spans_sections(self) -> Recipe:
