@@ -26,7 +26,7 @@ BATCH = 64  # frames of a first lesson
 
 def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Sequence[str] = ()) -> Path:
     """The finished folder of the model `name`, in the cache; an older one is replaced. `lessons` are steps of the first
-    training, `overrides` change the recipe of the second. A build that was killed goes on where it was.
+    training, `overrides` change the recipe of the second, which goes on from its last checkpoint if it was killed.
 
     Raises CatalogError for another name, or if the training was interrupted.
     """
@@ -42,9 +42,11 @@ def build(name: str, *, seed: int, lessons: int, console: Console, overrides: Se
             first_lessons(text, folder / "lessons", seed=seed, steps=lessons, say=console.print)
             (folder / "lessons").replace(eyes)
         made = _answering(folder, seed=seed, overrides=overrides, console=console)
+        shutil.copytree(made, folder / "made", dirs_exist_ok=True)  # the run stays whole until its folder goes
         if (models / name).exists():
+            shutil.rmtree(folder / "before", ignore_errors=True)
             (models / name).replace(folder / "before")
-        made.replace(models / name)
+        (folder / "made").replace(models / name)
         shutil.rmtree(folder)
     return models / name
 
