@@ -29,6 +29,7 @@ from llmrl.eval.agents import AgentOptions, Success, evaluate_agents
 from llmrl.settings.env import EnvConfig
 from llmrl.settings.load import parse_recipe
 from llmrl.train.folder import read_metrics
+from tests.envs import oracles
 
 ROOT = Path(__file__).resolve().parents[2]
 SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
@@ -200,8 +201,6 @@ def start(folder: Path) -> Path:
 
 def skilled(name: str, game: Any, draw: random.Random) -> int:
     """The best action with probability `SKILL`, else one drawn at random."""
-    from tests.envs import oracles
-
     best = {"numberline": oracles.number_line, "frozen_lake": oracles.on_the_way, "minigrid": oracles.to_the_goal}[name]
     return best(game) if draw.random() < SKILL else draw.randrange(len(game.actions))
 
@@ -223,6 +222,8 @@ def report(options: argparse.Namespace) -> None:
     runs = [place for place in planned(options) if finished(place.folder(options.out))]
     settings = AgentOptions(levels=options.levels, max_tokens=ANSWER, max_length=256, dtype="float32", temperature=1.0)
     found: dict[Place, list[Success]] = {}
+    if not runs:
+        raise SystemExit(f"{options.out} holds no finished run")
     begin = options.model or str(start(options.out / "start"))
     environments = [json.dumps({**ENVIRONMENTS[name], **PLAYED}) for name in options.environments]
     for place in runs:
@@ -254,14 +255,8 @@ def report(options: argparse.Namespace) -> None:
             own = [place for place in runs if (place.environment, place.method) == (name, method)]
             if own:
                 lines.append(_row(method, own, found, at_start[name]))
-        lines += [
-            "",
-            f"Reward of at least 0.5 on {HELD_OUT} levels after 0, 10, 20, ... steps of 16 episodes (mean of seeds):",
-            "",
-        ]
-        lines += [
-            _curve(method, name, runs, options) for method in options.methods if _curve(method, name, runs, options)
-        ]
+        said = f"Reward of at least 0.5 on {HELD_OUT} levels after 0, 10, 20, ... steps of 16 episodes (mean of seeds):"
+        lines += ["", said, "", *filter(None, (_curve(method, name, runs, options) for method in options.methods))]
     lines += _looking({place: results for place, results in found.items() if shows_pictures(place.environment)})
     lines += ["", "## Transfer", "", "vl_dac, trained on the row's environment, played in the column's.", ""]
     lines += _transfer(found, options)

@@ -1,13 +1,13 @@
 """CodeRL's parts under one sample budget: `python -m tests.bench.compare_coderl` trains, samples, and writes the table.
 
-A small model, made here, is taught reference programs until a fifth of what it samples passes. Every run is
+A small model, made here, is taught reference programs until 29 % of what it samples passes. Every run is
 recipes/programs/coderl.yaml with a few changes, from that one warm start, through the real command line: the learned critic,
 uniform and linear weights, no baseline, SFT continued, and GRPO, three seeds each. A greedy completion counts as a sample, so
 methods that ask for one draw one sample a prompt less. Finished runs are skipped and stopped ones resumed. Afterwards one
 engine samples every last policy (pass@1, pass@5), the learned critics are asked about programs of a policy that they have not
 seen, whole and as prefixes, and critic sampling, with a repair model taught on the first critic run's failing programs,
-spends equal numbers of tokens in five ways. recipes/programs/README.md gets the tables. --model takes another start, such as
-smollm2-135m; with --only one run is made; with --report nothing is trained.
+spends equal numbers of tokens in five ways. recipes/programs/README.md gets the tables. With
+--only one run is made; with --report nothing is trained or sampled.
 """
 
 from __future__ import annotations
@@ -101,9 +101,9 @@ def repair_model(folder: Path, more: tuple[str, ...]) -> Path | None:
     if not file.is_file():
         write_jsonl(file, repairs(source))
     run = supervised(folder, "repair", start_of(folder), (*REPAIRING, f"data.source={file}"))
-    return (
-        newest(run.folder) / "policy" if train_recipe(RECIPES / "sft.yaml", run.folder, (*run.changes, *more)) else None
-    )
+    if not train_recipe(RECIPES / "sft.yaml", run.folder, (*run.changes, *more)):
+        raise SystemExit(f"the repair model failed; {run.folder}.log says why")
+    return newest(run.folder) / "policy"
 
 
 def runs(folder: Path) -> Iterator[Run]:
@@ -124,18 +124,17 @@ def runs(folder: Path) -> Iterator[Run]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "compare-coderl", help="where the runs lie")
-    parser.add_argument("--model", default="", help="default: a small one, made here")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="at most so many seeds")
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of a training; 0: all")
     parser.add_argument("--only", help="one run, such as critic-0")
-    parser.add_argument("--report", action="store_true", help="train nothing")
+    parser.add_argument("--report", action="store_true", help="train and sample nothing")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that no training outlives it
     folder: Path = arguments.runs.resolve()
     os.environ["OMP_NUM_THREADS"] = str(arguments.threads or os.cpu_count())
     more = (f"train.threads={arguments.threads}",)
     if not arguments.report and not start_of(folder).is_dir():
-        base = supervised(folder, "base", arguments.model or small_model(folder), WARM)
+        base = supervised(folder, "base", small_model(folder), WARM)
         if not train_recipe(RECIPES / "sft.yaml", base.folder, (*base.changes, *more)):
             raise SystemExit(f"the warm start failed; {folder}/base.log says why")
     wanted = [run for run in runs(folder) if run.seed < arguments.seeds and arguments.only in (None, run.folder.name)]
@@ -145,8 +144,9 @@ def main() -> None:
         finished = [r for r in wanted if train_recipe(RECIPES / "coderl.yaml", r.folder, (*r.changes, *more))]
     if finished and arguments.only is None:
         runs_by_name = {run.folder.name: run.folder for run in finished}
-        policy = start_of(folder)
-        measure(RECIPES / "coderl.yaml", COMMON, policy, runs_by_name, repairing=repair_model(folder, more))
+        if not arguments.report:
+            repairing = repair_model(folder, more)
+            measure(RECIPES / "coderl.yaml", COMMON, start_of(folder), runs_by_name, repairing=repairing)
         write_report(RECIPES, folder, [(run.method, run.seed, run.folder) for run in finished])
     missing = [run.folder.name for run in wanted if run not in finished]
     print(json.dumps({"runs": len(wanted), "finished": len(finished), "missing": missing}))
