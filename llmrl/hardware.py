@@ -115,16 +115,20 @@ def measure_bf16_speed() -> float:
 
 
 @cache
-def onednn_is_faster() -> bool:
+def onednn_is_faster(*, packed: bool = False) -> bool:
     """Whether float32 products should go to oneDNN here: torch has it and MKL, and the processor is not Intel's.
 
-    torch's builds for x86 give them to MKL, which keeps its best code for Intel's processors: one core of an AMD EPYC (Zen
-    5) made 107 GFLOP/s with it and 240 with oneDNN, which looks at the instructions alone (109 and 128 with AVX2 at most).
+    torch's builds for x86 give them to MKL, which keeps its AVX512 code for Intel's processors: one core of an AMD EPYC
+    (Zen 5) made 107 GFLOP/s with it and 240 with oneDNN, which looks at the instructions alone. With AVX2 (Zen 3) both
+    multiply alike, and MKL does not copy what lies transposed, as it does in a backward pass; there oneDNN pays only on
+    weights that are `packed` in its own layout before.
     """
     import torch
 
     both = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return both and hasattr(torch.ops.mkldnn, "_linear_pointwise") and cpu_vendor() not in ("", "GenuineIntel")
+    if not both or not hasattr(torch.ops.mkldnn, "_linear_pointwise") or cpu_vendor() in ("", "GenuineIntel"):
+        return False
+    return packed or "avx512f" in cpu_flags()
 
 
 @cache

@@ -140,11 +140,13 @@ def trajectory(
 
 
 def random_trajectories(
-    seed: int, *, groups: tuple[int, ...] = (4, 3, 1), longest_prompt: int = 9, longest: int = 8, vocabulary: int = 261
-) -> list[Trajectory]:
+    seed: int, *, groups: tuple[int, ...] = (4, 3, 1), longest_prompt: int = 9, longest: int = 8, vocabulary: int = 261,
+    branching: bool = False,
+) -> list[Trajectory]:  # fmt: skip
     """Groups of the given sizes with prompts and completions of random lengths and random rewards.
 
     The first row of each group of two or more has an environment's reply in the middle, the second is one token long.
+    `branching` prompts begin with some of the tokens of the one before; every third is nothing but that.
     """
     draw = torch.Generator().manual_seed(seed)
 
@@ -155,8 +157,10 @@ def random_trajectories(
         return torch.randint(5, vocabulary, (count,), generator=draw).tolist()
 
     found = []
+    prompt: tuple[int, ...] = ()
     for group, size in enumerate(groups):
-        prompt = tuple(tokens(number(2, longest_prompt)))
+        stem = prompt[: number(1, len(prompt))] if branching and group else ()
+        prompt = stem if stem and group % 3 == 2 else (*stem, *tokens(number(2, longest_prompt)))
         for sample in range(size):
             turns = [tokens(number(2, longest))]
             if sample == 0 and size > 1:

@@ -7,7 +7,7 @@ own tokens [N, K, C, D], where row n belongs to group `group[n]`. In a step the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from llmrl.policy.attention import (
     gather_blocks,
     registered_attention,
 )
+from llmrl.policy.packing import branches, places
 
 DECODING_ATTENTION = "llmrl_decoding"
 COLUMNS = 32  # own columns are added so many at a time
@@ -38,26 +39,42 @@ class KVCache:
         self.prompts: list[Layer] = []  # per layer, [G, K, P, D] twice
         self.own: list[Layer] = []  # per layer, [N, K, C, D] twice
         self.index: Tensor | None = None  # [G, P] place of each prompt token in the packed prompts, -1 for padding
+        self.first: Tensor | None = None  # [L] where each of those stands first in the index, flattened
         self.slots, self.place = _slots(group, len(prompt_length))
         self.full = self.slots.numel() == len(group) and bool((self.place[1:] > self.place[:-1]).all())
 
     @classmethod
-    def of_prompts(cls, lengths: Sequence[int], rows: Sequence[int], *, device: torch.device) -> KVCache:
-        """An empty cache for packed prompts of `lengths` tokens with `rows` rows each; the first pass fills it."""
-        sizes = torch.tensor(lengths)
+    def of_prompts(
+        cls, prompts: Sequence[Sequence[int]], rows: Sequence[int], *, device: torch.device, whole: Collection[int] = ()
+    ) -> tuple[KVCache, Tensor, Tensor]:
+        """An empty cache for `prompts` with `rows` rows each, which the first pass fills: (cache, tokens, positions).
+
+        Tokens and positions [L] are those of the prompts, packed; what prompts begin with alike is there once (see
+        `packing.branches`, also for `whole`).
+        """
+        sizes = torch.tensor([len(prompt) for prompt in prompts])
         cache = cls(
             torch.arange(len(rows)).repeat_interleave(torch.tensor(rows)).to(device),
             sizes.to(device),
             torch.zeros(sum(rows), dtype=torch.int64, device=device),
         )
-        begin = sizes.cumsum(0) - sizes
-        column = torch.arange(int(sizes.max()))
-        cache.index = torch.where(column < sizes[:, None], begin[:, None] + column, -1).to(device)
-        return cache
+        index = torch.full((len(prompts), int(sizes.max())), -1)
+        tokens: list[int] = []
+        positions: list[int] = []
+        before = 0
+        for place, common in branches(prompts, whole):
+            fresh = prompts[place][common:]
+            index[place, :common] = index[before, :common]
+            index[place, common : common + len(fresh)] = torch.arange(len(tokens), len(tokens) + len(fresh))
+            tokens += fresh
+            positions += range(common, common + len(fresh))
+            before = place
+        cache.index, cache.first = index.to(device), places(index.flatten(), len(tokens)).to(device)
+        return cache, torch.tensor(tokens, device=device), torch.tensor(positions, device=device)
 
     def extend(self) -> None:
         """Make room for one more token in every row."""
-        self.index = None
+        self.index = self.first = None
         _, kv_heads, longest, width = self.prompts[0][0].shape
         if not self.own:
             shape = (len(self.group), kv_heads, COLUMNS, width)
@@ -195,13 +212,13 @@ def _to_rows(x: Tensor, cache: KVCache) -> Tensor:
 
 
 def _prompts(query: Tensor, key: Tensor, value: Tensor, cache: KVCache, **how: Any) -> Tensor:
-    assert cache.index is not None
+    assert cache.index is not None and cache.first is not None
     keys, values = (gather_blocks(x, cache.index).transpose(0, 1).contiguous() for x in (key, value))  # [G, K, P, D]
     cache.prompts.append((keys, values))
     queries = gather_blocks(query, cache.index).transpose(0, 1)  # [G, H, P, D]
     repeat = query.shape[0] // key.shape[0]
     out = causal_attention(queries, keys.repeat_interleave(repeat, 1), values.repeat_interleave(repeat, 1), **how)
-    return out.transpose(0, 1)[:, cache.index >= 0]
+    return out.transpose(0, 1).flatten(1, 2).index_select(1, cache.first)
 
 
 @contextmanager

@@ -20,10 +20,11 @@ def sees(packing: Packing, window: int | None = None) -> Any:
 
     A token sees earlier ones of its group that belong to the prompt or to its own row, no further back than `window`.
     """
-    group, owner, positions = packing.group, packing.owner, packing.positions
+    group, until, owner, positions = packing.group, packing.until, packing.owner, packing.positions
 
     def mask(batch: Tensor, head: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        seen = (group[q] == group[k]) & (q >= k) & ((owner[k] < 0) | (owner[k] == owner[q]))
+        shared = (group[k] <= group[q]) & (group[q] <= until[k])
+        seen = shared & (q >= k) & ((owner[k] < 0) | (owner[k] == owner[q]))
         return seen if window is None else seen & (positions[q] - positions[k] < window)
 
     return mask

@@ -1,10 +1,12 @@
-"""Where each token goes when a batch is packed: one copy of a group's shared prompt, no padding, one sequence.
+"""Where each token goes when a batch is packed: one copy of what prompts begin with alike, no padding, one sequence.
 
 A batch row is its group's prompt followed by its own continuation. Packed, a group becomes its prompt once and then the
-continuations one after another; positions restart after the prompt for each of them:
+continuations one after another; positions restart after the prompt for each of them. Prompts are a tree: what several
+begin with, a system prompt or the earlier turns of an episode, is there once too:
 
-    rows        P0 P1 a b        packed tokens     P0 P1 a b c
-                P0 P1 c          packed positions   0  1 2 3 2
+    rows        P0 P1 a b        packed tokens     P0 P1 a b c Q1 d
+                P0 P1 c          packed positions   0  1 2 3 2  1 2
+                P0 Q1 d
 
 Attention works on padded blocks (prompts [G, P], continuations [G, S, C]) that are gathered from the packed sequence:
 a continuation sees its group's prompt and itself, nothing else. Everything else in the model is per token and runs on
@@ -13,6 +15,7 @@ the packed sequence without padding.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -32,11 +35,12 @@ class Packing:
 
     tokens: Tensor  # [L] token ids
     positions: Tensor  # [L]
-    prompt: Tensor  # [G, P] packed index of each group's prompt tokens
+    prompt: Tensor  # [G, P] packed index of each group's prompt tokens; groups share what they begin with
     continuation: Tensor  # [G, S, C] packed index of each row's own tokens
     place: Tensor  # [L] where each packed token lies in the blocks, prompts first, then continuations, flattened
-    group: Tensor  # [L] the group of each packed token, counted from 0
-    owner: Tensor  # [L] its batch row, -1 in a shared prompt
+    group: Tensor  # [L] the first group that has each packed token, counted from 0
+    until: Tensor  # [L] the last one; those between have it too
+    owner: Tensor  # [L] its batch row, -1 in a prompt
     source: Tensor  # [N] packed index whose hidden state predicts the scored token
     target: Tensor  # [N] the scored token's id
     row: Tensor  # [N] its batch row
@@ -55,16 +59,50 @@ class Packing:
         return replace(self, **there)
 
 
+def branches(prompts: Sequence[Sequence[int]], whole: Collection[int] = ()) -> list[tuple[int, int]]:
+    """Prompts in an order in which those that begin alike are neighbours: (place in `prompts`, common tokens).
+
+    `common` is how many tokens a prompt has in common with the one before it. Those `whole` share none: what their
+    tokens stand for, pictures, is not in the tokens. A tree of the prompts in which every token is there once is what
+    remains. O(tokens).
+    """
+    found: list[tuple[int, int]] = []
+    before: Sequence[int] = ()
+    for place in sorted(range(len(prompts)), key=lambda at: (list(prompts[at]), at)):
+        prompt = () if place in whole else prompts[place]
+        pairs = enumerate(zip(before, prompt))
+        found.append((place, next((at for at, (a, b) in pairs if a != b), min(len(before), len(prompt)))))
+        before = prompt
+    return found
+
+
+def prompt_tree(batch: Batch) -> list[tuple[list[int], int]]:
+    """The rows of each group in packed order, with how many tokens of their prompt the group before has alike."""
+    sizes, rows_of = batch.prompt_length.tolist(), dict[int, list[int]]()
+    for row, prefix in enumerate(batch.prefixes.tolist()):
+        rows_of.setdefault(prefix, []).append(row)
+    members = list(rows_of.values())
+    prompts = [batch.tokens[rows[0], : sizes[rows[0]]].tolist() for rows in members]
+    shown = () if batch.pictures is None else batch.pictures
+    whole = [place for place, rows in enumerate(members) if shown and shown[rows[0]]]
+    return [(members[place], common) for place, common in branches(prompts, whole)]
+
+
+def packed_tokens(batch: Batch) -> int:
+    """Tokens of the packed forward: what prompts begin with alike once, and every row's own."""
+    lengths, prompts = batch.length.tolist(), batch.prompt_length.tolist()
+    own = sum(lengths) - sum(prompts)
+    return own + sum(prompts[rows[0]] - common for rows, common in prompt_tree(batch))
+
+
 def pack(batch: Batch) -> Packing:
     """Lay out `batch` in the host's memory; rows of one prefix must agree in their first `prompt_length` tokens. O(tokens).
 
     Raises ValueError if a sampled token has nothing before it.
     """
-    lengths, prompts, groups = batch.length.tolist(), batch.prompt_length.tolist(), batch.prefixes.tolist()
-    rows_of: dict[int, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows_of.setdefault(group, []).append(row)
-    members = list(rows_of.values())
+    lengths, prompts = batch.length.tolist(), batch.prompt_length.tolist()
+    tree = prompt_tree(batch)
+    members = [rows for rows, _ in tree]
     prompt_sizes = [prompts[rows[0]] for rows in members]
     if min(prompt_sizes) < 1:
         raise ValueError("an empty prompt cannot be scored: its first sampled token has nothing before it")
@@ -75,12 +113,13 @@ def pack(batch: Batch) -> Packing:
     where = torch.full(batch.tokens.shape, -1, dtype=torch.int64)  # packed index of every batch token
     owners: list[tuple[int, int, int]] = []  # group, row, tokens
     end = 0
-    for g, siblings_of in enumerate(members):
+    for g, (siblings_of, common) in enumerate(tree):
         size = prompt_sizes[g]
-        owners.append((g, -1, size))
-        prompt_index[g, :size] = torch.arange(end, end + size)
+        prompt_index[g, :common] = prompt_index[g - 1, :common]
+        prompt_index[g, common:size] = torch.arange(end, end + size - common)
+        owners.append((g, -1, size - common))
         where[siblings_of, :size] = prompt_index[g, :size]
-        end += size
+        end += size - common
         for s, member in enumerate(siblings_of):
             own = lengths[member] - size
             own_index[g, s, :own] = torch.arange(end, end + own)
@@ -92,19 +131,20 @@ def pack(batch: Batch) -> Packing:
     positions = torch.zeros(end, dtype=torch.int64)
     tokens[where[valid]] = batch.tokens[valid].cpu()
     positions[where[valid]] = torch.arange(batch.tokens.shape[1]).expand_as(where)[valid]
-    blocks = torch.cat([prompt_index.flatten(), own_index.flatten()])
-    filled = (blocks >= 0).nonzero().squeeze(1)
-    place = torch.empty(end, dtype=torch.int64)
-    place[blocks[filled]] = filled
     group, owner, count = torch.tensor(owners).unbind(1)
+    group = group.repeat_interleave(count)
+    until = group.clone()
+    for g, size in enumerate(prompt_sizes):
+        until[prompt_index[g, :size]] = g
     scored_row, scored_column = (batch.mask.cpu() & valid).nonzero(as_tuple=True)
     return Packing(
         tokens=tokens,
         positions=positions,
         prompt=prompt_index,
         continuation=own_index,
-        place=place,
-        group=group.repeat_interleave(count),
+        place=places(torch.cat([prompt_index.flatten(), own_index.flatten()]), end),
+        group=group,
+        until=until,
         owner=owner.repeat_interleave(count),
         source=where[scored_row, scored_column - 1],
         target=batch.tokens.cpu()[scored_row, scored_column],
@@ -113,6 +153,13 @@ def pack(batch: Batch) -> Packing:
         pictures=() if batch.pictures is None else tuple(p for rows in members for p in batch.pictures[rows[0]]),
         longest=max(lengths),
     )
+
+
+def places(blocks: Tensor, tokens: int) -> Tensor:
+    """[tokens] where in `blocks`, packed indices with -1 for padding, each of them stands first."""
+    filled = (blocks >= 0).nonzero().squeeze(1)
+    found = torch.empty(tokens, dtype=torch.int64)
+    return found.scatter_reduce_(0, blocks[filled], filled, "amin", include_self=False)
 
 
 def block_attention(

@@ -23,7 +23,7 @@ def can_prepack(weight: Tensor) -> bool:
         return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return weight.dtype == torch.float32 and onednn_is_faster()
+    return weight.dtype == torch.float32 and onednn_is_faster(packed=True)
 
 
 @cache

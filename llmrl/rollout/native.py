@@ -1,8 +1,9 @@
 """Generation with the trained model itself: a KV cache over the Hugging Face model, prompts shared by siblings.
 
 The engine for a CPU. It works on the very weights that train, so nothing is copied after an update, no second process
-holds a second model, and the sampler's numbers are the trainer's. A prompt runs once for all its siblings; a decoding
-step is one forward pass over the newest token of every live row, packed without padding:
+holds a second model, and the sampler's numbers are the trainer's. A prompt runs once for all its siblings, and what
+several prompts begin with once for all of them; a decoding step is one forward pass over the newest token of every live
+row, packed without padding:
 
     prompts  [P0 P1 | Q0 Q1 Q2]  ->  step  [a | b | c | d]  ->  step  [a | c | d]   (b has ended)
 
@@ -142,7 +143,9 @@ class NativeEngine:
                 break
             live += len(waiting[0])
             batch.append(waiting.popleft())
-        return batch
+        return sorted(
+            batch, key=lambda group: group[0].request.tokens
+        )  # as they are packed, and their pictures with them
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
@@ -158,14 +161,16 @@ class NativeEngine:
         """Run the prompts and draw every row's first token."""
         device = next(self._model.parameters()).device
         prompts = [group[0].request.tokens for group in groups]
-        cache = KVCache.of_prompts([len(p) for p in prompts], [len(group) for group in groups], device=device)
-        tokens = torch.tensor([token for prompt in prompts for token in prompt], device=device)
-        positions = torch.cat([torch.arange(len(prompt)) for prompt in prompts]).to(device)
+        with_pictures = [place for place, group in enumerate(groups) if group[0].request.media]
+        cache, tokens, positions = KVCache.of_prompts(
+            prompts, [len(group) for group in groups], device=device, whole=with_pictures
+        )
+        assert cache.index is not None
+        last = cache.index.gather(1, cache.prompt_length[:, None] - 1)[:, 0]
         shown: list[Picture] = []
         if self._reader is not None:
             shown = [picture for group in groups for picture in self._reader.read(group[0].request.media)]
         hidden = self._hidden(tokens, positions, cache, shown)
-        last = torch.tensor([len(prompt) for prompt in prompts], device=device).cumsum(0) - 1
         logits = output_logits(self._model, hidden[last])
         self._draw([row for group in groups for row in group], logits[cache.group])
         return cache

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from llmrl.batch import Algorithm, Batch, DerivesMetrics, Needs, Output, stacked
 from llmrl.policy.critic import Critic
+from llmrl.policy.packing import packed_tokens
 from llmrl.train.logprob_model import LogprobModel, idle
-from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
+from llmrl.train.microbatches import microbatches, minibatches
 from llmrl.train.models import Models
 from llmrl.train.protocols import Optimizer
 from llmrl.train.updater import learning_rate

@@ -60,10 +60,3 @@ def _atoms(
         else:
             atoms.append((prompts[row] + own, [row]))
     return atoms
-
-
-def packed_tokens(batch: Batch) -> int:
-    """Tokens of the packed forward: each group's prompt once, and every row's own."""
-    own = (batch.length - batch.prompt_length).sum()
-    prompts = {prefix: size for prefix, size in zip(batch.prefixes.tolist(), batch.prompt_length.tolist())}
-    return int(own) + sum(prompts.values())

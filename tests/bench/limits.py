@@ -113,7 +113,7 @@ class Training:
 
     def useful(self, batch: Any) -> tuple[int, float]:
         """(unique tokens, operations that a forward and backward pass over them cannot do without)."""
-        from llmrl.train.microbatches import packed_tokens
+        from llmrl.policy.packing import packed_tokens
 
         head = self.model.get_output_embeddings().weight.numel()
         body = sum(p.numel() for p in self.model.base_model.layers.parameters())

@@ -40,7 +40,7 @@ def test_the_mask_by_hand():
 @pytest.mark.parametrize("groups", LAYOUTS, ids=str)
 def test_dense_attention_under_the_mask_is_our_block_attention_with_its_gradients(groups):
     torch.manual_seed(0)
-    packing = pack(random_batch(1, groups=groups))
+    packing = pack(random_batch(1, groups=groups, branching=True))
     query, key, value = tensors(packing, torch.float64)
     weights = torch.randn(4, packing.length, 16, dtype=torch.float64)
     wide = [x.repeat_interleave(2, 0) for x in (key, value)]
@@ -56,7 +56,7 @@ def test_dense_attention_under_the_mask_is_our_block_attention_with_its_gradient
 @pytest.mark.parametrize("groups", LAYOUTS, ids=str)
 def test_flex_attention_gives_our_block_attention(groups, window, cap):
     torch.manual_seed(0)
-    packing = pack(random_batch(1, groups=groups))
+    packing = pack(random_batch(1, groups=groups, branching=True))
     query, key, value = (x.detach() for x in tensors(packing, torch.float32))
     torch.testing.assert_close(
         flex_attention(query, key, value, block_mask(packing, window), scale=0.3, cap=cap),
@@ -67,7 +67,7 @@ def test_flex_attention_gives_our_block_attention(groups, window, cap):
 @pytest.mark.parametrize("kind", ["llama", "qwen3"])
 def test_a_model_gives_the_same_log_probabilities_as_packed(kind):
     model = random_model(kind)
-    batch = random_batch(3, groups=(4, 3, 1))
+    batch = random_batch(3, groups=(4, 3, 1), branching=True)
     with torch.no_grad():
         flex, packed = (forward(model, batch, mode=mode).logprobs for mode in ("flex", "packed"))
     torch.testing.assert_close(flex, packed, rtol=1e-5, atol=1e-5)

@@ -61,7 +61,7 @@ def test_packed_and_plain_are_the_models_own_numbers_in_float64(name):
     kind, changes = MODELS[name]
     wide = kind != "qwen3_moe"  # torch has no float64 kernel for experts
     model = random_model(kind, dtype=torch.float64 if wide else torch.float32, **changes)
-    batch = random_batch(3)
+    batch = random_batch(3, branching=True)
     weights = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(1))
     expected, expected_entropy = by_the_model(model, batch, temperature=0.8)
     wanted = gradients(model, expected + 0.1 * expected_entropy, weights)
@@ -77,7 +77,7 @@ def test_packed_and_plain_are_the_models_own_numbers_in_float64(name):
 def test_packed_is_the_models_own_in_float32_on_many_layouts(seed):
     model = random_model()
     sizes = [(4, 3, 1), (1,), (6,), (2, 5, 3, 1), (1, 1, 1)][seed]
-    batch = random_batch(seed, groups=sizes)
+    batch = random_batch(seed, groups=sizes, branching=True)
     expected, _ = by_the_model(model, batch)
     weights = torch.randn(batch.tokens.shape, generator=torch.Generator().manual_seed(seed))
     wanted = gradients(model, expected, weights)

@@ -14,12 +14,10 @@ from tests.tiny import random_model
 def decoded(model, prompts, rows, newest, *, fused):
     """Log-probabilities [steps, rows, V] of a prompt's rows that are given `newest` [steps, rows] one by one."""
     device = torch.device("cpu")
-    cache = KVCache.of_prompts([len(p) for p in prompts], rows, device=device)
+    cache, packed, positions = KVCache.of_prompts(prompts, rows, device=device)
     lengths = torch.tensor([len(p) for p in prompts]).repeat_interleave(torch.tensor(rows))
     found = []
     with torch.no_grad(), decoding_attention(model.config):
-        positions = torch.cat([torch.arange(len(p)) for p in prompts])
-        packed = torch.tensor([token for p in prompts for token in p])
         base = model.base_model
         base(input_ids=packed[None], position_ids=positions[None], use_cache=False, decoding=cache)
         decoder = FusedDecoder.of(model) if fused else None

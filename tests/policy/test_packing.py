@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llmrl.policy.packing import block_attention, pack
+from llmrl.policy.packing import block_attention, branches, pack, packed_tokens
 from llmrl.train.collate import collate
 from tests.tiny import random_batch, trajectory
 
@@ -27,13 +27,44 @@ def test_the_layout_of_the_docstring():
     assert packing.length == 7
 
 
+def test_what_prompts_begin_with_alike_is_there_once():
+    rows = [
+        trajectory((10, 12), [[20]], group="q"),
+        trajectory((10, 11), [[20, 21]], group="p"),
+        trajectory((10,), [[22]], group="r"),
+        trajectory((10, 11, 20, 13), [[23]], group="s"),  # the second one's next turn
+    ]
+    packing = pack(collate(rows))
+    #                                   r      p          s          q
+    assert packing.tokens.tolist() == [10, 22, 11, 20, 21, 20, 13, 23, 12, 20]
+    assert packing.positions.tolist() == [0, 1, 1, 2, 3, 2, 3, 4, 1, 2]
+    assert packing.prompt.tolist() == [[0, -1, -1, -1], [0, 2, -1, -1], [0, 2, 5, 6], [0, 8, -1, -1]]
+    assert packing.group.tolist() == [0, 0, 1, 1, 1, 2, 2, 2, 3, 3]
+    assert packing.until.tolist() == [3, 0, 2, 1, 1, 2, 2, 2, 3, 3]
+    assert packing.owner.tolist() == [-1, 2, -1, 1, 1, -1, -1, 3, -1, 0]
+    assert dict(zip(packing.row.tolist(), packing.source.tolist())) == {0: 8, 1: 3, 2: 0, 3: 6}
+    assert packed_tokens(collate(rows)) == packing.length == 10
+
+
+def test_prompts_whose_tokens_do_not_tell_everything_share_none():
+    prompts = [(5, 6, 7), (5, 6), (5, 6, 8), (5, 6, 8)]
+    assert branches(prompts) == [(1, 0), (0, 2), (2, 2), (3, 3)]
+    assert branches(prompts, whole=[2]) == [(1, 0), (0, 2), (2, 0), (3, 0)]
+    assert branches([(5, 6), (5, 6)]) == [(0, 0), (1, 2)]
+
+
+@pytest.mark.parametrize("branching", [False, True])
 @pytest.mark.parametrize("seed", range(8))
-def test_every_token_is_there_once_and_prompts_are_shared(seed):
-    batch = random_batch(seed)
+def test_every_token_is_there_once_and_prompts_are_shared(seed, branching):
+    batch = random_batch(seed, groups=(4, 3, 1, 2), branching=branching)
     packing = pack(batch)
     own = int((batch.length - batch.prompt_length).sum())
-    prompts = dict(zip(batch.group.tolist(), batch.prompt_length.tolist(), strict=True))
-    assert packing.length == own + sum(prompts.values())
+    heads = {
+        tuple(row[:size])
+        for row, end in zip(batch.tokens.tolist(), batch.prompt_length.tolist(), strict=True)
+        for size in range(1, end + 1)
+    }  # what prompts begin with
+    assert packing.length == own + len(heads) == packed_tokens(batch)
     for row, column, source, target in zip(packing.row, packing.column, packing.source, packing.target, strict=True):
         assert batch.mask[row, column]
         assert target == batch.tokens[row, column]
@@ -46,7 +77,7 @@ def test_every_token_is_there_once_and_prompts_are_shared(seed):
 @pytest.mark.parametrize("kv_heads", [1, 2, 4])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_block_attention_is_attention_with_the_tree_mask(seed, kv_heads, window, cap):
-    packing = pack(random_batch(seed))
+    packing = pack(random_batch(seed, groups=(4, 3, 1, 2), branching=seed == 1))
     draw = torch.Generator().manual_seed(seed)
     heads, width, length = 4, 6, packing.length
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture
 def preferred(monkeypatch):
     monkeypatch.setattr(products, "onednn_is_faster", lambda: True)
-    monkeypatch.setattr(prepacked, "onednn_is_faster", lambda: True)
+    monkeypatch.setattr(prepacked, "onednn_is_faster", lambda packed: True)
     monkeypatch.setattr(products, "WORTH_IT", 0)
 
 
@@ -80,12 +80,16 @@ def test_per_record_gradients_of_torch_func_still_work(preferred):
     torch.testing.assert_close(found, alone)
 
 
-def test_a_processor_by_intel_or_an_unknown_one_keeps_torchs_choice(monkeypatch):
-    for vendor in ("GenuineIntel", ""):
-        monkeypatch.setattr(hardware, "cpu_vendor", lambda vendor=vendor: vendor)
-        assert not hardware.onednn_is_faster.__wrapped__()
-    monkeypatch.setattr(hardware, "cpu_vendor", lambda: "AuthenticAMD")
-    assert hardware.onednn_is_faster.__wrapped__() == torch.backends.mkl.is_available()
+def test_who_multiplies_is_told_by_vendor_and_instructions(monkeypatch):
+    def found(vendor, *flags):
+        monkeypatch.setattr(hardware, "cpu_vendor", lambda: vendor)
+        monkeypatch.setattr(hardware, "cpu_flags", lambda: frozenset(flags))
+        return [hardware.onednn_is_faster.__wrapped__(packed=packed) for packed in (False, True)]
+
+    both = torch.backends.mkl.is_available()
+    assert found("GenuineIntel", "avx2", "avx512f") == found("", "avx2") == [False, False]
+    assert found("AuthenticAMD", "avx2", "avx512f") == [both, both]
+    assert found("AuthenticAMD", "avx2") == [False, both]
 
 
 @pytest.mark.parametrize("mode", ["packed", "plain"])

@@ -10,12 +10,12 @@ from llmrl.algos.grpo import GRPO
 from llmrl.algos.ppo import PPO
 from llmrl.batch import Needs
 from llmrl.credit import gae
+from llmrl.policy.packing import packed_tokens
 from llmrl.rollout.engine import EngineError, readable
 from llmrl.rollout.store import read_rollouts, write_rollouts
 from llmrl.train.collate import collate
 from llmrl.train.learn import annotate, known_logprobs, learn
 from llmrl.train.logprob_model import LogprobModel
-from llmrl.train.microbatches import packed_tokens
 from llmrl.train.sample import judged
 from llmrl.types import Ending, Media, Prompt, Request, Sampling, Score
 from tests.tiny import random_batch, random_model, tiny_models, trajectory
@@ -62,7 +62,7 @@ def test_rows_of_a_group_with_different_prompts_are_packed_apart_and_learn_the_s
     rows += [trajectory((5, 6), [[9, 8]], group="g", sample=1), trajectory((5, 6), [[8]], group="g", sample=2)]
     batch = collate(rows)
     assert batch.prefixes.tolist() == [0, 1, 1] and batch.group.unique().tolist() == [0]
-    assert packed_tokens(batch) == 3 + 2 + 2 + 2 + 1
+    assert packed_tokens(batch) == 3 + 2 + 2 + 1  # the shorter prompt is a part of the longer
     packed, plain = (
         LogprobModel(model=random_model(), mode=mode, temperature=1.0, tokens_per_microbatch=99).logprobs(batch)
         for mode in ("packed", "plain")

@@ -11,12 +11,13 @@ from llmrl.algos.grpo import GRPO
 from llmrl.algos.pacs import PACS
 from llmrl.batch import Loss, Needs
 from llmrl.policy.forward import forward
+from llmrl.policy.packing import packed_tokens
 from llmrl.settings.recipe import TrainConfig
 from llmrl.train import learn as learn_module
 from llmrl.train.collate import collate, with_totals
 from llmrl.train.learn import annotate, rows_that_learn, update
 from llmrl.train.logprob_model import LogprobModel
-from llmrl.train.microbatches import microbatches, minibatches, packed_tokens
+from llmrl.train.microbatches import microbatches, minibatches
 from llmrl.train.updater import Updater
 from tests.tiny import random_batch, random_model, random_trajectories, tiny_models
 
