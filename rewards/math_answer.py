@@ -48,6 +48,11 @@ _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
+_IS_DATE = re.compile(
+    r"(?:\\text(?:bf)?\s*\{)?\s*(?:(?:January|February|March|April|May|June|July|August|September|October|November|December)\b"
+    r"[\s}~]*\d{1,2}(?:, ?\d{4})?|\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November"
+    r"|December))\s*\}?"
+)
 _NAMES_CHOICE = re.compile(r"(?:\W|\\(?:text|textbf|mathrm)\s*\{|option|choice)*[A-F]\b")
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")
 _DOZEN = re.compile(r"(?<=\d)\s*(?:\\text\s*\{\s*)?dozens?\b[^}]*\}?")
@@ -144,6 +149,7 @@ def _hints(gold: str, wanted: Asked) -> Hints:
         words=_IN_WORDS.fullmatch(gold) is not None,
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,
+        date=_IS_DATE.fullmatch(gold) is not None,
     )
 
 

@@ -17,6 +17,8 @@ _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
     r"|check\w*|verif\w+|verification|indeed|because|here (?:is|are) (?:how|why)|more generally|explanation"
     r"|reason(?:ing)?|this makes sense|as (?:a check|expected)"
+    r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:found (?:it|this)|used|applied"
+    r"|solved (?:it|this)|worked)"
     r"|(?:we|you|one|i) can (?:\w+ )?(?:verify|check|confirm)(?!.*\bonly\b)|to (?:check|verify|confirm)"
     r"|(?:this|that|which|it|the (?:answer|result)) (?:\w+ )?(?:agrees|matches(?! (?:option|choice|answer|only))|confirms"
     r"|coincides|is consistent)"

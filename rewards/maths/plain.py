@@ -34,7 +34,7 @@ _HINT = re.compile(
     rf"[√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
     rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between)\b"
 )
-_SURE = re.compile(rf"\d(?:_|[₀-₉])|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
+_SURE = re.compile(rf"\d(?:_|[₀-₉]|i\b)|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
 _BRACKETED = re.compile(r"[\[({⟨][^\[\](){}]*,[^\[\](){}]*[\])}⟩]")
 _MIXED = {"½": " 1/2", "¼": " 1/4", "¾": " 3/4", "⅓": " 1/3", "⅔": " 2/3"}
 # 2 times the square root of 3; x is less than or equal to 4; 1 in 6
@@ -53,6 +53,9 @@ _REALS_BUT = re.compile(
     r"([-−]?\d+(?:/\d+)?)(?: and ([-−]?\d+(?:/\d+)?))?(?=\s*(?:[.!\n]|$))"
 )
 _VARIABLE = re.compile(r"(?!(?<=\d )x \d)[A-Za-z]")
+_APPROXIMATED = re.compile(
+    r"(?<![\w.$/\\])((?:[A-Za-z] ?= ?)?[-−]?\d+/\d+) ?≈ ?([-−]?\d+\.\d+)(?![\w%/])"
+)  # 7/3 ≈ 2.33
 _DIGIT = re.compile(r"\d")
 _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z][²³]?")
 _BEHIND_NUMBER = re.compile(r"[\d½¼¾π)] $")
@@ -111,6 +114,8 @@ def delimited(text: str) -> str:
         return text
     text = re.sub(r"(?<=\d)[½¼¾⅓⅔]", lambda m: _MIXED[m.group()], text) if not text.isascii() else text
     text = _RUN.sub(_wrapped, text)
+    if "≈" in text:
+        text = _APPROXIMATED.sub(r"\\(\1 \\approx \2\\)", text)
     if "than" in text or "except" in text or "but" in text:
         text = _REALS_BUT.sub(lambda m: rf"\(\mathbb{{R}}\setminus\{{{m[1]}{',' + m[2] if m[2] else ''}\}}\)", text)
         text = _BOUND_IN_WORDS.sub(_bound, text)

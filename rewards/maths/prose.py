@@ -138,6 +138,13 @@ _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
 
+_DATE = re.compile(
+    r"(?<!before )(?<!after )(?<!until )(?<!from )\b(?:(?:January|February|March|April|May|June|July|August|September|October"
+    r"|November|December) (\d{1,2})(?:st|nd|rd|th)?\b(?:, \d{4}\b)?|(\d{1,2})(?:st|nd|rd|th)? (?:of )?(?:January|February"
+    r"|March|April|May|June|July|August|September|October|November|December)\b)"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Extracted:
     """`answer` is the text committed to, None if there is none; `where` says how it was found, or why not. `other`: the
@@ -257,6 +264,15 @@ def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
     return Extracted(found, where, other=twice[1] if twice and found else None)
 
 
+def _date(text: str) -> str | None:
+    """The one date of the last sentence that names any, where nothing denies or doubts it."""
+    dated = [sentence for sentence in split_sentences(text) if _DATE.search(sentence)]
+    if not dated or DENIAL.search(dated[-1]) or DOUBT.search(dated[-1]) or dated[-1].endswith("?"):
+        return None
+    found = [re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", match.group()) for match in _DATE.finditer(dated[-1])]
+    return found[0] if len(set(found)) == 1 else None
+
+
 def _stands_alone(whole: str) -> bool:
     """Whether a response is nothing but an answer: one short line, all of it mathematics or all of it a few words."""
     if len(whole) > 200 or "\n" in whole or DOUBT.search(whole):
@@ -295,6 +311,8 @@ def from_prose(text: str, hints: Hints) -> Extracted:
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
+    if hints.date and (date := _date(text)):
+        return Extracted(date, "last date")
     if found := from_phrase(text, hints):
         return found
     whole = _TITLE.sub("", text.strip(), count=1)
@@ -309,6 +327,8 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         return Extracted(said[-1], "yes or no")
     if hints.letter and not _RULED_OUT.search(last) and not DOUBT.search(last) and (named := _LETTER.search(last)):
         return Extracted(named[named.lastindex or 1], "last letter")
+    if hints.words:
+        last = split_sentences(last)[-1]
     named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
     if named and not DENIAL.search(last) and not DOUBT.search(last):
         return Extracted(named[1], "last words")

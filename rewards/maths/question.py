@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from llmrl.rewards.maths.judge import bare
 from llmrl.rewards.maths.sentences import spans_of
-from llmrl.rewards.maths.units import UNITS
+from llmrl.rewards.maths.units import canonical_unit
 
 # A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
 _ASKING = re.compile(
@@ -22,7 +22,9 @@ _DIFFERENCE = re.compile(
     r"|\bdifference\b",
     re.IGNORECASE,
 )
-_UNIT = re.compile(r"\bhow many (\w+)\b(?! (?:per|and)\b)|\bin (\w+)\s*\?", re.IGNORECASE)
+_UNIT = re.compile(
+    r"\bhow many (\w+)\b(?! (?:per|and)\b)|\bin ((?:(?:square|cubic) )?\w+(?: per \w+)?)\s*\?", re.IGNORECASE
+)
 _COUNTED = re.compile(r"\bhow many (?!more\b|of\b|times\b|different\b|total\b)(\w+)", re.IGNORECASE)
 _NAMED = re.compile(r"\b[Hh]ow (?:old|tall|heavy|fast|long|far|rich) (?:is|was) ([A-Z][a-z]+)\b(?!['’])")
 _OPTION = re.compile(r"(?:^|[\s{])\(?([A-F])[).:]\}?(?:[\s~]|\\(?![A-Za-z]))*")
@@ -36,6 +38,7 @@ _VARIABLE = re.compile(
     re.IGNORECASE,
 )
 _KINDS = ("s min h day week month year", "mm cm m km in ft yd mi", "mg g kg lb oz ton", "mL L gal qt pt", "usd cent")
+_SPELLED_OUT = {"mph": "mi/h", "kph": "km/h"}
 _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.split()}
 
 
@@ -69,7 +72,7 @@ def asked(question: str) -> Asked:
     """
     sentences = _ASKING.findall(question)
     named = [many or other for many, other in _UNIT.findall(" ".join(sentences))]
-    unit = UNITS.get(named[-1].lower(), "") if named else ""
+    unit = canonical_unit(named[-1].lower()) if named else None
     nouns = _COUNTED.findall(" ".join(sentences))
     difference = any(_DIFFERENCE.search(sentence) for sentence in sentences)
     variable = _VARIABLE.search(question)
@@ -78,7 +81,7 @@ def asked(question: str) -> Asked:
     return Asked(
         percent=any(_PERCENT.search(sentence) for sentence in sentences),
         difference=difference,
-        other_units=_SAME_KIND.get(unit, frozenset()) - {unit},
+        other_units=_others(unit) if unit else frozenset(),
         dozens=bool(named) and named[-1].lower() in ("dozen", "dozens"),
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
         noun=nouns[-1] if nouns and not difference else "",
@@ -87,6 +90,17 @@ def asked(question: str) -> Asked:
         variable=(variable[1] or variable[2]) if variable else "",
         options=_options(question),
     )
+
+
+def _others(unit: str) -> frozenset[str]:
+    """The other units of the same kind: of a length, of an area, of a speed."""
+    above, _, below = _SPELLED_OUT.get(unit, unit).partition("/")
+    base, power, exponent = above.partition("^")
+    found = {f"{other}{power}{exponent}" for other in _SAME_KIND.get(base, ())}
+    if below:
+        found = {f"{one}/{other}" for one in found for other in _SAME_KIND.get(below, ())}
+        found |= {short for short, long in _SPELLED_OUT.items() if long in found}
+    return frozenset(found) - {unit}
 
 
 def _options(question: str) -> dict[str, str]:

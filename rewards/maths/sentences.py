@@ -101,6 +101,9 @@ _AFTERTHOUGHT = re.compile(
     r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
     re.IGNORECASE,
 )
+_OF_THE_FIRST = re.compile(
+    r"(?<=[a-z\d]) (?:out )?of (?:the|his|her|their|its|my|our|your) (?:original|initial) \d+\b(?: [a-z]+)?(?=\W*$)"
+)
 TAIL = re.compile(
     r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
     r"|respectively)\b.*$|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
@@ -267,7 +270,9 @@ def _between_prices(content: str, after: str) -> bool:
 
 
 def without_denials(sentence: str) -> str:
-    """ "not 6 but 9" and "9, not 6" as 9."""
+    """ "not 6 but 9", "9, not 6" and "9 of the original 15" as 9."""
+    if "original" in sentence or "initial" in sentence:
+        sentence = _OF_THE_FIRST.sub("", sentence)
     if not any(word in sentence for word in _DENIES):
         return sentence
     sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))

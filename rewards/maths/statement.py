@@ -111,7 +111,7 @@ _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
 class Hints:
     """What question and gold say about the form of the answer. difference: the question asks by how much or how many
     times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. words,
-    polar, letter: the gold is words, is "yes" or another such word, is the letter of a choice.
+    polar, letter, date: the gold is words, is "yes" or another such word, is the letter of a choice, is a date.
     """
 
     difference: bool = False
@@ -120,6 +120,7 @@ class Hints:
     words: bool = False
     polar: bool = False
     letter: bool = False
+    date: bool = False
 
 
 NO_HINTS = Hints()

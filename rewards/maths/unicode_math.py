@@ -15,7 +15,7 @@ _LATEX = {
     "△": r"\triangle ", "∨": r"\lor ", "∧": r"\land ", "…": r"\ldots ", "√": r"\uroot ", "∛": r"\ucbrt ",
     "∜": r"\uqdrt ", "⇒": r"\Rightarrow ", "⟹": r"\Rightarrow ", "→": r"\rightarrow ", "∴": " ", "✓": "", "✔": "",
     "✅": "", "\ufe0f": "", "’": "'", "′": "'", "″": "''", "“": '"', "”": '"', "【": "[", "】": "]", "∶": ":", "∣": "|",
-    "¢": r"\text{ cents}",
+    "¢": r"\text{ cents}", "∫": r"\int ",
 }  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def case_table() -> None:
     total: Counter[str] = Counter()
     right: Counter[str] = Counter()
     fooled: Counter[str] = Counter()
-    for _, category, question, gold, response, wanted in TABLE:
+    for _, category, question, gold, response, wanted, _ in TABLE:
         verdict = marked(question, gold, response)[0]
         for name in (category.removeprefix("second table: "), "all"):
             total[name] += 1
