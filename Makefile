@@ -16,7 +16,7 @@ $(INSTALLED): pyproject.toml launch/cpu-lock.txt launch/install_cpu.sh
 	@touch $@
 
 quickstart: $(INSTALLED)  ## train a real model with GRPO on this machine, and see it learn
-	$(BIN)/llmrl train recipes/arithmetic/grpo.yaml --fresh $(ARGS)
+	$(BIN)/llmrl train recipes/arithmetic/grpo.yaml --fresh train.max_hours=0.13 $(ARGS)
 
 compare: $(INSTALLED)  ## five methods under one sample budget, resumable: at most two hours on two cores
 	$(BIN)/python -m tests.bench.compare $(ARGS)
