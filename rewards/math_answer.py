@@ -22,6 +22,7 @@ from llmrl.rewards.maths.question import Asked, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.maths.second_thoughts import AGAIN
 from llmrl.rewards.maths.statement import Hints
+from llmrl.rewards.maths.units import MONTH
 from llmrl.rewards.validation import expect
 from llmrl.rewards.workers import WorkerDied, WorkerPool, WorkerTimeout, WorkerUnusable
 from llmrl.types import Score, StatusKind, Trajectory
@@ -49,9 +50,7 @@ _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  #
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
 _IS_DATE = re.compile(
-    r"(?:\\text(?:bf)?\s*\{)?\s*(?:(?:January|February|March|April|May|June|July|August|September|October|November|December)\b"
-    r"[\s}~]*\d{1,2}(?:, ?\d{4})?|\d{1,2} (?:January|February|March|April|May|June|July|August|September|October|November"
-    r"|December))\s*\}?"
+    rf"(?:\\text(?:bf)?\s*\{{)?\s*(?:{MONTH}\b[\s}}~]*\d{{1,2}}(?:, ?\d{{4}})?|\d{{1,2}} {MONTH})\s*\}}?"
 )
 _NAMES_CHOICE = re.compile(r"(?:\W|\\(?:text|textbf|mathrm)\s*\{|option|choice)*[A-F]\b")
 _PERCENT_SIGN = re.compile(r"\\?%|\b(?:percent|per cent|pct)\b|\\text\{\s*(?:percent|per cent|pct|\\?%)\s*\}")

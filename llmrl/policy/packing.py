@@ -63,8 +63,8 @@ def branches(prompts: Sequence[Sequence[int]], whole: Collection[int] = ()) -> l
     """Prompts in an order in which those that begin alike are neighbours: (place in `prompts`, common tokens).
 
     `common` is how many tokens a prompt has in common with the one before it. Those `whole` share none: what their
-    tokens stand for, pictures, is not in the tokens. A tree of the prompts in which every token is there once is what
-    remains. O(tokens).
+    tokens stand for, pictures, is not in the tokens. What is left of each without its common tokens makes a tree in
+    which nothing is there twice. O(tokens log prompts).
     """
     found: list[tuple[int, int]] = []
     before: Sequence[int] = ()

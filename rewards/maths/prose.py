@@ -27,7 +27,7 @@ from llmrl.rewards.maths.sentences import (
     without_denials,
 )
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
-from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
+from llmrl.rewards.maths.units import MONTH, ONE_WORD, numerals, spoken_value
 
 LONGEST_ANSWER = 1_500
 FINAL_PART = 4_000  # characters at the end in which a phrase, a maths span or a number is looked for
@@ -139,9 +139,8 @@ _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.I
 
 
 _DATE = re.compile(
-    r"(?<!before )(?<!after )(?<!until )(?<!from )\b(?:(?:January|February|March|April|May|June|July|August|September|October"
-    r"|November|December) (\d{1,2})(?:st|nd|rd|th)?\b(?:, \d{4}\b)?|(\d{1,2})(?:st|nd|rd|th)? (?:of )?(?:January|February"
-    r"|March|April|May|June|July|August|September|October|November|December)\b)"
+    r"(?<!before )(?<!after )(?<!until )(?<!from )\b"
+    rf"(?:{MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b(?:, \d{{4}}\b)?|\d{{1,2}}(?:st|nd|rd|th)? (?:of )?{MONTH}\b)"
 )
 
 

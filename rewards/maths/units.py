@@ -15,6 +15,9 @@ _SPELLINGS = """
 """
 
 
+MONTH = "(?:January|February|March|April|May|June|July|August|September|October|November|December)"
+
+
 def _spelled(unit: str, *others: str) -> list[str]:
     name = others[0] if others and len(others[0]) > 3 else unit
     full = [name, name.replace("liter", "litre").replace("meter", "metre")]

@@ -32,6 +32,15 @@ def decoded(model, prompts, rows, newest, *, fused):
     return torch.stack(found)
 
 
+def test_what_prompts_begin_with_alike_is_read_once():
+    prompts, rows, cpu = [(5, 6, 8), (5, 6), (5, 6, 7)], [1, 2, 1], torch.device("cpu")
+    cache, tokens, positions = KVCache.of_prompts(prompts, rows, device=cpu)
+    assert (tokens.tolist(), positions.tolist()) == ([5, 6, 7, 8], [0, 1, 2, 2])
+    assert cache.index.tolist() == [[0, 1, 3], [0, 1, -1], [0, 1, 2]] and cache.first.tolist() == [0, 1, 8, 2]
+    _, tokens, positions = KVCache.of_prompts(prompts, rows, device=cpu, whole=[2])  # it has a picture
+    assert (tokens.tolist(), positions.tolist()) == ([5, 6, 5, 6, 7, 5, 6, 8], [0, 1, 0, 1, 2, 0, 1, 2])
+
+
 def example(steps=40):
     generator = torch.Generator().manual_seed(0)
     prompts = [torch.randint(3, 90, (size,), generator=generator).tolist() for size in (5, 9, 2)]
