@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from llmrl.atomic import write_text
+from llmrl.automatic import engine_to_play
 from llmrl.data.conversation import Renderer
 from llmrl.data.pictures import load_pictures
 from llmrl.envs.build import open_host
@@ -48,7 +49,7 @@ class AgentOptions:
     temperature: float = 0.0
     max_tokens: int = 128
     max_length: int | None = None
-    engine: Literal["vllm", "hf", "native"] = "native"
+    engine: Literal["auto", "vllm", "hf", "native"] = "auto"
     dtype: str = "auto"
     max_sequences: int = 64
 
@@ -194,7 +195,7 @@ def _page(results: Sequence[Success], films: dict[tuple[str, str], Sequence[Traj
 def _engine(model: Model, options: AgentOptions) -> RolloutEngine:
     return build_engine(
         EngineSettings(
-            kind=options.engine,
+            kind=engine_to_play(model.path) if options.engine == "auto" else options.engine,
             model=model.path,
             dtype=dtype_here(options.dtype),
             max_length=_length(model, options),

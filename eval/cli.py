@@ -50,7 +50,9 @@ def run(
     system: Annotated[str | None, typer.Option(help="system message (chat mode)")] = None,
     template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
     data_dir: DataDir = None,
-    engine: Annotated[Literal["vllm", "hf", "native"], typer.Option(help="native with --env only")] = "vllm",
+    engine: Annotated[
+        Literal["auto", "vllm", "hf", "native"], typer.Option(help="auto: vllm, or the faster one with --env")
+    ] = "auto",
     engines: Annotated[int | None, typer.Option(help="engines side by side (default: one per GPU)", min=1)] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")
@@ -100,8 +102,8 @@ def run(
         options = Options(
             samples=samples, temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, max_tokens=max_tokens,
             seed=seed, mode=mode, shots=shots, system=system, template=template, limit=limit, first=first,
-            data_dir=data_dir, engine=engine, engines=engines, dtype=dtype, max_length=max_length,
-            max_sequences=max_sequences, restart=restart,
+            data_dir=data_dir, engine="vllm" if engine == "auto" else engine, engines=engines, dtype=dtype,
+            max_length=max_length, max_sequences=max_sequences, restart=restart,
             endpoints=tuple(url for part in endpoint or () for url in part.split(",") if url),
             ks=tuple(k or ()), scorers=_scorers(scorer or [], scorer_args or []),
             strategies=tuple(strategy or ()), strategy_args=_arguments("--strategy-args", strategy_args),

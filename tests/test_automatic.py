@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from llmrl.automatic import engine_for, model_type, settle
+from llmrl.automatic import engine_for, engine_to_play, model_type, settle
 from llmrl.commands.plan_rows import rows_of
 from llmrl.hardware import best_precision
 from llmrl.settings.load import check_same_run, dump_recipe, load_recipe
@@ -119,3 +119,11 @@ def test_a_mistake_in_a_recipe_is_answered_without_torch(command, arguments, ans
     told = subprocess.run([sys.executable, "-c", code, command, *arguments], capture_output=True, text=True, check=True)
     assert answer in told.stderr
     assert told.stdout.splitlines() == ["2", "[]"]
+
+
+def test_environments_are_played_by_native_where_it_is_the_faster(monkeypatch, tmp_path, tiny_model):
+    monkeypatch.setattr("llmrl.automatic.gpus", list)
+    assert engine_to_play("smollm2-135m") == engine_to_play(str(tiny_model)) == "native"
+    assert engine_to_play(str(tmp_path)) == "vllm"  # an unknown kind of model
+    monkeypatch.setattr("llmrl.automatic.gpus", lambda: ["a card"])
+    assert engine_to_play("smollm2-135m") == "vllm"

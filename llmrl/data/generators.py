@@ -2,7 +2,7 @@
 
 Row i depends on the seed and on i alone, so rows can be made in any order and in any process. Each row has id,
 problem, answer and identity; two rows of one identity pose the same problem (3 + 5 and 5 + 3), and the held-out split
-is made on it.
+is made on it. The later one is left out, unless it names another `variant`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from llmrl.data.critiques import chains
 from llmrl.data.frames import frames
 from llmrl.data.programs import programs
 from llmrl.errors import DataError
+from llmrl.importing import load
 from llmrl.seeding import generator
+from llmrl.settings.env import EnvConfig
 
 RawRow = dict[str, Any]
 MAX_TRIES = 1000
@@ -107,12 +109,29 @@ def episodes(seed: int, index: int, *, text: str = "Begin.") -> RawRow:
     return {"id": f"episodes/{number}", "problem": f"{text} ({number})", "answer": "", "identity": f"episode {number}"}
 
 
+def demonstrations(
+    seed: int, index: int, *, env: str, args: dict[str, Any] | None = None, turns: int = 8, thoughts: bool = False
+) -> RawRow:
+    """Turns of episodes of the game `env` with `args`, of at most `turns` turns, for an sft stage before reinforcement
+    learning: what the policy would see (with memory window(1)) and an answer in its form, whose action is drawn at random.
+    With `thoughts` the answer says the state first, so that a model that is shown pictures learns to read them.
+
+    >>> demonstrations(0, 0, env="numberline")["answer"] in ('{"action": "-"}', '{"action": "+"}')
+    True
+    """
+    _require(turns >= 1, f"turns={turns}: use 1 or more")
+    config = EnvConfig(name=env, args=args or {}, turns=turns)
+    row: RawRow = load("llmrl.envs.demos:demonstration")(seed, index, config=config, thoughts=thoughts)
+    return row
+
+
 GENERATORS: dict[str, Callable[..., RawRow]] = {
     "addition": addition,
     "episodes": episodes,
     "arithmetic": arithmetic,
     "chains": chains,
     "countdown": countdown,
+    "demonstrations": demonstrations,
     "programs": programs,
     "frames": frames,
 }

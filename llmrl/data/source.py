@@ -172,7 +172,7 @@ def _problems(config_json: str, seed: int) -> tuple[Row, ...]:
     make = _row_maker(config, seed)
     wanted = config.limit or DEFAULT_GENERATED
     rows: list[Row] = []
-    seen: set[str] = set()
+    seen: set[tuple[str, object]] = set()
     misses = 0
     for index in count():
         if len(rows) == wanted or misses > max(2000, MISSES * len(rows)):
@@ -180,11 +180,12 @@ def _problems(config_json: str, seed: int) -> tuple[Row, ...]:
         place = f"{config.source} #{index} (seed {seed})"
         record = make(index)
         identity = str(record["identity"])
-        if identity in seen or is_held_out(identity) != (config.split == "held_out"):
+        known = (identity, record.get("variant"))  # variants of a problem are kept side by side, in one part
+        if known in seen or is_held_out(identity) != (config.split == "held_out"):
             misses += 1
             continue
         misses = 0
-        seen.add(identity)
+        seen.add(known)
         rows.append(
             make_row(
                 record, columns=config.columns, origin=place, default_id=place, identity=identity,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -33,26 +34,56 @@ def demonstrations(
     config: EnvConfig, *, seed: int, thoughts: bool, choose: Choose = any_action
 ) -> Iterator[tuple[Observation, str]]:
     """Endlessly (what the policy sees, an answer), episode after episode. Raises ConfigError for what is no game."""
-    make = load(check_environment(config))
     for number in range(2**62):
-        own = key(seed, "demonstrations", number)
-        environment = make(prompt=Prompt(id=f"demo/{number}", tokens=(), text=""), seed=own, **config.args)
-        if not isinstance(environment, Played):
-            raise ConfigError(f"env.name={config.name} has no list of actions to demonstrate; write your own examples")
-        draw, shown = random.Random(f"{own} actions"), environment.start()  # not the draws that made the level
-        rules = shown.messages[0]
-        for _ in range(config.turns):
-            game = environment.game
-            action = game.actions[choose(game, draw)]
-            said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
-            answer = json.dumps({**said, "action": action}, ensure_ascii=False)
-            messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
-            yield Observation(messages=messages, media=shown.media), answer
-            turn = environment.act(Completion(tokens=(), logprobs=(), text=answer, status=Status.done()))
-            if turn.next is None or turn.truncated:
-                break
-            shown = turn.next
-        environment.close()
+        yield from _episode(config, number, seed=seed, thoughts=thoughts, choose=choose)
+
+
+def demonstration(seed: int, index: int, *, config: EnvConfig, thoughts: bool) -> dict[str, Any]:
+    """Row `index` of the data source `demonstrations`: a turn of an episode. What the policy sees is the problem, and each
+    time that it is seen a variant; turns of a short episode come again as the variants that they were. Raises ConfigError
+    for what is no game.
+    """
+    number, turn = divmod(index, config.turns)
+    episode = _remembered(config.model_dump_json(), number, seed, thoughts)
+    place = turn % len(episode)
+    shown, answer = episode[place]
+    variant, messages = f"{number}/{place}", [dict(message) for message in shown.messages]
+    seen = json.dumps([messages, [item.hash for item in shown.media]], ensure_ascii=False)
+    return {
+        "id": f"{config.name}/{seed}/{variant}", "problem": messages, "answer": answer, "completion": answer,
+        "identity": seen, "variant": variant, **({"images": [item.data for item in shown.media]} if shown.media else {}),
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=2)  # rows are made in order, so that an episode is asked for once a turn
+def _remembered(config: str, number: int, seed: int, thoughts: bool) -> tuple[tuple[Observation, str], ...]:
+    return tuple(
+        _episode(EnvConfig.model_validate_json(config), number, seed=seed, thoughts=thoughts, choose=any_action)
+    )
+
+
+def _episode(
+    config: EnvConfig, number: int, *, seed: int, thoughts: bool, choose: Choose
+) -> Iterator[tuple[Observation, str]]:
+    make = load(check_environment(config))
+    own = key(seed, "demonstrations", number)
+    environment = make(prompt=Prompt(id=f"demo/{number}", tokens=(), text=""), seed=own, **config.args)
+    if not isinstance(environment, Played):
+        raise ConfigError(f"env.name={config.name} has no list of actions to demonstrate; write your own examples")
+    draw, shown = random.Random(f"{own} actions"), environment.start()  # not the draws that made the level
+    rules = shown.messages[0]
+    for _ in range(config.turns):
+        game = environment.game
+        action = game.actions[choose(game, draw)]
+        said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
+        answer = json.dumps({**said, "action": action}, ensure_ascii=False)
+        messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
+        yield Observation(messages=messages, media=shown.media), answer
+        turn = environment.act(Completion(tokens=(), logprobs=(), text=answer, status=Status.done()))
+        if turn.next is None or turn.truncated:
+            break
+        shown = turn.next
+    environment.close()
 
 
 def write_demonstrations(
