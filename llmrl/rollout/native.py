@@ -73,6 +73,7 @@ class NativeEngine:
             tokenizer = AutoTokenizer.from_pretrained(settings.model, trust_remote_code=False)
         self._tokenizer = tokenizer
         self._settings = settings
+        self._parts: list[torch.nn.Module] = []
         self._ends = sorted(ending_tokens(self._model, self._tokenizer))
 
     def generate(self, requests: Sequence[Request]) -> list[Completion]:
@@ -84,6 +85,7 @@ class NativeEngine:
         live: list[_Row] = []
         cache: KVCache | None = None
         with prepacked_linears(self._model):
+            self._parts = list(self._model.modules())
             newest = FusedDecoder.of(self._model) or self._hidden
             while waiting or live:
                 cache = self._advanced(waiting, live, cache, newest)
@@ -118,7 +120,7 @@ class NativeEngine:
         return checksums(self._model, request)
 
     def close(self) -> None:
-        self._model = None
+        self._model, self._parts = None, []
 
     def _groups(self, requests: Sequence[Request]) -> list[list[_Row]]:
         """Requests of one prompt together, at most `max_sequences` of them, in order of first appearance."""
@@ -149,13 +151,15 @@ class NativeEngine:
 
     @contextmanager
     def _generating(self) -> Iterator[None]:
-        was_training = self._model.training
-        self._model.eval()
+        before = [vars(part)["training"] for part in self._parts]
         try:
+            for part in self._parts:  # eval() walks the tree: 3 ms a token for 30 layers, with the way back
+                vars(part)["training"] = False
             with torch.no_grad(), decoding_attention(text_config(self._model)):
                 yield
         finally:
-            self._model.train(was_training)
+            for part, training in zip(self._parts, before, strict=True):
+                vars(part)["training"] = training
 
     def _prefill(self, groups: list[list[_Row]]) -> KVCache:
         """Run the prompts and draw every row's first token."""

@@ -112,7 +112,7 @@ def test_the_trainers_own_weights_are_used_as_they_change_and_its_mode_is_left()
             parameter.mul_(1.1)
     after = engine.generate(asked)
     assert [done.tokens for done in after] != [done.tokens for done in before]
-    assert model.training and model.config._attn_implementation != "llmrl_decoding"
+    assert all(part.training for part in model.modules()) and model.config._attn_implementation != "llmrl_decoding"
     for done, values in zip(after, scored_again(model, asked, after), strict=True):
         assert done.logprobs == pytest.approx(values, abs=1e-4)
 
