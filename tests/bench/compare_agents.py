@@ -2,7 +2,7 @@
 
 One small vision-language model is made and taught the form of answers in all environments, by examples of little skill: it
 can say what it sees, and chooses the best action somewhat more often than others. Every method then plays the same number
-of episodes from there, with three seeds, in one process. Finished runs are skipped and a stopped one is resumed, so the
+of episodes from there, with three seeds, two runs at a time. Finished runs are skipped and a stopped one is resumed, so the
 command can be stopped and repeated. NumberLine is played in pictures (its last policies are also shown pictures of other
 levels), the others in words. Afterwards every last policy plays held-out levels of its own environment, those of vl_dac the
 others' too, and RESULTS.md is written from what is there. `--model` takes another start, such as vlm-135m; `--report`
@@ -18,8 +18,10 @@ import math
 import random
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +89,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--lr", type=float, default=LR)
     parser.add_argument("--hours", type=float, default=2.0, help="start no further run after this long")
+    parser.add_argument("--workers", type=int, default=2, help="runs side by side, of one thread each")
     parser.add_argument("--levels", type=int, default=60, help="held-out levels of the final test")
     parser.add_argument("--report", action="store_true", help="train nothing")
     options = parser.parse_args()
-    begin = time.monotonic()
-    for place in planned(options):
-        if options.report or time.monotonic() - begin > 3600 * options.hours:
-            break
-        train(place, options)
+    if not options.report:
+        until = time.time() + 3600 * options.hours
+        if not options.model:
+            start(options.out / "start")
+        with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
+            for _ in pool.map(partial(train, options=options, until=until), planned(options)):
+                pass
     report(options)
 
 
@@ -159,9 +164,9 @@ def finished(folder: Path) -> bool:
     return summary.is_file() and json.loads(summary.read_text()).get("status") == "finished"
 
 
-def train(place: Place, options: argparse.Namespace) -> None:
+def train(place: Place, *, options: argparse.Namespace, until: float) -> None:
     folder = place.folder(options.out)
-    if finished(folder):
+    if finished(folder) or time.time() > until:
         return
     model = options.model or str(start(options.out / "start"))
     begin = time.monotonic()
