@@ -29,8 +29,13 @@ def modules(folder):
     ]
 
 
+@cache
 def imports(file, *, at_once=False):
     """Every module that a file imports anywhere, or only `at_once`, when it is imported itself."""
+    return tuple(names_imported(file, at_once))
+
+
+def names_imported(file, at_once):
     tree = ast.parse(file.read_text())
     for node in tree.body if at_once else ast.walk(tree):
         if isinstance(node, ast.Import):

@@ -116,7 +116,9 @@ def test_the_schema_is_json_schema_that_accepts_recipes_and_refuses_typos():
     import jsonschema
 
     schema = json.loads(recipe_schema())
+    kind = jsonschema.validators.validator_for(schema)
+    kind.check_schema(schema)
     for file in RECIPES:
-        jsonschema.validate(yaml.safe_load(file.read_text()), schema)
+        kind(schema).validate(yaml.safe_load(file.read_text()))
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate({**PLAIN, "trian": {}}, schema)
+        kind(schema).validate({**PLAIN, "trian": {}})

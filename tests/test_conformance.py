@@ -215,6 +215,7 @@ def test_a_narrow_console_gets_whole_words_and_the_worst_of_each_row():
         assert word in brief
 
 
+@pytest.mark.slow
 def test_run_covers_functions_and_algorithms():
     results = conformance.run(seeds=[3])
     assert all(result.passed for result in results)

@@ -81,6 +81,7 @@ def test_each_signal_is_passed_on_and_the_end_is_that_of_a_stopped_process(signa
         assert process.wait(60) == 143
 
 
+@pytest.mark.slow
 def test_two_processes_run_over_gloo_each_on_cores_of_its_own(tmp_path: Path, tiny_model: Path) -> None:
     reward = {"name": "tests.launcher.rewards:NoteTheProcess", "args": {"folder": str(tmp_path)}, "isolated": False}
     recipe = write_recipe(

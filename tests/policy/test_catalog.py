@@ -239,6 +239,7 @@ def test_a_pull_killed_at_any_moment_is_taken_up_by_the_next(shelf, moment):
     assert not shelf.leftovers()
 
 
+@pytest.mark.slow
 def test_two_processes_that_pull_at_once_build_once(shelf):
     code = "catalog.pull('tiny', report=lambda line: print(line, flush=True)); print('done')"
     processes = [shelf.run(code) for _ in range(2)]

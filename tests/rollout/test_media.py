@@ -91,6 +91,7 @@ def test_a_row_in_which_the_policy_wrote_the_placeholder_trains_nothing_and_brea
         torch.testing.assert_close(both[1:], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.vllm
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="no vllm")
 def test_vllm_sees_what_the_reference_sees_also_after_new_weights_of_every_part(tiny_vlm, reader, tmp_path):

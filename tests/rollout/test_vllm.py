@@ -124,7 +124,8 @@ def test_vllm_opens_a_checkpoint_of_a_grown_model_with_an_adapter(tmp_path):
         opened.close()
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_killed_and_a_stopped_child_are_replaced_with_their_weights_and_nothing_is_lost(engine, how):
     engine.load(weights(2), version=2)
     asked = [*requests(1, max_tokens=1, temperature=0.0), *requests(6, max_tokens=100, temperature=0.0)]

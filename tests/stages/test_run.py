@@ -246,6 +246,7 @@ def test_a_loss_that_is_not_finite_stops_the_stage(tmp_path, tiny_model):
     assert not (made.run_dir / "stages/01-sft/model").exists()
 
 
+@pytest.mark.slow
 def test_a_reward_model_scores_the_rollouts_in_the_pool(tmp_path, tiny_model):
     made = recipe(tmp_path, tiny_model, "sft", "reward_model", reward=SCORED, dtype="bfloat16")
     outcome, said = go(made)

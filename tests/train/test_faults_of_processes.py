@@ -113,12 +113,14 @@ def test_an_engine_that_keeps_dying_ends_the_run_with_the_end_of_its_log(
     assert newest_valid(tmp_path / "run")[0] is not None
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)]
+)
 def test_a_signal_saves_ends_with_its_code_and_resumes_equal(
     number: signal.Signals, code: int, tmp_path: Path, tiny_model: Path, started: Callable[..., Any]
 ) -> None:
     case = CASES["float32"]
-    changes = {"train.save_every": 100, "train.steps": 40}
+    changes = {"train.save_every": 100, "train.steps": 16, **QUICK}
     expected = finished(write_recipe(tmp_path / "whole", tiny_model, changes), case)
     recipe = write_recipe(tmp_path / "stopped", tiny_model, changes)
     process = started(recipe)
@@ -126,7 +128,7 @@ def test_a_signal_saves_ends_with_its_code_and_resumes_equal(
     process.send_signal(number)
     assert process.wait(BOUND_S) == code, tail(recipe.parent / "log.txt")
     folder, _ = newest_valid(recipe.parent / "run")
-    assert folder is not None and 3 <= read_state(folder).step == steps_done(recipe) < 40
+    assert folder is not None and 3 <= read_state(folder).step == steps_done(recipe) < 16
     assert f"stopped by {number.name} after step {steps_done(recipe)}" in tail(recipe.parent / "log.txt")
     assert finished(recipe, case, "--resume") == expected
 
