@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from llmrl.hardware import best_precision, cores, cores_left, gpus, warning_for
 from llmrl.policy.catalog import MADE, MODELS
@@ -104,7 +105,7 @@ def engine_for(recipe: Recipe, *, on_gpu: bool) -> tuple[str, str]:
     return "native", "on a CPU it samples this kind of model faster than vLLM"
 
 
-def engine_to_play(model: str) -> str:
+def engine_to_play(model: str) -> Literal["native", "vllm"]:
     """The faster engine to evaluate the model at `model`, a path or a catalogue name, in environments: without an update
     there is nothing to weigh but sampling.
     """

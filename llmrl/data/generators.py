@@ -110,18 +110,29 @@ def episodes(seed: int, index: int, *, text: str = "Begin.") -> RawRow:
 
 
 def demonstrations(
-    seed: int, index: int, *, env: str, args: dict[str, Any] | None = None, turns: int = 8, thoughts: bool = False
+    seed: int,
+    index: int,
+    *,
+    env: str,
+    args: dict[str, Any] | None = None,
+    turns: int = 8,
+    thoughts: bool = False,
+    skill: float = 0.0,
 ) -> RawRow:
     """Turns of episodes of the game `env` with `args`, of at most `turns` turns, for an sft stage before reinforcement
-    learning: what the policy would see (with memory window(1)) and an answer in its form, whose action is drawn at random.
-    With `thoughts` the answer says the state first, so that a model that is shown pictures learns to read them.
+    learning: what the policy would see (with memory window(1)) and an answer in its form, whose action is drawn at random,
+    but for a share `skill` that follows the game's own hints. With `thoughts` the answer says the state first, so that a
+    model that is shown pictures learns to read them.
 
     >>> demonstrations(0, 0, env="numberline")["answer"] in ('{"action": "-"}', '{"action": "+"}')
     True
     """
     _require(turns >= 1, f"turns={turns}: use 1 or more")
+    _require(0 <= skill <= 1, f"skill={skill} is a share of the actions; use 0 to 1")
     config = EnvConfig(name=env, args=args or {}, turns=turns)
-    row: RawRow = load("llmrl.envs.demos:demonstration")(seed, index, config=config, thoughts=thoughts)
+    row: RawRow = load("llmrl.envs.demos:demonstration")(
+        seed, index, config=config, thoughts=thoughts, skill=skill
+    )  # fmt: skip
     return row
 
 

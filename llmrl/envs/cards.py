@@ -83,6 +83,12 @@ class Points:
         too_long = len(self.formula) > self.longest
         return Step(reward=-1.0 if too_long else 0.0, cut=too_long)
 
+    def hint(self) -> int | None:
+        """The next symbol of one right formula, while what is written is its beginning."""
+        symbols = [*solution(tuple(sorted(min(10, card) for card in self.hand)), self.target, self.symbols), "="]
+        at = len(self.formula)
+        return self.actions.index(symbols[at]) if self.formula == symbols[:at] and at < len(symbols) else None
+
     def _left(self) -> Counter[int]:
         """The numbers of the cards that the formula has not used."""
         return Counter(min(10, card) for card in self.hand) - Counter(int(s) for s in self.formula if s.isdigit())

@@ -38,13 +38,25 @@ def demonstrations(
         yield from _episode(config, number, seed=seed, thoughts=thoughts, choose=choose)
 
 
-def demonstration(seed: int, index: int, *, config: EnvConfig, thoughts: bool) -> dict[str, Any]:
+def some_skill(skill: float) -> Choose:
+    """Of `skill` of all turns the game's own hint, where it has one to give; else any action."""
+
+    def choose(game: Game, draw: random.Random) -> int:
+        if skill and not hasattr(game, "hint"):
+            raise ConfigError(f"skill={skill}: {type(game).__name__} has no hints to show skill with; use skill: 0")
+        best = game.hint() if skill and draw.random() < skill else None  # type: ignore[attr-defined]
+        return any_action(game, draw) if best is None else int(best)
+
+    return choose
+
+
+def demonstration(seed: int, index: int, *, config: EnvConfig, thoughts: bool, skill: float) -> dict[str, Any]:
     """Row `index` of the data source `demonstrations`: a turn of an episode. What the policy sees is the problem, and each
     time that it is seen a variant; turns of a short episode come again as the variants that they were. Raises ConfigError
     for what is no game.
     """
     number, turn = divmod(index, config.turns)
-    episode = _remembered(config.model_dump_json(), number, seed, thoughts)
+    episode = _remembered(config.model_dump_json(), number, seed, thoughts, skill)
     place = turn % len(episode)
     shown, answer = episode[place]
     variant, messages = f"{number}/{place}", [dict(message) for message in shown.messages]
@@ -56,10 +68,11 @@ def demonstration(seed: int, index: int, *, config: EnvConfig, thoughts: bool) -
 
 
 @lru_cache(maxsize=2)  # rows are made in order, so that an episode is asked for once a turn
-def _remembered(config: str, number: int, seed: int, thoughts: bool) -> tuple[tuple[Observation, str], ...]:
-    return tuple(
-        _episode(EnvConfig.model_validate_json(config), number, seed=seed, thoughts=thoughts, choose=any_action)
-    )
+def _remembered(
+    config: str, number: int, seed: int, thoughts: bool, skill: float
+) -> tuple[tuple[Observation, str], ...]:
+    settings = EnvConfig.model_validate_json(config)
+    return tuple(_episode(settings, number, seed=seed, thoughts=thoughts, choose=some_skill(skill)))
 
 
 def _episode(

@@ -38,7 +38,11 @@ class Step:
 
 
 class Game(Protocol):
-    """The rules of one game, from one seed. `actions` are what the policy may choose from now, by name."""
+    """The rules of one game, from one seed. `actions` are what the policy may choose from now, by name.
+
+    A game that knows how it is won may have a method `hint() -> int | None`: the number of an action on a way to winning,
+    None if it sees no way from here. Demonstrations of some skill need it.
+    """
 
     @property
     def actions(self) -> Sequence[str]: ...

@@ -78,6 +78,9 @@ class FrozenLake:
 
         return shortest(self.at, moves, lambda at: self._square(at) == "G")
 
+    def hint(self) -> int | None:
+        return next(iter(self.way() or ()), None)
+
     def rules(self) -> str:
         return "Cross the frozen lake from S to G. H is a hole: stay out. You are at @. Actions: left, down, right, up."
 
@@ -151,6 +154,9 @@ class Sokoban:
             return [(action, found) for action, found in after if not any(map(self._stuck, found[1] - state[1]))]
 
         return shortest((self.at, self.crates), moves, lambda state: state[1] == self.targets, most=most)
+
+    def hint(self) -> int | None:
+        return next(iter(self.way() or ()), None)
 
     def rules(self) -> str:
         return (

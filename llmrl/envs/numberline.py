@@ -46,6 +46,9 @@ class NumberLine:
             return Step(reward=1.0, over=True, success=True)
         return Step(reward=0.0 if now < before else -1.0, cut=self.steps >= 2 * self.high)
 
+    def hint(self) -> int:
+        return int(self.target > self.place)
+
     def frame(self) -> Image:
         """The line with a red target above and a blue walker below it, and both numbers in words."""
         image, draw, font = canvas(self.size, self.size)

@@ -72,6 +72,10 @@ class TextWorld:
         gained, self.score = score - self.score, score
         return Step(reward=float(gained), over=bool(done), success=bool(self.state.won))
 
+    def hint(self) -> int | None:
+        actions, way = list(self.actions), self.state.policy_commands or ()
+        return actions.index(way[0]) if way and way[0] in actions else None
+
     def close(self) -> None:
         self.env.close()
 

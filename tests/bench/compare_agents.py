@@ -206,7 +206,7 @@ def start(folder: Path) -> Path:
 
 def skilled(name: str, game: Any, draw: random.Random) -> int:
     """The best action with probability `SKILL`, else one drawn at random."""
-    best = {"numberline": oracles.number_line, "frozen_lake": oracles.on_the_way, "minigrid": oracles.to_the_goal}[name]
+    best = {"numberline": oracles.hint, "frozen_lake": oracles.hint, "minigrid": oracles.to_the_goal}[name]
     return best(game) if draw.random() < SKILL else draw.randrange(len(game.actions))
 
 

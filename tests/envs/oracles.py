@@ -1,16 +1,10 @@
 """Scripted policies that know the rules and look inside the game: game -> action by number."""
 
-from llmrl.envs.cards import points, solution
+from llmrl.envs.cards import points
 
 
-def number_line(game):
-    return int(game.target > game.place)
-
-
-def points_game(game):
-    numbers = tuple(sorted(min(10, card) for card in game.hand))
-    symbols = (*solution(numbers, game.target, game.symbols), "=")
-    return game.actions.index(symbols[len(game.formula)])
+def hint(game):
+    return game.hint()
 
 
 def blackjack(game):
@@ -22,10 +16,6 @@ def blackjack(game):
     if total == 12:
         return int(shown not in (4, 5, 6))
     return int(total < 12 or (total < 17 and (shown >= 7 or shown == 1)))
-
-
-def on_the_way(game):
-    return game.way()[0]
 
 
 BOTS = {}  # game -> (its bot, the bot's last action)
@@ -54,7 +44,3 @@ def towards_the_box(game):
     if abs(left) < max(0.3, 0.25 * ahead) and ahead > 0:
         return 2
     return 0 if left > 0 else 1
-
-
-def textworld_plan(game):
-    return list(game.actions).index(game.state.policy_commands[0])

@@ -125,7 +125,7 @@ def test_textworld_games_are_built_once_and_won(tmp_path, monkeypatch):
     shown = environment.start().messages[1]["content"]
     assert "Commands: " in shown and "go " in shown
     assert environment.act(said("fly away")).flags == ("invalid_action",)
-    turns = played(make("textworld", seed=6, **args), oracles.textworld_plan)
+    turns = played(make("textworld", seed=6, **args), oracles.hint)
     assert turns[-1].info["success"] and sum(turn.reward for turn in turns) == 1.0
     assert file.stat().st_mtime_ns == built
     with pytest.raises(ValueError, match="none of TextWorld's: coin_collector, cooking"):

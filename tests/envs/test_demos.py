@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 import pytest
 
 from llmrl.data.source import load_rows, load_train_eval
+from llmrl.envs.cards import value_of
 from llmrl.errors import ConfigError, DataError
 from llmrl.settings.data import DataConfig, EvalDataConfig
 from llmrl.settings.load import load_recipe
@@ -40,6 +41,24 @@ def test_a_states_variants_are_all_on_one_side_of_the_split():
     assert len(held_out) == 20 and not {state(row) for row in train} & {state(row) for row in held_out}
 
 
+def test_with_skill_answers_follow_the_games_hints():
+    for skill, low, high in (
+        (1.0, 1.0, 1.0),
+        (0.5, 0.6, 0.9),
+        (0.0, 0.3, 0.7),
+    ):  # half of the others are right by chance
+        rows = load_rows(source(skill=skill), seed=1)
+        right = 0
+        for row in rows:
+            target, place = (int(word) for word in state(row).replace(".", " ").split() if word.isdigit())
+            right += json.loads(row.answer)["action"] == ("+" if target > place else "-")
+        assert low <= right / len(rows) <= high
+    formulas = load_rows(source(env="ezpoints", args={}, turns=6, skill=1.0, limit=80), seed=0)
+    ends = [state(row) for row in formulas if json.loads(row.answer)["action"] == "="]
+    assert len(ends) > 10
+    assert all(value_of(text.partition("Formula: ")[2].split()) == 12 for text in ends)
+
+
 def test_thoughts_say_the_state_and_pictures_come_along():
     rows = load_rows(source(limit=10, args={"view": "image"}, thoughts=True), seed=0)
     for row in rows:
@@ -54,6 +73,8 @@ def test_mistakes_are_told():
         ({"env": "guess", "args": {}}, ConfigError, "no list of actions"),
         ({"turns": 0}, DataError, "turns=0"),
         ({"turn": 3}, DataError, "turns"),
+        ({"skill": 1.5}, DataError, "skill=1.5"),
+        ({"env": "blackjack", "args": {}, "skill": 0.5}, ConfigError, "no hints"),
     ):
         with pytest.raises(kind, match=reason):
             load_rows(source(**changed), seed=0)

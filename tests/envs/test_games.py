@@ -20,11 +20,11 @@ from tests.envs import oracles
 
 PROMPT = Prompt(id="a", tokens=(1,), text="")
 SMALL = {
-    "numberline": ({}, oracles.number_line),
-    "ezpoints": ({}, oracles.points_game),
-    "points24": ({}, oracles.points_game),
-    "frozen_lake": ({}, oracles.on_the_way),
-    "sokoban": ({}, oracles.on_the_way),
+    "numberline": ({}, oracles.hint),
+    "ezpoints": ({}, oracles.hint),
+    "points24": ({}, oracles.hint),
+    "frozen_lake": ({}, oracles.hint),
+    "sokoban": ({}, oracles.hint),
 }
 PICTURES = [*SMALL, "blackjack"]
 
