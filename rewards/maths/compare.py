@@ -10,6 +10,7 @@ import re
 from collections.abc import Sequence
 from fractions import Fraction
 
+from llmrl.rewards.maths import relations
 from llmrl.rewards.maths.nodes import (
     Based,
     Call,
@@ -219,6 +220,8 @@ def _committed(gold: Node, chain: Relation, values: list[Node]) -> list[Node]:
 def _an_equation(node: Relation, *, zero_only: bool = False) -> bool:
     """a^2 + b = 0, x^2 + y^2 = 4: what is asked for is the equation, not its right side."""
     left = node.sides[0]
+    if not relations.names(left):  # 0 + 0 = 0
+        return False
     powers = not zero_only and isinstance(left, Call) and left.op == "+" and holds_op(left, "^")
     return powers or (isinstance(left, Call) and left.op == "+" and node.sides[-1] == Num(Fraction(0), None, 0))
 

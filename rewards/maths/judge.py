@@ -177,6 +177,10 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
     choice = _CHOICE.fullmatch(gold.strip())
     if not choice and (labelled_gold := _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(gold)))):
         return _judge_labelled(labelled_gold, answer, heavy, strict)
+    if _OWN_OPERATOR.match(answer) and not _OWN_OPERATOR.match(f"{gold}="):
+        answer = _OWN_OPERATOR.sub("", answer)
+    if "equiv" in answer and "equiv" not in gold and (remainder := _REMAINDERS.fullmatch(answer.strip(" $."))):
+        answer = remainder[1]
     if _CONSTANT.search(gold) and not re.search(r"C", answer):
         answer = _CONSTANT.sub("+ C", answer)
     if choice and (chosen := _chosen_letter(answer)):
@@ -220,12 +224,26 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
     return False, "different"
 
 
+# A first side with an operator that is no arithmetic's, and so the problem's own: 3 * 10 = 50 - 24 = 26.
+_OWN_OPERATOR = re.compile(
+    r"[^=]*\\(?:ast|star|oplus|otimes|odot|ominus|diamond|bigstar|heartsuit|spadesuit|clubsuit|diamondsuit|nabla|bowtie|#)"
+    r"(?![a-z])[^=]*="
+)
+# A chain of remainders without letters: what stands behind its last sign.
+_REMAINDERS = re.compile(
+    r"(?:\\(?:cdot|times|equiv|quad)(?![a-z])|[^\\a-zA-Z])*\\equiv([^\\=a-zA-Z]+?)\\p?mod\s*\{?\d+\}?\)?"
+)
+
+
 def _last_side(answer: str) -> str:
-    """The last side of an equation whose other sides nobody here can read, "" if there is only one side."""
+    """The sides of a chain behind those that nobody here can read, "" if its first can be read: 26 of 3 * 10 = 50 - 24 = 26,
+    where * is the problem's own.
+    """
     if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker
         return ""
-    *before, last = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
-    return last.strip() if before and not any(_readings_or_none(side) for side in before) else ""
+    sides = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
+    first = next((place for place, side in enumerate(sides[:-1]) if _readings_or_none(side)), len(sides) - 1)
+    return "=".join(sides[first:]).strip() if first else ""
 
 
 def _readings_or_none(text: str) -> list[Node]:

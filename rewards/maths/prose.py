@@ -116,6 +116,7 @@ _PREDICATE_WORDS = re.compile(
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
+_IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
 _CUT = re.compile(
@@ -328,6 +329,9 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         return Extracted(named[named.lastindex or 1], "last letter")
     if hints.words:
         last = split_sentences(last)[-1]
+        words = [content for _, _, content in spans_of(last) if _IN_WORDS.fullmatch(content)]
+        if len(words) == 1 and not DENIAL.search(last) and not DOUBT.search(last):
+            return Extracted(words[0].strip(" ."), "last words")
     named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
     if named and not DENIAL.search(last) and not DOUBT.search(last):
         return Extracted(named[1], "last words")

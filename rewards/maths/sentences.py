@@ -24,6 +24,7 @@ from llmrl.rewards.maths.statement import (
     computed,
     in_ascii,
     text_of,
+    value_of_quantity,
     with_unit,
 )
 from llmrl.rewards.maths.units import numerals
@@ -73,7 +74,9 @@ _ADVERBIAL = re.compile(
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
     r"|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing|for an? \w+ (?:\w+ )?of"
-    r"|finally|together)\b|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
+    r"|finally|together|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"
+    r"|larger|smaller|largest|smallest|greatest|least))\b"
+    r"|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
 _NONE = re.compile(r"\b(?:none|neither)\b", re.IGNORECASE)  # None of them fit, which means that there are 0.
@@ -109,10 +112,14 @@ TAIL = re.compile(
     r"|respectively)\b.*$|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
 )
+# x = 2, f(1) = 3; or a value
+_ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+ ?)?[A-Za-z]?[₀-₉]*(?:_\{?\w+\}?)?'*(?:\([^()=+*/-]*\))?\s*=|[^=]*$")
+_BECAUSE = re.compile(rf"\b(?:since|because|as|when|given|if)[^\w{N[1:-1]}]*$", re.IGNORECASE)
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
 _ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)(?![a-zA-Z])")
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
+_SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
 _GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
 _PART_OF_DAY = re.compile(r"(\d{1,2}:\d\d)(?: o'clock)? (?:in the|at) (morning|afternoon|evening|night)\b")
 _ATTAINS = ("attain", "reach", "achiev", "assumed", "taken", "occur", "happen")
@@ -167,7 +174,8 @@ _HOLDS = re.compile(
 _SUCH = re.compile(rf"\b{_FILLER}+(?:with|such that|where|satisfying|for which|in)\s+{_FILLER}*(?={N})", re.IGNORECASE)
 _EITHER = re.compile(rf"\beither\s+(?={N},? or {N})")
 _LIES = re.compile(
-    rf"\b(?:(?:must )?lies? in|belongs? to|consists? of|(?:is|are|be) in|ranges over)\s+{_FILLER}*(?={N})"
+    r"\b(?:(?:must )?lies? in|(?:takes? on|attains?|takes?|reach(?:es)?) (?:all|any|every)(?: real)? values? in"
+    rf"|belongs? to|consists? of|(?:is|are|be) in|ranges over)\s+{_FILLER}*(?={N})"
 )
 _ABOUT = re.compile(rf"\bis (?:about|approximately|roughly) ({N})")  # a physical quantity: about 3 * 10^8
 _ASIDE = re.compile(rf"\s*\([^()]*(?:[a-z]{{2}}|=)[^()]*\)|(?<=[a-z]) \({N}\)(?= [a-z])")
@@ -186,6 +194,14 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
 
     def listed(match: re.Match[str]) -> str:
         parts = [item(place) for place in ITEM.findall(match.group())]
+        if any("=" in part.text for part in parts) and not all(_ASSIGNMENT.match(part.text) for part in parts):
+            return match.group()  # 36n = 72, or n = 2: steps, no list of answers
+        if (
+            "," in match[2]
+            and all("=" in part.text for part in parts)
+            and _BECAUSE.search(match.string[: match.start()])
+        ):
+            return match.group()  # since d = c - 8, d = 1
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
@@ -224,13 +240,16 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
 
 def _last_step(content: str) -> str:
     """The end of a derivation: lines that begin with "=" as "first side = last side", and what stands behind an arrow."""
-    content = _ARROW.split(content)[-1]
+    *before, content = _ARROW.split(content)
+    if before:
+        content = _ALIGNED.sub("", content).replace("&", " ").replace("\\qquad", " ").replace("\\quad", " ")
     lines = _LINE_BREAK.split(_ALIGNED.sub("", content).strip())
     place = len(lines) - 1
     while place and _GOES_ON.match(lines[place]):
         place -= 1
     if place == len(lines) - 1:
-        return content
+        steps = place and all("=" in line for line in lines) and not all(map(_SOLVED.match, lines))
+        return lines[-1].replace("&", " ") if steps else content  # 2x = 36, 18 = x: the last line of a derivation
     return f"{lines[place].partition('=')[0].replace('&', ' ')} = {lines[-1].rpartition('=')[2].replace('&', ' ')}"
 
 
@@ -340,6 +359,8 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
         if found:
             at = found[0]
             if computed(clause, at, items):
+                if value := value_of_quantity(clause, at, items):
+                    return value
                 unsure = DOUBT.search(ITEM.split(clause[:at])[-1])
                 return None if unsure else with_unit(clause, at, items)
             free = [

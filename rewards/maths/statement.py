@@ -48,7 +48,8 @@ _OF_A_MEASURE = (
 )
 # A preposition that still states what follows it, by the verb before it.
 _STATES = re.compile(
-    rf"(?:[≈→:]|\b(?:(?:has|have|having|leaving) (?:(?:an?|the) )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
+    r"(?:[≈→:]|\b(?:answer of"
+    rf"|(?:has|have|having|leaving) (?:(?:an?|the) )?(?:{_MEASURE})|(?<!or )equal to|leav(?:es?|ing) \w+ with"
     r"|(?:(?:is|was|be|now) worth)|(?:left|starts?|started|began|begins?|ends?|ended|finish\w*)(?: up| out| off)? with"
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
     r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
@@ -66,8 +67,10 @@ _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 # What directly before a number makes it a bound or an operand, though it looks like a verb.
 _USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+|try|test)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
-    r"\b(?:at|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
-    r"|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)(?: (?:we|the|that|case|set|have))*\W*$",
+    r"\b(?:(?<!arriving )(?<!arrive )at"
+    r"|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
+    r"|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)"
+    r"(?: (?:we|the|that|case|set|have))*[^\w\ue000-\uf8ff]*$",
     re.IGNORECASE,
 )
 _BEHIND = re.compile(  # an operand or a part of a name
@@ -107,6 +110,18 @@ _WAS = re.compile(r"\b(?:was|were)\b[^,]*$", re.IGNORECASE)
 _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)\b")
 
 
+# The distance between the foci is $2c = 24$: the last side, though an equation of a line would be the whole.
+_QUANTITY_IS = re.compile(
+    r"\b(?:the|its|their|our) (?:\w+ ){0,3}(?:distance|length|area|volume|perimeter|sum|product|difference|number|total"
+    r"|probability|maximum|minimum|radius|diameter|average|mean|median|height|width|slope|ratio|remainder|cost|price)"
+    r"\b[^=\d]*\b(?:is|equals)\s*$",
+    re.IGNORECASE,
+)
+_VALUE_LAST = re.compile(
+    r"^(?!\s*[A-Za-z]\s*=).*=\s*([-\d.,/{}\\$%]*\d[-\d.,/{}\\$%]*|\\[td]?frac\{\d+\}\{\d+\})\s*$", re.DOTALL
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What question and gold say about the form of the answer. difference: the question asks by how much or how many
@@ -140,6 +155,12 @@ def computed(clause: str, at: int, items: list[Item]) -> bool:
 
 def text_of(clause: str, at: int, items: list[Item]) -> str:
     return items[ord(clause[at]) - 0xE000].text
+
+
+def value_of_quantity(clause: str, at: int, items: list[Item]) -> str | None:
+    """24 of "the distance between them is 2c = 24"; None where the sentence names no quantity, or the item no value."""
+    value = _VALUE_LAST.search(text_of(clause, at, items)) if _QUANTITY_IS.search(clause[:at]) else None
+    return value[1] if value else None
 
 
 def with_unit(clause: str, at: int, items: list[Item]) -> str:
