@@ -10,12 +10,12 @@ from llmrl.rewards.maths.sentences import DOUBT, says_something, spans_of
 _SENTENCES = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][$)])"
     r"|(?<=[.!?]\$\$))(?<!\beq\.)(?<!\bfig\.)(?<!\bno\.)(?<!i\.e\.)(?<!e\.g\.)(?<!\bsq\.)(?<!\bft\.)(?<!\bapprox\.)\s+"
-    r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|\n+|;",
+    r"|(?:(?<=\\\])|(?<=\$\$)|(?<=\*\}))\s*(?=[A-Z][a-z]+[ ,])|(?<!\bis)(?<!\bis )(?<!\bequals)\n+|;",
     re.IGNORECASE,
 )
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
-    r"|check\w*|verif\w+|verification|indeed|because|here (?:is|are) (?:how|why)|more generally|explanation"
+    r"|check\w*|verif\w+|verification|indeed|because(?![^.]*, )|here (?:is|are) (?:how|why)|more generally|explanation"
     r"|reason(?:ing)?|this makes sense|as (?:a check|expected)"
     r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:(?:found|solved) (?:it|this)|used"
     r" (?:the|an?|this|that|our)\b|applied)"

@@ -239,9 +239,10 @@ def _last_side(answer: str) -> str:
     """The sides of a chain behind those that nobody here can read, "" if its first can be read: 26 of 3 * 10 = 50 - 24 = 26,
     where * is the problem's own.
     """
-    if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker
-        return ""
     sides = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
+    if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker, if it is all of it
+        rest = sides[1 + max((place for place, side in enumerate(sides) if CALCULUS.search(side)), default=0) :]
+        return "=".join(rest).strip() if len(rest) > 1 else ""
     first = next((place for place, side in enumerate(sides[:-1]) if _readings_or_none(side)), len(sides) - 1)
     return "=".join(sides[first:]).strip() if first else ""
 

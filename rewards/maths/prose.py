@@ -173,7 +173,7 @@ def from_phrase(text: str, hints: Hints) -> Extracted | None:
             _QUALIFIED.search(clause)
             or _MULTIPLE.search(clause)
             or DOUBT.search(clause)
-            or DENIAL.search(clause)
+            or DENIAL.search(clause[-60:])
             or _IF.search(clause)
         ):
             return Extracted(None, "the answer is only supposed")

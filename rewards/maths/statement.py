@@ -118,7 +118,9 @@ _QUANTITY_IS = re.compile(
     re.IGNORECASE,
 )
 _VALUE_LAST = re.compile(
-    r"^(?!\s*[A-Za-z]\s*=).*=\s*([-\d.,/{}\\$%]*\d[-\d.,/{}\\$%]*|\\[td]?frac\{\d+\}\{\d+\})\s*$", re.DOTALL
+    r"^(?!\s*[A-Za-z]\s*=).*=\s*([-\d.,/{}\\$%]*\d[-\d.,/{}\\$%]*|\\[td]?frac\{\d+\}\{\d+\}"
+    r"|[-\d\s]*(?:\\sqrt\{?\d+\}?|\\pi))\s*$",
+    re.DOTALL,
 )
 
 
@@ -177,7 +179,11 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
     places = [match.start() for match in ITEM.finditer(clause)]
     equal = [at for at in places if computed(clause, at, items)]
-    equal = [at for at in equal if "=" not in text_of(clause, at, items) or not _CONDITION.search(clause[:at])]
+    equal = [
+        at
+        for at in equal
+        if "=" not in text_of(clause, at, items) or not _CONDITION.search(clause[:at]) or _STATES.search(clause[:at])
+    ]
     equal = [at for at in equal if not _DENIED_BEHIND.match(clause[at + 1 :])]
     if equal:
         return equal[-1:]
