@@ -20,6 +20,8 @@ _ASIDE_SENTENCE = re.compile(
     r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:(?:found|solved) (?:it|this)|used"
     r" (?:the|an?|this|that|our)\b|applied)"
     r"|(?:we|you|one|i) can (?:\w+ )?(?:verify|check|confirm)(?!.*\bonly\b)|to (?:check|verify|confirm)"
+    r"|let(?: me| us|['’]s) (?:quickly )?(?:double[- ])?(?:check|verify|confirm)"
+    r"(?!.*\b(?:so|must|should|actually|but|wait|no)\b)"
     r"|(?:this|that|which|it|the (?:answer|result)) (?:\w+ )?(?:agrees|matches(?! (?:option|choice|answer|only))|confirms"
     r"|coincides|is consistent)"
     r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",

@@ -58,7 +58,8 @@ _POLAR = re.compile(
     re.IGNORECASE,
 )
 _WHO = re.compile(
-    r"\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?([A-Z][a-z]+) (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
+    r"(?:[^.]*,)?\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?([A-Z][a-z]+)"
+    r" (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
     r" (?:first\b|the (?:\w+est|most|least|winner|one|only)\b)"
 )
 # An answer on a line of its own, then its reasons.
@@ -116,6 +117,8 @@ _PREDICATE_WORDS = re.compile(
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
+_DOLLARS_AND_CENTS = re.compile(r"\$?\b(\d+) dollars?,? (?:and )?(\d\d) cents\b")
+_ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
@@ -139,6 +142,9 @@ _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
 
+_LEADS_TO_DATE = re.compile(
+    rf"\b(?:is|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to) {MONTH} \d{{1,2}}(?:st|nd|rd|th)?\W*$"
+)
 _DATE = re.compile(
     r"(?<!before )(?<!after )(?<!until )(?<!from )\b"
     rf"(?:{MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b(?:, \d{{4}}\b)?|\d{{1,2}}(?:st|nd|rd|th)? (?:of )?{MONTH}\b)"
@@ -200,7 +206,8 @@ def _after_marker(rest: str, hints: Hints) -> Extracted:
     line = TAIL.sub("", re.sub(r"(?<=[\d$]) (?:times|instead)\W*$", "", sentence))
     if _TAIL_DOUBTS.search(sentence[len(line) :]):
         return Extracted(None, "the answer is only supposed")
-    line = line.strip(" *_`.,;")
+    line = line.rstrip(" *_`.,;").lstrip(" *_`,;")
+    line = line if re.match(r"\.\d", line) else line.lstrip(". ")
     if _stands_alone(line) or _CHOICE.match(line) or not re.search(r"[\d$\\]", _in_digits(line)):
         return Extracted(_undelimited(line), "answer phrase")
     return _stated(f"is {with_maths(_in_digits(sentence))}", hints, "answer sentence")
@@ -264,13 +271,18 @@ def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
     return Extracted(found, where, other=twice[1] if twice and found else None)
 
 
+def _once(match: re.Match[str]) -> str:
+    """$0.75 of "$0.75, or 75 cents"; the text as it is if they differ."""
+    return f"${match[1]}" if match[1].replace(".", "").lstrip("0") == match[2] else match.group()
+
+
 def _date(text: str) -> str | None:
     """The one date of the last sentence that names any, where nothing denies or doubts it."""
     dated = [sentence for sentence in split_sentences(text) if _DATE.search(sentence)]
     if not dated or DENIAL.search(dated[-1]) or DOUBT.search(dated[-1]) or dated[-1].endswith("?"):
         return None
     found = [re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", match.group()) for match in _DATE.finditer(dated[-1])]
-    return found[0] if len(set(found)) == 1 else None
+    return found[-1] if len(set(found)) == 1 or _LEADS_TO_DATE.search(dated[-1]) else None
 
 
 def _stands_alone(whole: str) -> bool:
@@ -310,6 +322,8 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
+    if " cents" in text:
+        text = _ALSO_IN_CENTS.sub(_once, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
     if hints.date and (date := _date(text)):
         return Extracted(date, "last date")

@@ -71,11 +71,12 @@ _ADVERBIAL = re.compile(
     r"|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
+_THERE_IS = re.compile(rf"\bthere (?:is|are|was|were|will be)(?: \w+)? {N}")  # after the stop there are 27 passengers
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
     r"|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing|for an? \w+ (?:\w+ )?of"
     r"|finally|together|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"
-    r"|larger|smaller|largest|smallest|greatest|least))\b"
+    r"|larger|smaller|largest|smallest|greatest|least|roots|solutions|zeros))\b"
     r"|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
@@ -346,7 +347,7 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
     counted = [clause for clause in clauses if ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
     free = free or [clause for clause in counted if _IS_ITEM.search(clause) or _RELATIVE.match(clause)]
-    stating = [clause for clause in free if not _ADVERBIAL.match(clause)] or free[-1:]
+    stating = [clause for clause in free if not _ADVERBIAL.match(clause) or _THERE_IS.search(clause)] or free[-1:]
     if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
         del stating[0]
     if len(stating) > 1 and (hints.noun or hints.name):
