@@ -67,12 +67,13 @@ def _one_answer(gold: Node, answer: Node, heavy: bool) -> Node:
 
 
 def same_words(gold: str, answer: str) -> bool:
-    """The same words, hyphens and spaces aside; names joined by "and" in any order.
+    """The same words, hyphens and spaces aside; names joined by "and" in any order. An odd function is odd.
 
     >>> same_words("north-west", "northwest"), same_words("tom and jane", "jane and tom"), same_words("tom", "jane")
     (True, True, False)
     """
-    parts = [sorted(re.sub(r"[\s-]", "", part) for part in re.split(r"\band\b|,", text)) for text in (gold, answer)]
+    texts = (re.sub(r"(?<=[a-z])\s+(?:function|triangle|number|angle)\s*$", "", text) for text in (gold, answer))
+    parts = [sorted(re.sub(r"[\s-]", "", part) for part in re.split(r"\band\b|,", text)) for text in texts]
     return parts[0] == parts[1]
 
 

@@ -58,8 +58,9 @@ _POLAR = re.compile(
     re.IGNORECASE,
 )
 _WHO = re.compile(
-    r"(?:[^.]*,)?\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?([A-Z][a-z]+)"
-    r" (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
+    r"(?:[^.]*,)?\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?"
+    r"(?:(?i:we (?:see|find|know) that|it(?: is|'s)) )?([A-Z][a-z]+)"
+    r"(?: who)? (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
     r" (?:first\b|the (?:\w+est|most|least|winner|one|only)\b)"
 )
 # An answer on a line of its own, then its reasons.
@@ -113,12 +114,14 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
-    r"\b(?:is|are|was|were|be|falls on|lands on|comes|opens)\s+(?:(?:an?|the|on(?: an?)?)\s+)?"
+    r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\bfalls on|lands on|comes|opens)\s+"
+    r"(?:(?:an?|the|on(?: an?)?)\s+)?"
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
 _DOLLARS_AND_CENTS = re.compile(r"\$?\b(\d+) dollars?,? (?:and )?(\d\d) cents\b")
 _ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
+_FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
@@ -322,6 +325,7 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
+    text = _FINAL_HEADING.sub("Final answer: ", text) if "inal " in text else text
     if " cents" in text:
         text = _ALSO_IN_CENTS.sub(_once, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]

@@ -64,14 +64,16 @@ _CONJUNCTION = re.compile(
     r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
-_RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
+_RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.I)
 _ADVERBIAL = re.compile(
     rf"^{_START}(?:and |but )?(?:after(?! \w+ing (?:\w+ ){{0,2}}(?:I|we)\b)|before|with|using|including|of which(?! there)"
     rf"|out of|of|in|at|by|from|among|on|to"
     r"|for(?! an? (?:\w+ )?\w+ of))\b",
     re.IGNORECASE,
 )
-_THERE_IS = re.compile(rf"\bthere (?:is|are|was|were|will be)(?: \w+)? {N}")  # after the stop there are 27 passengers
+_THERE_IS = re.compile(  # After the stop there are 27 passengers; in 7 years he will be 14.
+    rf"\bthere (?:is|are|was|were|will be)(?: \w+)? {N}|\bin {N} \w+ (?:s?he|it|they|we|I|[A-Z]\w+) will\b"
+)
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
     r"|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing|for an? \w+ (?:\w+ )?of"
@@ -113,7 +115,6 @@ TAIL = re.compile(
     r"|respectively)\b.*$|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
     re.IGNORECASE | re.DOTALL,
 )
-# x = 2, f(1) = 3; or a value
 _ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+ ?)?[A-Za-z]?[₀-₉]*(?:_\{?\w+\}?)?'*(?:\([^()=+*/-]*\))?\s*=|[^=]*$")
 _BECAUSE = re.compile(rf"\b(?:since|because|as|when|given|if)[^\w{N[1:-1]}]*$", re.IGNORECASE)
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
@@ -206,8 +207,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         joint = " or " if re.search(r"\bor\b", match[2]) else ", "
         return hold(joint.join(part.text for part in parts), all(part.computed for part in parts))
 
-    if not sentence.isascii():
-        sentence = ITEM.sub(" ", sentence)
+    sentence = sentence if sentence.isascii() else ITEM.sub(" ", sentence)
     pieces, at = [], 0
     for start, end, content in spans_of(sentence):
         content = _last_step(content).rstrip()
@@ -217,8 +217,9 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         pieces += [sentence[at:start], said, comma]
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
+    text = _EITHER.sub("", text) if "either" in text else text
     if any(map(_RELATION.search, (held.text for held in items))):
-        text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", _EITHER.sub("", text))))
+        text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", text)))
     text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
     if "negative" in text or "minus" in text:
         text = re.sub(r"(?<![\d)\ue000-\uf8ff] )\b(?:negative|minus) (?=\d)", "-", text)
