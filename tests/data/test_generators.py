@@ -4,6 +4,7 @@ import ast
 import operator
 import random
 from fractions import Fraction
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +15,9 @@ from llmrl.data.source import load_rows
 from llmrl.errors import DataError
 from llmrl.settings.data import DataConfig
 
+KNOBS = {"demonstrations": {"env": "numberline"}}  # those that a generator cannot do without
+# Demonstrations of a game show the same state again and again, in variants: tests/envs/test_demos.py.
+POSING = [name for name in GENERATORS if name != "demonstrations"]
 OPERATORS = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv}
 
 
@@ -74,7 +78,7 @@ def test_countdown_is_solved_by_its_own_answer(seed, index, count, high):
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_row_depends_on_seed_and_index_alone(name):
-    make = GENERATORS[name]
+    make = partial(GENERATORS[name], **KNOBS.get(name, {}))
     forwards = [make(7, index) for index in range(50)]
     random.seed(123)
     state = random.getstate()
@@ -84,7 +88,7 @@ def test_a_row_depends_on_seed_and_index_alone(name):
     assert forwards != [make(8, index) for index in range(50)]
 
 
-@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize("name", POSING)
 def test_identity_and_id_tell_problems_apart(name):
     def posed(row):
         return row.get("problem") or f"{row['prompt']} {row['identity']}"  # of pictures the identity is all there is
@@ -155,7 +159,7 @@ def test_too_few_different_problems_is_an_error_only_if_a_number_was_asked_for()
 
 
 @settings(max_examples=20, deadline=None)
-@given(seeds, seeds, st.sampled_from(list(GENERATORS)))
+@given(seeds, seeds, st.sampled_from(POSING))
 def test_parts_of_any_two_seeds_never_meet(train_seed, eval_seed, name):
     train = load_rows(DataConfig(source=name, limit=300), seed=train_seed)
     held = load_rows(DataConfig(source=name, limit=60, split="held_out"), seed=eval_seed)
