@@ -66,15 +66,21 @@ def _one_answer(gold: Node, answer: Node, heavy: bool) -> Node:
     return solved(answer, _teller(heavy))
 
 
+_KIND = re.compile(r"(?<=[a-z])\s+(?:function|triangle|number|angle)\s*$")
+
+
 def same_words(gold: str, answer: str) -> bool:
     """The same words, hyphens and spaces aside; names joined by "and" in any order. An odd function is odd.
 
     >>> same_words("north-west", "northwest"), same_words("tom and jane", "jane and tom"), same_words("tom", "jane")
     (True, True, False)
     """
-    texts = (re.sub(r"(?<=[a-z])\s+(?:function|triangle|number|angle)\s*$", "", text) for text in (gold, answer))
-    parts = [sorted(re.sub(r"[\s-]", "", part) for part in re.split(r"\band\b|,", text)) for text in texts]
-    return parts[0] == parts[1]
+    said, shorter = _KIND.sub("", answer), _KIND.sub("", gold)
+    return _parts(gold) in (_parts(answer), _parts(said)) or _parts(shorter) == _parts(answer)
+
+
+def _parts(text: str) -> list[str]:
+    return sorted(re.sub(r"[\s-]", "", part) for part in re.split(r"\band\b|,", text))
 
 
 def matches(golds: Sequence[Node], answers: Sequence[Node], *, heavy: bool) -> bool:

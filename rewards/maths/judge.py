@@ -199,9 +199,9 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
     if labelled and not choice:
         answers = readings(labelled.group(2))
     if not answers:
-        last = _last_side(answer)
-        if last and not strict:
-            return _judge_read(golds, gold, last, heavy, strict)
+        sides = _readable_sides(answer)
+        if sides and not strict:
+            return _judge_read(golds, gold, sides, heavy, strict)
         if not heavy:
             raise NeedsWorker
         return False, "the answer cannot be read"
@@ -235,9 +235,9 @@ _REMAINDERS = re.compile(
 )
 
 
-def _last_side(answer: str) -> str:
-    """The sides of a chain behind those that nobody here can read, "" if its first can be read: 26 of 3 * 10 = 50 - 24 = 26,
-    where * is the problem's own.
+def _readable_sides(answer: str) -> str:
+    """The sides of a chain behind those that nobody here can read, "" if there are none or its first can be read: of a sum
+    of P(z_i) = 3 - 1 + 4 = 6 the last two.
     """
     sides = re.split(r"(?<![<>!\\])=(?![^{]*\})", answer)
     if CALCULUS.search(answer) and not _CONSTANT.search(answer):  # sympy reads it, in the worker, if it is all of it

@@ -114,12 +114,14 @@ _OPTION = re.compile(
     re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
-    r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\bfalls on|lands on|comes|opens)\s+"
+    r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\b(?:falls on|lands on|comes|opens))\s+"
     r"(?:(?:an?|the|on(?: an?)?)\s+)?"
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
     re.IGNORECASE,
 )
-_DOLLARS_AND_CENTS = re.compile(r"\$?\b(\d+) dollars?,? (?:and )?(\d\d) cents\b")
+# Denies no answer: the number of committees that don't work.
+_THAT_DO_NOT = re.compile(r"\b(?:that|which|who) (?:\w+n['’]t|(?:do|does|did|is|are|was|were|can) ?not)\b")
+_DOLLARS_AND_CENTS = re.compile(r"(?<![\d,.$])\$?(\d{1,3}(?:,\d{3})+|\d+) dollars?,? (?:and )?(\d\d) cents\b")
 _ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
 _FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
@@ -177,12 +179,16 @@ def from_phrase(text: str, hints: Hints) -> Extracted | None:
         return None
     for match in reversed(list(_MARKER.finditer(text))):
         rest = text[match.end() :].lstrip(" \t\r\n*_>:`}")
-        clause = _CLAUSES.split(split_sentences(text[: match.start()])[-1])[-1]
+        before = split_sentences(text[: match.start()])[-1]
+        clause = _CLAUSES.split(before)[-1]
+        clause = (
+            before if re.match(r"\s*that\b", clause) else clause
+        )  # I do not believe, as you know, that the answer is
         if (
             _QUALIFIED.search(clause)
             or _MULTIPLE.search(clause)
             or DOUBT.search(clause)
-            or DENIAL.search(clause[-60:])
+            or DENIAL.search(_THAT_DO_NOT.sub("", clause))
             or _IF.search(clause)
         ):
             return Extracted(None, "the answer is only supposed")
@@ -274,7 +280,7 @@ def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
     return Extracted(found, where, other=twice[1] if twice and found else None)
 
 
-def _once(match: re.Match[str]) -> str:
+def _dollars_alone(match: re.Match[str]) -> str:
     """$0.75 of "$0.75, or 75 cents"; the text as it is if they differ."""
     return f"${match[1]}" if match[1].replace(".", "").lstrip("0") == match[2] else match.group()
 
@@ -327,7 +333,7 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
     text = _FINAL_HEADING.sub("Final answer: ", text) if "inal " in text else text
     if " cents" in text:
-        text = _ALSO_IN_CENTS.sub(_once, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
+        text = _ALSO_IN_CENTS.sub(_dollars_alone, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
     if hints.date and (date := _date(text)):
         return Extracted(date, "last date")

@@ -64,7 +64,7 @@ _CONJUNCTION = re.compile(
     r"|assuming|let|who(?:ever)?|what(?:ever)?|having|whether|for which|such that)\b",
     re.IGNORECASE,
 )
-_RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.I)
+_RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE)
 _ADVERBIAL = re.compile(
     rf"^{_START}(?:and |but )?(?:after(?! \w+ing (?:\w+ ){{0,2}}(?:I|we)\b)|before|with|using|including|of which(?! there)"
     rf"|out of|of|in|at|by|from|among|on|to"
@@ -361,10 +361,9 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
         if found:
             at = found[0]
             if computed(clause, at, items):
-                if value := value_of_quantity(clause, at, items):
-                    return value
-                unsure = DOUBT.search(ITEM.split(clause[:at])[-1])
-                return None if unsure else with_unit(clause, at, items)
+                if DOUBT.search(ITEM.split(clause[:at])[-1]):
+                    return None
+                return value_of_quantity(clause, at, items) or with_unit(clause, at, items)
             free = [
                 said
                 for said in clauses

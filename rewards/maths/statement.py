@@ -160,15 +160,20 @@ def text_of(clause: str, at: int, items: list[Item]) -> str:
 
 
 def value_of_quantity(clause: str, at: int, items: list[Item]) -> str | None:
-    """24 of "the distance between them is 2c = 24"; None where the sentence names no quantity, or the item no value."""
+    """24 of "the distance between them is 2c = 24", with its unit; None where the sentence names no quantity, or the item
+    no value."""
     value = _VALUE_LAST.search(text_of(clause, at, items)) if _QUANTITY_IS.search(clause[:at]) else None
-    return value[1] if value else None
+    return f"{value[1]}{_unit_behind(clause, at)}" if value and not value[1].endswith("%") else value and value[1]
 
 
 def with_unit(clause: str, at: int, items: list[Item]) -> str:
     said = text_of(clause, at, items)
+    return said if said.endswith("%") else said + _unit_behind(clause, at)
+
+
+def _unit_behind(clause: str, at: int) -> str:
     unit = _UNIT_BEHIND.match(clause[at + 1 :])
-    return said + (f" \\text{{{in_ascii(unit.group(1))}}}" if unit and not said.endswith("%") else "")
+    return f" \\text{{{in_ascii(unit.group(1))}}}" if unit else ""
 
 
 def in_ascii(unit: str) -> str:
