@@ -22,6 +22,7 @@ Environments = Annotated[
     list[str] | None,
     typer.Option(help="play an environment instead: name, recipe, or '{name: ..., args: ...}'; may be repeated"),
 ]
+Engine = Annotated[Literal["auto", "vllm", "hf", "native"], typer.Option(help="auto: vllm, or the faster with --env")]
 DataDir = Annotated[Path | None, typer.Option(help="local copies of the benchmarks", envvar="LLMRL_DATA")]
 
 # The exit codes of `llmrl train`.
@@ -50,9 +51,7 @@ def run(
     system: Annotated[str | None, typer.Option(help="system message (chat mode)")] = None,
     template: Annotated[str | None, typer.Option(help="prompt template, such as '{problem} Answer:'")] = None,
     data_dir: DataDir = None,
-    engine: Annotated[
-        Literal["auto", "vllm", "hf", "native"], typer.Option(help="auto: vllm, or the faster one with --env")
-    ] = "auto",
+    engine: Engine = "auto",
     engines: Annotated[int | None, typer.Option(help="engines side by side (default: one per GPU)", min=1)] = None,
     endpoint: Annotated[
         list[str] | None, typer.Option(help="URL of an OpenAI-compatible server to ask instead; may be repeated")

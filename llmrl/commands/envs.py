@@ -32,10 +32,12 @@ def demos(
     rows: Annotated[int, typer.Option(help="Examples, at most.", min=1)] = 1000,
     seed: Annotated[int, typer.Option(help="Which ones.")] = 0,
     thoughts: Annotated[bool, typer.Option(help="Say the state before the action.")] = True,
+    skill: Annotated[float, typer.Option(help="Share of actions from the game's own hints.", min=0, max=1)] = 0.0,
 ) -> None:
-    """Write examples for an sft stage: the form of an answer, its actions drawn at random."""
-    from llmrl.envs.demos import write_demonstrations
+    """Write examples for an sft stage: the form of an answer, its actions drawn at random or from the game's hints."""
+    from llmrl.envs.demos import some_skill, write_demonstrations
     from llmrl.eval.environments import find_environment
 
     _, config = find_environment(env)
-    print(write_demonstrations(config, out, rows=rows, seed=seed, thoughts=thoughts))
+    choose = some_skill(skill) if skill else None
+    print(write_demonstrations(config, out, rows=rows, seed=seed, thoughts=thoughts, choose=choose))

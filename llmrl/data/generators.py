@@ -130,9 +130,8 @@ def demonstrations(
     _require(turns >= 1, f"turns={turns}: use 1 or more")
     _require(0 <= skill <= 1, f"skill={skill} is a share of the actions; use 0 to 1")
     config = EnvConfig(name=env, args=args or {}, turns=turns)
-    row: RawRow = load("llmrl.envs.demos:demonstration")(
-        seed, index, config=config, thoughts=thoughts, skill=skill
-    )  # fmt: skip
+    make = load("llmrl.envs.demos:demonstration")  # by name: environments stand above data
+    row: RawRow = make(seed, index, config=config, thoughts=thoughts, skill=skill)
     return row
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from llmrl.atomic import replacing, write_text
 from llmrl.data.rows import words
 from llmrl.envs.build import check_environment
-from llmrl.envs.game import Game, Played
+from llmrl.envs.game import Game, Hinting, Played
 from llmrl.errors import ConfigError
 from llmrl.importing import load
 from llmrl.seeding import key
@@ -40,12 +40,14 @@ def demonstrations(
 
 def some_skill(skill: float) -> Choose:
     """Of `skill` of all turns the game's own hint, where it has one to give; else any action."""
+    if not skill:
+        return any_action
 
     def choose(game: Game, draw: random.Random) -> int:
-        if skill and not hasattr(game, "hint"):
+        if not isinstance(game, Hinting):
             raise ConfigError(f"skill={skill}: {type(game).__name__} has no hints to show skill with; use skill: 0")
-        best = game.hint() if skill and draw.random() < skill else None  # type: ignore[attr-defined]
-        return any_action(game, draw) if best is None else int(best)
+        best = game.hint() if draw.random() < skill else None
+        return any_action(game, draw) if best is None else best
 
     return choose
 
@@ -85,18 +87,20 @@ def _episode(
         raise ConfigError(f"env.name={config.name} has no list of actions to demonstrate; write your own examples")
     draw, shown = random.Random(f"{own} actions"), environment.start()  # not the draws that made the level
     rules = shown.messages[0]
-    for _ in range(config.turns):
-        game = environment.game
-        action = game.actions[choose(game, draw)]
-        said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
-        answer = json.dumps({**said, "action": action}, ensure_ascii=False)
-        messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
-        yield Observation(messages=messages, media=shown.media), answer
-        turn = environment.act(Completion(tokens=(), logprobs=(), text=answer, status=Status.done()))
-        if turn.next is None or turn.truncated:
-            break
-        shown = turn.next
-    environment.close()
+    try:
+        for _ in range(config.turns):
+            game = environment.game
+            action = game.actions[choose(game, draw)]
+            said = {"thoughts": " ".join(game.words(seen=False).split())} if thoughts else {}
+            answer = json.dumps({**said, "action": action}, ensure_ascii=False)
+            messages = shown.messages if shown.messages[0] is rules else (rules, *shown.messages)
+            yield Observation(messages=messages, media=shown.media), answer
+            turn = environment.act(Completion(tokens=(), logprobs=(), text=answer, status=Status.done()))
+            if turn.next is None or turn.truncated:
+                break
+            shown = turn.next
+    finally:
+        environment.close()
 
 
 def write_demonstrations(

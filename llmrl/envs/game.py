@@ -12,7 +12,7 @@ import inspect
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from llmrl.envs.actions import action_start, parse_choice
 from llmrl.envs.protocol import Turn
@@ -38,11 +38,7 @@ class Step:
 
 
 class Game(Protocol):
-    """The rules of one game, from one seed. `actions` are what the policy may choose from now, by name.
-
-    A game that knows how it is won may have a method `hint() -> int | None`: the number of an action on a way to winning,
-    None if it sees no way from here. Demonstrations of some skill need it.
-    """
+    """The rules of one game, from one seed. `actions` are what the policy may choose from now, by name."""
 
     @property
     def actions(self) -> Sequence[str]: ...
@@ -61,6 +57,15 @@ class Game(Protocol):
 
     def act(self, action: int) -> Step:
         """Do the action of that number."""
+        ...
+
+
+@runtime_checkable
+class Hinting(Protocol):
+    """A game that knows how it is won, which demonstrations of some skill need."""
+
+    def hint(self) -> int | None:
+        """The number of an action on a way to winning; None if the game sees no way from here."""
         ...
 
 

@@ -46,7 +46,7 @@ def test_with_skill_answers_follow_the_games_hints():
         (1.0, 1.0, 1.0),
         (0.5, 0.6, 0.9),
         (0.0, 0.3, 0.7),
-    ):  # half of the others are right by chance
+    ):  # of the others half are right by chance
         rows = load_rows(source(skill=skill), seed=1)
         right = 0
         for row in rows:
