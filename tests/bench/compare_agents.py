@@ -1,12 +1,11 @@
 """Methods for agents under one budget of episodes: `python -m tests.bench.compare_agents`, or `make compare-agents`.
 
 One small vision-language model is made and taught the form of answers in all environments, by examples of little skill: it
-can say what it sees, and chooses the best action somewhat more often than others. Every method then plays the same number
-of episodes from there, with three seeds, two runs at a time. Finished runs are skipped and a stopped one is resumed, so the
-command can be stopped and repeated. NumberLine is played in pictures (its last policies are also shown pictures of other
-levels), the others in words. Afterwards every last policy plays held-out levels of its own environment, those of vl_dac the
-others' too, and RESULTS.md is written from what is there. `--model` takes another start, such as vlm-135m; `--report`
-trains nothing.
+can say what it sees, and chooses the best action somewhat more often than others. Every method plays as many episodes from
+there, with three seeds, two runs at a time; finished runs are skipped and a stopped one is resumed. NumberLine is played in
+pictures (its last policies are also shown pictures of other levels), the others in words. Every last policy plays held-out
+levels of its own environment, those of vl_dac the others' too, and RESULTS.md is written from what is there, beside the
+recipes, or into an `--out` of your own. `--model` takes another start, such as vlm-135m; `--report` trains nothing.
 """
 
 from __future__ import annotations
@@ -34,6 +33,7 @@ from llmrl.train.folder import read_metrics
 from tests.envs import oracles
 
 ROOT = Path(__file__).resolve().parents[2]
+OUT = ROOT / "runs" / "agents"
 SKILL = 0.3  # of the examples: the share of actions that are the best, the others are drawn at random
 LESSONS = 2000  # steps of the supervised start
 HELD_OUT = 48  # levels of an evaluation during training
@@ -74,14 +74,12 @@ METHODS = {
     "vl_dac without warm-up": Method(algo=VL_DAC, critic={**CRITIC, "warmup_steps": 0}),
     "vl_dac without KL": Method(algo={**VL_DAC, "kl_coef": 0.0}, critic=CRITIC),
 }
-
-
 ABLATED = "numberline"  # where the methods called "... without ..." are played
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "agents")
+    parser.add_argument("--out", type=Path, default=OUT)
     parser.add_argument("--model", default="", help="default: a small one, made and taught here")
     parser.add_argument("--environments", nargs="*", default=["numberline", "frozen_lake", "minigrid"])
     parser.add_argument("--methods", nargs="*", default=list(METHODS))
@@ -98,8 +96,7 @@ def main() -> None:
         if not options.model:
             start(options.out / "start")
         with ProcessPoolExecutor(options.workers, mp_context=get_context("spawn")) as pool:
-            for _ in pool.map(partial(train, options=options, until=until), planned(options)):
-                pass
+            list(pool.map(partial(train, options=options, until=until), planned(options)))
     report(options)
 
 
@@ -206,7 +203,7 @@ def start(folder: Path) -> Path:
 
 def skilled(name: str, game: Any, draw: random.Random) -> int:
     """The best action with probability `SKILL`, else one drawn at random."""
-    best = {"numberline": oracles.hint, "frozen_lake": oracles.hint, "minigrid": oracles.to_the_goal}[name]
+    best = oracles.to_the_goal if name == "minigrid" else oracles.hint
     return best(game) if draw.random() < SKILL else draw.randrange(len(game.actions))
 
 
@@ -258,14 +255,13 @@ def report(options: argparse.Namespace) -> None:
         ]
         for method in options.methods:
             own = [place for place in runs if (place.environment, place.method) == (name, method)]
-            if own:
-                lines.append(_row(method, own, found, at_start[name]))
+            lines += [_row(method, own, found, at_start[name])] if own else []
         said = f"Reward of at least 0.5 on {HELD_OUT} levels after 0, 10, 20, ... steps of 16 episodes (mean of seeds):"
         lines += ["", said, "", *filter(None, (_curve(method, name, runs, options) for method in options.methods))]
     lines += _looking({place: results for place, results in found.items() if shows_pictures(place.environment)})
     lines += ["", "## Transfer", "", "vl_dac, trained on the row's environment, played in the column's.", ""]
     lines += _transfer(found, options)
-    file = (options.out if options.model else ROOT / "recipes" / "agents") / "RESULTS.md"
+    file = (ROOT / "recipes" / "agents" if options.out == OUT and not options.model else options.out) / "RESULTS.md"
     write_text(file, "\n".join(lines) + "\n")
     plot(file.with_name("compare.png"), runs, options)
     print(f"wrote {file}")
@@ -278,9 +274,8 @@ def plot(file: Path, runs: Sequence[Place], options: argparse.Namespace) -> None
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(
-        1, len(options.environments), figsize=(4.2 * len(options.environments), 3.4), squeeze=False
-    )
+    panels = len(options.environments)
+    figure, axes = pyplot.subplots(1, panels, figsize=(4.2 * panels, 3.4), squeeze=False)
     for axis, name in zip(axes[0], options.environments, strict=True):
         for method in options.methods:
             own = [place for place in runs if (place.environment, place.method) == (name, method)]
