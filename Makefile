@@ -37,7 +37,7 @@ compare-rldp: $(INSTALLED)  ## private fine-tuning: controllers against constant
 	$(BIN)/python -m tests.bench.compare_rldp $(ARGS)
 
 test: $(INSTALLED)  ## the test suite, two files at a time
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not gpu" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu" $(ARGS)
 
 test-slow: $(INSTALLED)  ## the tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not gpu" $(ARGS)

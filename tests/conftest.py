@@ -10,6 +10,14 @@ import pytest
 
 from tests.skipped import mends
 
+LONG = ("train", "durability", "stages", "rollout", "policy", "launcher")  # folders whose tests train and start processes
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first (`make test` gives files out in this order), or one worker would end with one and the other idle."""
+    here = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in LONG)
+
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """End with what was skipped and the commands that would run it."""
