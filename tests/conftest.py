@@ -10,7 +10,8 @@ import pytest
 
 from tests.skipped import mends
 
-LONG = ("train", "durability", "stages", "rollout", "policy", "launcher")  # folders whose tests train and start processes
+# Folders whose tests train and start processes.
+LONG = frozenset("train durability stages rollout policy launcher".split())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

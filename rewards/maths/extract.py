@@ -28,7 +28,8 @@ from llmrl.rewards.maths.prose import (
     stated_behind,
 )
 from llmrl.rewards.maths.second_thoughts import AGAIN, denied, disowned, unreal
-from llmrl.rewards.maths.sentences import NUMBER, spans_of
+from llmrl.rewards.maths.sentences import NUMBER
+from llmrl.rewards.maths.spans import spans_of
 from llmrl.rewards.maths.statement import NO_HINTS, UNIT, Hints
 from llmrl.rewards.maths.units import UNITS, canonical_unit
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from llmrl.rewards.maths.sentences import DOUBT, says_something, spans_of
+from llmrl.rewards.maths.sentences import DOUBT, says_something
+from llmrl.rewards.maths.spans import spans_of
 
 _SENTENCES = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][$)])"

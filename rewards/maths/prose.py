@@ -21,11 +21,11 @@ from llmrl.rewards.maths.sentences import (
     NUMBER,
     TAIL,
     says_something,
-    spans_of,
     stated,
     with_maths,
     without_denials,
 )
+from llmrl.rewards.maths.spans import spans_of
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
 from llmrl.rewards.maths.units import MONTH, ONE_WORD, numerals, spoken_value
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from llmrl.rewards.maths.judge import bare
-from llmrl.rewards.maths.sentences import spans_of
+from llmrl.rewards.maths.spans import spans_of
 from llmrl.rewards.maths.units import canonical_unit
 
 # A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).

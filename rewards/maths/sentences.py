@@ -12,6 +12,7 @@ import re
 from functools import lru_cache
 
 from llmrl.rewards.maths.plain import delimited, fractions, ratios
+from llmrl.rewards.maths.spans import last_step, spans_of
 from llmrl.rewards.maths.statement import (
     ITEM,
     NO_HINTS,
@@ -29,14 +30,6 @@ from llmrl.rewards.maths.statement import (
 )
 from llmrl.rewards.maths.units import numerals
 
-_DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
-_ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
-_CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} | {
-    "$$": "$$",
-    "$": "$",
-    "\\(": "\\)",
-    "\\[": "\\]",
-}
 NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d(?: ?(?i:[ap]\.?m\b))?|(?:(?:\d{1,3}(?:[, ]\d{3})+"
     r"|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
@@ -118,11 +111,6 @@ TAIL = re.compile(
 _ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+ ?)?[A-Za-z]?[₀-₉]*(?:_\{?\w+\}?)?'*(?:\([^()=+*/-]*\))?\s*=|[^=]*$")
 _BECAUSE = re.compile(rf"\b(?:since|because|as|when|given|if)[^\w{N[1:-1]}]*$", re.IGNORECASE)
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
-_ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)(?![a-zA-Z])")
-_ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
-_LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
-_SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
-_GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
 _PART_OF_DAY = re.compile(r"(\d{1,2}:\d\d)(?: o'clock)? (?:in the|at) (morning|afternoon|evening|night)\b")
 _ATTAINS = ("attain", "reach", "achiev", "assumed", "taken", "occur", "happen")
 _ATTAINED = re.compile(  # The maximum is 40, and it is attained at x = 20.
@@ -210,7 +198,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     sentence = sentence if sentence.isascii() else ITEM.sub(" ", sentence)
     pieces, at = [], 0
     for start, end, content in spans_of(sentence):
-        content = _last_step(content).rstrip()
+        content = last_step(content).rstrip()
         comma = content[-1:] if content.endswith((",", ";")) else ""
         content = content.rstrip(" .,;")
         said = f" {content} " if _BARE.fullmatch(content) else hold(content, "=" in content)
@@ -240,54 +228,11 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     return text, items[:6_000]
 
 
-def _last_step(content: str) -> str:
-    """The end of a derivation: lines that begin with "=" as "first side = last side", and what stands behind an arrow."""
-    *before, content = _ARROW.split(content)
-    if before:
-        content = _ALIGNED.sub("", content).replace("&", " ").replace("\\qquad", " ").replace("\\quad", " ")
-    lines = _LINE_BREAK.split(_ALIGNED.sub("", content).strip())
-    place = len(lines) - 1
-    while place and _GOES_ON.match(lines[place]):
-        place -= 1
-    if place == len(lines) - 1:
-        steps = place and all("=" in line for line in lines) and not all(map(_SOLVED.match, lines))
-        return lines[-1].replace("&", " ") if steps else content  # 2x = 36, 18 = x: the last line of a derivation
-    return f"{lines[place].partition('=')[0].replace('&', ' ')} = {lines[-1].rpartition('=')[2].replace('&', ' ')}"
-
-
 def says_something(sentence: str) -> bool:
     """Whether a number, an equation or an expression stands in the sentence."""
     if NUMBER.search(sentence):
         return True
     return any(not _BARE.fullmatch(content) for _, _, content in spans_of(sentence))
-
-
-def spans_of(text: str) -> list[tuple[int, int, str]]:
-    """(start, end, content) of every maths span $..$, $$..$$, \\(..\\), \\[..\\], in order and in one pass."""
-    found: list[tuple[int, int, str]] = []
-    opened: tuple[str, int, int] | None = None
-    for match in _DELIMITER.finditer(text):
-        mark = match.group()
-        if opened is None:
-            opened = (_CLOSES[mark], match.start(), match.end()) if mark in _CLOSES else None
-        elif mark == opened[0]:
-            content = text[opened[2] : match.start()]
-            if "begin" in text[opened[1] : opened[2]]:
-                content = text[opened[1] : match.end()]
-            if mark == "$" and _between_prices(content, text[match.end() : match.end() + 1]):
-                opened = (mark, match.start(), match.end())
-                continue
-            if content.strip():
-                found.append((opened[1], match.end(), content))
-            opened = None
-    return found
-
-
-def _between_prices(content: str, after: str) -> bool:
-    """Whether what stands between two dollar signs is no mathematics but the way from one price to the next."""
-    if re.match(r"\d.*[\s*(=+-]$", content, re.DOTALL) and after.isdigit():
-        return True
-    return re.search(r"(?<!\\)\b[a-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub(r"\\\w+\s*\{[^{}]*\}", "", content)) is not None
 
 
 def without_denials(sentence: str) -> str:

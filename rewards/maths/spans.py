@@ -1,0 +1,62 @@
+"""Where mathematics stands in a text, and what the last step of a derivation is. Reads text only."""
+
+from __future__ import annotations
+
+import re
+
+_DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
+_ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
+_CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} | {
+    "$$": "$$",
+    "$": "$",
+    "\\(": "\\)",
+    "\\[": "\\]",
+}
+_ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)(?![a-zA-Z])")
+_ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
+_LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
+_SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
+_GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
+
+
+def spans_of(text: str) -> list[tuple[int, int, str]]:
+    """(start, end, content) of every maths span $..$, $$..$$, \\(..\\), \\[..\\], in order and in one pass."""
+    found: list[tuple[int, int, str]] = []
+    opened: tuple[str, int, int] | None = None
+    for match in _DELIMITER.finditer(text):
+        mark = match.group()
+        if opened is None:
+            opened = (_CLOSES[mark], match.start(), match.end()) if mark in _CLOSES else None
+        elif mark == opened[0]:
+            content = text[opened[2] : match.start()]
+            if "begin" in text[opened[1] : opened[2]]:
+                content = text[opened[1] : match.end()]
+            if mark == "$" and _between_prices(content, text[match.end() : match.end() + 1]):
+                opened = (mark, match.start(), match.end())
+                continue
+            if content.strip():
+                found.append((opened[1], match.end(), content))
+            opened = None
+    return found
+
+
+def _between_prices(content: str, after: str) -> bool:
+    """Whether what stands between two dollar signs is no mathematics but the way from one price to the next."""
+    if re.match(r"\d.*[\s*(=+-]$", content, re.DOTALL) and after.isdigit():
+        return True
+    return re.search(r"(?<!\\)\b[a-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub(r"\\\w+\s*\{[^{}]*\}", "", content)) is not None
+
+
+def last_step(content: str) -> str:
+    """The end of a derivation: lines that begin with "=" as "first side = last side", and what stands behind an arrow."""
+    *before, content = _ARROW.split(content)
+    if before:
+        content = _ALIGNED.sub("", content).replace("&", " ").replace("\\qquad", " ").replace("\\quad", " ")
+    lines = _LINE_BREAK.split(_ALIGNED.sub("", content).strip())
+    place = len(lines) - 1
+    while place and _GOES_ON.match(lines[place]):
+        place -= 1
+    if place == len(lines) - 1:
+        steps = place and all("=" in line for line in lines) and not all(map(_SOLVED.match, lines))
+        return lines[-1].replace("&", " ") if steps else content  # 2x = 36, 18 = x: the last line of a derivation
+    return f"{lines[place].partition('=')[0].replace('&', ' ')} = {lines[-1].rpartition('=')[2].replace('&', ' ')}"
