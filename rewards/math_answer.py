@@ -140,15 +140,20 @@ def _verify_found(found: Extracted, response: str, gold: str, deadline: float, s
 
 def _hints(gold: str, wanted: Asked) -> Hints:
     if _INTEGER.fullmatch(gold):
-        return Hints(difference=wanted.difference, noun=wanted.noun, name=wanted.name)
+        year = wanted.year and re.fullmatch(r"(?:1[5-9]|20)\d\d", gold) is not None
+        return Hints(
+            difference=wanted.difference, noun=wanted.noun, name=wanted.name, subject=wanted.subject, year=year
+        )
     return Hints(
         difference=wanted.difference,
         noun=wanted.noun,
         name=wanted.name,
+        subject=wanted.subject,
         words=_IN_WORDS.fullmatch(gold) is not None,
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,
         date=_IS_DATE.fullmatch(gold) is not None,
+        clock=re.fullmatch(r"\d{1,2}:\d\d(?: ?[ap]\.?m\.?)?", gold.strip(), re.IGNORECASE) is not None,
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 from tests.skipped import mends
 
 # Folders whose tests train and start processes.
-LONG = frozenset("train durability stages rollout policy launcher".split())
+LONG = ("train", "durability", "stages", "rollout", "policy", "launcher")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

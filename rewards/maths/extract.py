@@ -29,7 +29,7 @@ from llmrl.rewards.maths.prose import (
 )
 from llmrl.rewards.maths.second_thoughts import AGAIN, denied, disowned, unreal
 from llmrl.rewards.maths.sentences import NUMBER
-from llmrl.rewards.maths.spans import spans_of
+from llmrl.rewards.maths.spans import sides, spans_of
 from llmrl.rewards.maths.statement import NO_HINTS, UNIT, Hints
 from llmrl.rewards.maths.units import UNITS, canonical_unit
 
@@ -42,6 +42,9 @@ _TURN_ENDS = re.compile(
     r"|<start_of_turn>|<eos>|\[INST\]|\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:User|Human|Instruction)(?:\*\*)?\s*:"
 )
 _NEXT_QUESTION = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
+_NEXT_TASK = re.compile(
+    r"\n[ \t]*\n[ \t]*Question:.*\n[ \t]*Answer:"
+)  # a base model goes on with the next of its examples
 _COMMITS = re.compile(r"####|boxed|\banswer\b", re.IGNORECASE)
 _EMPTY_BOX = re.compile(
     r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?|\\[cl]?dots",
@@ -185,6 +188,8 @@ def _own_turn(response: str) -> str:
             break
     if not any(mark in text for mark in ("Q", "Question", "Problem")):
         return text
+    if (task := _NEXT_TASK.search(text)) and "=" in text[: task.start()]:
+        text = text[: task.start()]
     committed = _COMMITS.search(text, text.rfind("</think>") + 1)
     another = _NEXT_QUESTION.search(text, committed.end()) if committed else None
     return text[: another.start()] if another else text
@@ -220,11 +225,8 @@ def extract(response: str, hints: Hints = NO_HINTS) -> Extracted:
 
 def _last_side(equation: str) -> str:
     """What stands behind the last "=" that is in no braces; all of it where that is a list."""
-    depth, at = 0, 0
-    for place, sign in enumerate(equation):
-        depth += (sign == "{") - (sign == "}")
-        at = place + 1 if sign == "=" and not depth else at
-    return equation if "," in equation[at:] else equation[at:].strip()
+    last = sides(equation)[-1]
+    return equation if "," in last else last.strip()
 
 
 def after_the_box(response: str) -> Extracted | None:

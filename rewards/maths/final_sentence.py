@@ -7,6 +7,7 @@ from itertools import pairwise
 
 from llmrl.rewards.maths.sentences import DOUBT, says_something
 from llmrl.rewards.maths.spans import spans_of
+from llmrl.rewards.maths.statement import DENIAL
 
 _SENTENCES = re.compile(
     r"(?:(?<=[.!?])|(?<=[.!?][$)])"
@@ -42,6 +43,13 @@ _STEPS = re.compile(
 )
 _ITS_THE_ANSWER = re.compile(
     r"[,;]? (?:and |which |— ?)?(?:that|this|it)?['’]?(?:s| is) (?:the|our|my) (?:final )?answer(?: \w+ \w+)?\W*$",
+    re.IGNORECASE,
+)
+_REASON = re.compile(r"^\W*(?:(?:and|but)\W)?(?:since|as|because)\b[^,]*,|\b(?:since|because)\b[^,]*$", re.IGNORECASE)
+_FIGURES = re.compile(r"\d+(?:\.\d+)?")
+_TURNS = re.compile(
+    rf"{DENIAL.pattern}|\b(?:but|however|only|instead|rather|actually|wait|yet|although|though|still|need|want|find|let|now"
+    r"|next|remain\w*|left|if|would|guess|check|first|second|then|or|and then|more|less|fewer|than)\b|\?",
     re.IGNORECASE,
 )
 _ASKS = re.compile(
@@ -90,6 +98,19 @@ def final_sentence(sentences: list[str], said_in: list[int]) -> int | None:
     if real < len(places) - 1 and not _CONCLUDES.match(sentences[places[real]]):
         return places[-1]
     return places[real] if places else None
+
+
+def conclusion_before(sentences: list[str], said_in: list[int], place: int) -> int | None:
+    """The sentence before one that states nothing and brings no number that was not there; None if that turns against it.
+
+    "10/30 + 1/30 = 11/30. As 11 and 30 share no factor, this is in lowest terms."
+    """
+    before = [i for i in said_in if i < place]
+    said = _REASON.sub("", sentences[place])
+    if not before or _TURNS.search(said) or DOUBT.search(said):
+        return None
+    known = set(_FIGURES.findall(" ".join(sentences[: before[-1] + 1])))
+    return before[-1] if known.issuperset(_FIGURES.findall(sentences[place])) else None
 
 
 def without_steps(text: str) -> str:

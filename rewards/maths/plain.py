@@ -56,6 +56,7 @@ _VARIABLE = re.compile(r"(?!(?<=\d )x \d)[A-Za-z]")
 _APPROXIMATED = re.compile(
     r"(?<![\w.$/\\])((?:[A-Za-z] ?= ?)?[-−]?\d+/\d+) ?≈ ?([-−]?\d+\.\d+)(?![\w%/])"
 )  # 7/3 ≈ 2.33
+_FACTORS = re.compile(r"\([^()]*[-+−][^()]*\) ?\([^()]*[-+−][^()]*\)")  # (a + b)(a - b)
 _DIGIT = re.compile(r"\d")
 _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z][²³]?")
 _BEHIND_NUMBER = re.compile(r"[\d½¼¾π)] $")
@@ -162,6 +163,8 @@ def _is_mathematics(run: str) -> bool:
         return True
     if not _VARIABLE.search(run):
         return False
+    if _FACTORS.search(run):
+        return True
     first, sign, last = run.rpartition("=")
     if _VARIABLE.search(last):
         return len(last.strip()) > 2 and _DIGIT.search(last) is not None if ")" not in first else sign != ""

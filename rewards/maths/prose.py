@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from llmrl.rewards.boxes import boxes_of
 from llmrl.rewards.maths.final_sentence import (
     asked_behind,
+    conclusion_before,
     final_sentence,
     split_sentences,
     without_claim,
@@ -25,7 +26,7 @@ from llmrl.rewards.maths.sentences import (
     with_maths,
     without_denials,
 )
-from llmrl.rewards.maths.spans import spans_of
+from llmrl.rewards.maths.spans import last_step, spans_of
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
 from llmrl.rewards.maths.units import MONTH, ONE_WORD, numerals, spoken_value
 
@@ -61,7 +62,7 @@ _WHO = re.compile(
     r"(?:[^.]*,)?\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?"
     r"(?:(?i:we (?:see|find|know) that|it(?: is|'s)) )?([A-Z][a-z]+)"
     r"(?: who)? (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
-    r" (?:first\b|the (?:\w+est|most|least|winner|one|only)\b)"
+    r" (?:first\b|more\b|fewer\b|[a-z]+er\b(?! than)|the (?:\w+est|most|least|winner|one|only)\b)"
 )
 # An answer on a line of its own, then its reasons.
 _FIRST_LINE = re.compile(
@@ -69,7 +70,9 @@ _FIRST_LINE = re.compile(
     re.IGNORECASE,
 )
 _LETTER = re.compile(
-    r"\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
+    r"\b(?:choose|pick|select|answer is|option is|choice is) \(?([A-F])\)?(?=,? (?:that is|which is|i\.e\."
+    r"|namely|because|since)\b)"
+    r"|\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
     r"|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
     r"|(?:^|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\W{1,2})\(?([A-F])\)? is (?:the )?(?:right|correct|best|true|answer)\b"
     r"|\bonly\s+(?:option |choice |statement )?\(?([A-F])\)?\s+(?:works?|fits?|is|remains|satisfies|matches|holds?|can)\b",
@@ -103,7 +106,8 @@ _TAIL_DOUBTS = re.compile(
 _IF = re.compile(r"\b(?:if|whether|unless)\b", re.IGNORECASE)
 _CLAUSES = re.compile(r"[,;:]|\b(?:so|thus|therefore|hence|then|and)\b", re.IGNORECASE)
 LEAD = re.compile(
-    r"^\\text\s*\{(?![^{}]*\b(?:not|than|most|least|about|or)\b)[^{}]*\b(?:is|are|equals)\s*\}\s*(?=\S)"
+    r"^\\text\s*\{(?![^{}]*\b(?:not|than|most|least|about|or)\b)[^{}]*(?:\}\s*[A-Za-z]\s*\\text\s*\{\s*)?"
+    r"\b(?:is|are|equals)\s*\}\s*(?=\S)"
     r"|^(?:\\text\{\s*)?(?:probably|likely|exactly|simply|just|only|both|therefore|thus|hence|then|so"
     r"|equal to|equals|(?:the )?(?:final )?answer(?: is)?:?|it is|it's|which is)\b[\s:,]*(?:\}\s*)?(?=\S)",
     re.IGNORECASE,
@@ -116,13 +120,25 @@ _OPTION = re.compile(
 _PREDICATE_WORDS = re.compile(
     r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\b(?:falls on|lands on|comes|opens))\s+"
     r"(?:(?:an?|the|on(?: an?)?)\s+)?"
-    r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)\W*$",
+    r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)"
+    r"(?:\W*$|,? (?:centered|with|whose|because|since|which|opening|passing|having)\b(?!.*\b(?:but|not|or)\b))",
     re.IGNORECASE,
 )
 # Denies no answer: the number of committees that don't work.
 _THAT_DO_NOT = re.compile(r"\b(?:that|which|who) (?:\w+n['’]t|(?:do|does|did|is|are|was|were|can) ?not)\b")
 _DOLLARS_AND_CENTS = re.compile(r"(?<![\d,.$])\$?(\d{1,3}(?:,\d{3})+|\d+) dollars?,? (?:and )?(\d\d) cents\b")
 _ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
+# The two numbers are:\n- Smaller: 4\n- Larger: 9
+_LISTED = re.compile(
+    r"([^\n]{0,200}\b(?:are|numbers|solutions|values|roots)\b[^\n:]{0,80}):\s*\n"
+    r"((?:[ \t]*(?:[-*•]|\d[.)])[ \t][^\n]{1,60}\n?){2,6})\s*\Z"
+)
+_ENTRY = re.compile(r"[ \t]*(?:[-*•]|\d[.)])[ \t](?:[^\n:=]*:)?[ \t]*([^\n]*[^\s.,;])")
+_NAMELY = re.compile(
+    r"(.*\bthere (?:are|is)(?: exactly| only)? \$?(\d+)\$? [^\n]*?)(?:,? namely|:)\s*"
+    r"((?:[^\n,]{1,30}, ){1,7}?(?:and )?[^\n,]{1,30}|[^\n,]{1,30} and [^\n,]{1,30})$",
+    re.DOTALL,
+)
 _FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
@@ -147,7 +163,19 @@ _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
 
-_LEADS_TO_DATE = re.compile(
+_MONTH_DAY = rf"{MONTH} \d{{1,2}}(?:st|nd|rd|th)?"
+_LEADS_TO = re.compile(
+    r"\b(?:is|will be|shows?|arrives? at|ends? at|starts? at|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to)"
+    rf" (?:{_MONTH_DAY}|in (?:the year )?\d{{4}}|\d{{1,2}}:\d\d(?: ?[ap]\.?m\b\.?)?)\W*$",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(
+    r"(?<![\d.,$])(?<!before )(?<!after )(?<!until )(?<!since )(?<!from )(?:1[5-9]|20)\d\d(?![\d,.]\d|\d| [-+])"
+)
+_CLOCK = re.compile(
+    r"(?<!before )(?<!after )(?<!until )(?<!from )\b\d{1,2}:\d\d(?!\d)(?: ?[ap]\.?m\b\.?)?", re.IGNORECASE
+)
+_DATE = re.compile(
     rf"\b(?:is|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to) {MONTH} \d{{1,2}}(?:st|nd|rd|th)?\W*$"
 )
 _DATE = re.compile(
@@ -257,7 +285,7 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
         digits = _in_digits(text)
         return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")
     place = said_in[-1] if place is None else place
-    said = _LABEL.sub("", without_claim(sentences[place]))
+    said = without_claim(sentences[place])
     if said.endswith("?") or asked_behind(sentences[place + 1 :]):
         return Extracted(None, "the last number is asked")
     if any(takes_back(later) for later in sentences[place + 1 :]):
@@ -268,11 +296,25 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
         return Extracted(chosen.group(1), "last choice")
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")
-    return _stated(re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", said), hints, "last sentence")
+    found = _stated(_plainly(said), hints, "last sentence")
+    if found.answer is None and (before := conclusion_before(sentences, said_in, place)) is not None:
+        return _stated(_plainly(without_claim(sentences[before])), hints, "conclusion")
+    return found
+
+
+def _plainly(sentence: str) -> str:
+    """The sentence without marks of emphasis, a bullet and the stop at its end."""
+    return re.sub(r"\*\*|[.!]+$|^\W*[-*>#]\s", "", _LABEL.sub("", sentence))
 
 
 def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
     """What a sentence states, with the same value in another unit where it says that too."""
+    if (
+        "there " in sentence and len(sentence) < 400 and (counted := _NAMELY.match(sentence))
+    ):  # there are 3 values, namely 2, 4 and 8
+        parts = [part.strip(" $\\()") for part in re.split(r",(?: and)?|\band\b", counted[3]) if part.strip()]
+        if len(parts) == int(counted[2]) and (found := stated(counted[1], hints)):
+            return Extracted(found, where, other=", ".join(parts))
     twice = restated(sentence)
     if twice and not twice[0]:
         return Extracted(None, "two values that differ")
@@ -285,13 +327,13 @@ def _dollars_alone(match: re.Match[str]) -> str:
     return f"${match[1]}" if match[1].replace(".", "").lstrip("0") == match[2] else match.group()
 
 
-def _date(text: str) -> str | None:
-    """The one date of the last sentence that names any, where nothing denies or doubts it."""
-    dated = [sentence for sentence in split_sentences(text) if _DATE.search(sentence)]
+def _moment(text: str, form: re.Pattern[str]) -> str | None:
+    """The one date, year or time of the last sentence that names any, where nothing denies or doubts it."""
+    dated = [sentence for sentence in split_sentences(text) if form.search(sentence)]
     if not dated or DENIAL.search(dated[-1]) or DOUBT.search(dated[-1]) or dated[-1].endswith("?"):
         return None
-    found = [re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", match.group()) for match in _DATE.finditer(dated[-1])]
-    return found[-1] if len(set(found)) == 1 or _LEADS_TO_DATE.search(dated[-1]) else None
+    found = [re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", match.group()) for match in form.finditer(dated[-1])]
+    return found[-1] if len(set(found)) == 1 or _LEADS_TO.search(dated[-1]) else None
 
 
 def _stands_alone(whole: str) -> bool:
@@ -316,7 +358,7 @@ def _undelimited(line: str) -> str:
     """What stands between the delimiters if the line is one maths span, the line as it is otherwise."""
     marked = with_maths(line)
     spans = spans_of(marked)
-    return spans[0][2].strip() if spans and spans[0][:2] == (0, len(marked.rstrip("."))) else line
+    return last_step(spans[0][2])[0].strip() if spans and spans[0][:2] == (0, len(marked.rstrip("."))) else line
 
 
 def from_prose(text: str, hints: Hints) -> Extracted:
@@ -331,12 +373,15 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
+    if ":" in text and (listed := _LISTED.search(text)):
+        text = f"{text[: listed.end(1)]} {' and '.join(_ENTRY.findall(listed[2]))}."
     text = _FINAL_HEADING.sub("Final answer: ", text) if "inal " in text else text
     if " cents" in text:
         text = _ALSO_IN_CENTS.sub(_dollars_alone, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
-    if hints.date and (date := _date(text)):
-        return Extracted(date, "last date")
+    for wanted, form in ((hints.date, _DATE), (hints.year, _YEAR), (hints.clock, _CLOCK)):
+        if wanted and (moment := _moment(text, form)):
+            return Extracted(moment, "last date")
     if found := from_phrase(text, hints):
         return found
     whole = _TITLE.sub("", text.strip(), count=1)

@@ -27,6 +27,12 @@ _UNIT = re.compile(
 )
 _COUNTED = re.compile(r"\bhow many (?!more\b|of\b|times\b|different\b|total\b)(\w+)", re.IGNORECASE)
 _NAMED = re.compile(r"\b[Hh]ow (?:old|tall|heavy|fast|long|far|rich) (?:is|was) ([A-Z][a-z]+)\b(?!['’])")
+_SUBJECT = re.compile(
+    r"\b(?:what (?:is|was|are)|find|compute|determine|calculate) (?:the |their |its )?"
+    r"((?:larger|smaller|greater|lesser|largest|smallest|greatest|least|first|second|third|last) [a-z]+)\s*[?.]\s*$",
+    re.IGNORECASE,
+)
+_YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _OPTION = re.compile(r"(?:^|[\s{])\(?([A-F])[).:]\}?(?:[\s~]|\\(?![A-Za-z]))*")
 _AMOUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
 _MISSING = re.compile(
@@ -46,8 +52,8 @@ _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
-    name: whose age or the like. expressions: in `bare` form. variable: the one whose value is asked. options: the texts
-    of the letters to choose from."""
+    name: whose age or the like. subject: "larger number". year: it asks for a year. expressions: in `bare` form.
+    variable: the one whose value is asked. options: the texts of the letters to choose from."""
 
     percent: bool = False
     difference: bool = False
@@ -56,6 +62,8 @@ class Asked:
     amount: bool = False
     noun: str = ""
     name: str = ""
+    subject: str = ""
+    year: bool = False
     expressions: frozenset[str] = frozenset()
     variable: str = ""
     options: Mapping[str, str] = field(default_factory=dict)
@@ -86,6 +94,8 @@ def asked(question: str) -> Asked:
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
         noun=nouns[-1] if nouns and not difference else "",
         name=name[1] if name else "",
+        subject=subject[1].lower() if (subject := _SUBJECT.search(question)) else "",
+        year=_YEAR.search(question) is not None,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
         variable=(variable[1] or variable[2]) if variable else "",
         options=_options(question),

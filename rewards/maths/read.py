@@ -84,6 +84,7 @@ def _per(match: re.Match[str]) -> str:
     return f"\\text{{{top}/{bottom}{f'^{power}' if power and power != '1' else ''}}}"
 
 
+_CANCELLED = re.compile(r"\\b?cancel\s*(?:\{([^{}]*)\}|(\d))")
 _SPACING = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}"
     r"|(?<!\\)\\[,;:> ]|~|\\phantom\{[^{}]*\}"
@@ -190,6 +191,8 @@ def clean(text: str) -> str:
     text = _TO.sub(r"\1:\2", _spoken(_aligned(text)))
     text = re.sub(r"\s*(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", "{,}", text)
     text = _PER_CENT.sub("percent", text.replace("\\!", "").replace("\\/", ""))
+    if "cancel" in text:
+        text = _CANCELLED.sub(r"{\1\2}", text)
     if "\\over" in text:
         text = _infix_over(text)
     text = _ALSO.sub(lambda m: f" or {m[1] or m[2]}", text)

@@ -39,6 +39,9 @@ def nameable(node: Node) -> bool:
         return nameable(left) and nameable(right)
     if node.op in _FUNCTIONS:
         return nameable(node.args[0])
+    if node.op == "^":  # AB^2
+        side, power = node.args
+        return isinstance(side, Name) and len(side.text) > 1 and side.text.isupper() and isinstance(power, Num)
     if node.op in ("+", "/", "cup", "cap"):
         return len(names(node)) >= 2 and all(_plain(arg) for arg in node.args)
     return False
@@ -79,11 +82,16 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
         values = list(node.sides[:-1])
     if name is not None and len(values) > 1 and not names(values[-1]):
         values = [value for value in values if not names(value)]  # A = pi r^2 = 9 pi
+    unit = values[-1].unit if isinstance(values[-1], Quantity) and "~" in node.ops else ""
+    if unit and not any(isinstance(value, Quantity) for value in values[:-1]):  # sqrt(45) = 3 sqrt(5) about 6.71 cm
+        values[-1] = values[-1].value
+    else:
+        unit = ""
     for place, (left, right) in enumerate(pairwise(values)):
         about = node.ops[place + len(node.sides) - len(values)] == "~"
         if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):
             return []
-    return values
+    return [Quantity(value, unit) for value in values] if unit else values
 
 
 def concluded(node: Relation) -> Node | None:

@@ -64,7 +64,10 @@ def restated(sentence: str) -> tuple[str, str] | None:
     if not single:
         return None
     alone = f"{single[0][0]} {single[0][1]}{sentence[match.end() :].removeprefix(')')}"
-    return sentence[: match.start()] + alone, f"{single[-1][0]} \\text{{{single[-1][1]}}}"
+    another = sides[0] if single[0] is sides[1] else sides[1]
+    return sentence[: match.start()] + alone, " ".join(
+        rf"{value} \text{{{unit}}}" for value, unit in zip(another[::2], another[1::2]) if value
+    )
 
 
 def _size(number: str, unit: str, more: str | None, smaller: str | None) -> tuple[str, Fraction, int] | None:

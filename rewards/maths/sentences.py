@@ -40,8 +40,10 @@ _DOUBTS = """
     more or less|ignor\\w+|naive|rough(?:ly)?|preliminary|provisional
     none|neither|nor|except|wrong|incorrect|mistake\\w*|maybe|perhaps|possibly|probably|likely|unlikely
     presumabl[ey]|supposedly|allegedly|apparently|reportedly|seemingly|arguably|might|could|(?-i:may)|ought|seems?|appears?
-    either|otherwise|unless|whether|depending|provided|as (?:if|though)|one would|would be wrong|would\\b.*\\bif
-    if [^,]*\\bwere|for (?:example|instance)|according to (?:my|some\\w*)|give or take|at first|first (?:idea|thought)
+    either(?! (?:way|point|case|method|approach)\\b)|otherwise|unless|whether|depending|provided|as (?:if|though)
+    one would|would be wrong|would\\b.*\\bif
+    if [^,]*\\bwere(?! to\\b)|for (?:example|instance)|according to (?:my|some\\w*)|give or take
+    at first|first (?:idea|thought)
     (?:suppos|assum|presum|guess|estimat|conjectur|suspect|claim|rumou?r|hint)\\w*|doubt(?:s|ed|ful)?|imagine|pretend|tempted|inclined
     (?:said|says)(?! (?:yes|no)\\b)|say (?:it|there|we|s?he)|(?<!all )told|(?:upper|lower) bound|one possib\\w+|a candidate
 """
@@ -75,11 +77,14 @@ _RESULT = re.compile(
     r"|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
+_TO_GET = re.compile(rf"\bto (?:get|obtain|yield)\b[^{N[1:-1]}]*{N}")
+_REASON = re.compile(rf"^{_START}(?:and )?(?:since|because)\b", re.IGNORECASE)
 _NONE = re.compile(r"\b(?:none|neither)\b", re.IGNORECASE)  # None of them fit, which means that there are 0.
 _MEANS = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|which means|meaning)\b", re.IGNORECASE)
 _CONCLUDES = re.compile(rf"{_START}(?:and )?(?:so|thus|therefore|hence|then)\b", re.IGNORECASE)
 _CLAUSES = re.compile(
-    r"[,;]\s*|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but"
+    rf"[,;]\s*|\s+(?=if\b[^,]*{N})"
+    r"|\s+(?=(?:(?:thus|therefore|hence|then) (?:the|an?|it|s?he|they|we|you|there|this|[A-Z\ue000-\uf8ff])|so|but"
     r"|while|whereas|because|since|(?<!of )which|including|where|whether|for which|such that|it follows"
     r"|we (?:find|get|have|obtain|see))\b)|(?<!after)(?<!by)(?<!of)(?<!for)(?<!before)(?<!without)\s+(?=(?:making|giving"
     r"|leaving)\b)|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
@@ -127,10 +132,12 @@ _CONFIRMS = ("confirm", "agree", "match", "verif", "check", "consisten", "coinci
 _IN_THE_END = re.compile(
     r"^\W*(?:(?:so|thus|therefore|hence)\W+)?(?:at|by|in) the end(?: of (?:the|that|this) \w+)?,? (?=\W*\d)", re.I
 )
+_INDEED = re.compile(r",? (?:and )?indeed\b(?![^=]*\b(?:so|thus|therefore|answer)\b)[^;]*=[^;]*$")
+_OF_NONE = re.compile(r"(\d [a-z]+ (?:who )?[a-z]+ )(?:neither|none)\b[^.,;]*")  # 14 students play neither of the two
 _SUBJECT = re.compile(
     rf"\W*(?:(?:so|thus|therefore|hence|then|and|but|while)\W+)*([A-Z][a-z]+|(?:her|his|their|the) \w+) (\w+) {N}"
 )
-_UNREAL = re.compile(r"\bif\b[^.]*\bwere\b[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
+_UNREAL = re.compile(r"\bif\b[^.]*\bwere\b(?! to\b)[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
 _BARE = re.compile(
     r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
     r"|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*"
@@ -162,6 +169,11 @@ _HOLDS = re.compile(
     rf"|in)\s+)?{_FILLER}*(?={N})"
 )
 _SUCH = re.compile(rf"\b{_FILLER}+(?:with|such that|where|satisfying|for which|in)\s+{_FILLER}*(?={N})", re.IGNORECASE)
+_COMPOUND_UNITS = re.compile(r"\b(?:hour|minute|day|week|year|f[oe][oe]t|pound)")
+_COMPOUND = re.compile(  # 2 hours and 40 minutes are one quantity
+    r"(?<![\w.,/$-])(\d+) (years?|weeks?|days?|hours?|minutes?|feet|foot|pounds?),?(?: and)? "
+    r"(\d+(?:\.\d+)?) (months?|days?|hours?|minutes?|seconds?|inch(?:es)?|ounces?)(?!\w)"
+)
 _EITHER = re.compile(rf"\beither\s+(?={N},? or {N})")
 _LIES = re.compile(
     r"\b(?:(?:must )?lies? in|(?:takes? on|attains?|takes?|reach(?:es)?) (?:all|any|every)(?: real)? values? in"
@@ -186,6 +198,10 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         parts = [item(place) for place in ITEM.findall(match.group())]
         if any("=" in part.text for part in parts) and not all(_ASSIGNMENT.match(part.text) for part in parts):
             return match.group()  # 36n = 72, or n = 2: steps, no list of answers
+        if len(parts) > 2 and "=" in (chain := parts[-1].text).partition("=")[2]:
+            known = [part.text.partition("=")[0].strip() for part in parts[:-1]]
+            if all(re.search(rf"(?<![a-z\\]){re.escape(name)}", chain.split("=")[1]) for name in known):
+                return match.group()  # a = 2, b = -1, and z = a + bi = 2 - i
         if (
             "," in match[2]
             and all("=" in part.text for part in parts)
@@ -198,10 +214,11 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
     sentence = sentence if sentence.isascii() else ITEM.sub(" ", sentence)
     pieces, at = [], 0
     for start, end, content in spans_of(sentence):
-        content = last_step(content).rstrip()
+        content, derived = last_step(content)
+        content = content.rstrip()
         comma = content[-1:] if content.endswith((",", ";")) else ""
         content = content.rstrip(" .,;")
-        said = f" {content} " if _BARE.fullmatch(content) else hold(content, "=" in content)
+        said = f" {content} " if _BARE.fullmatch(content) else hold(content, derived)
         pieces += [sentence[at:start], said, comma]
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
@@ -215,6 +232,8 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         text = re.sub(r"\b(\d+) out of (?:every )?(\d+)\b", r"\1/\2", text)
     text = text.replace("\\$", "$").replace("\\%", "%")
     text = _POINT.sub(lambda m: hold(m.group()), text) if "(" in text else text
+    if _COMPOUND_UNITS.search(text):
+        text = _COMPOUND.sub(lambda m: hold(rf"{m[1]} \text{{{m[2]}}} {m[3]} \text{{{m[4]}}}"), text)
     text = NUMBER.sub(
         lambda m: hold(f"{m.group().removesuffix(m[1])} \\text{{{in_ascii(m[1])}}}" if m[1] else m.group()), text
     )
@@ -261,6 +280,10 @@ def with_maths(text: str) -> str:
 def _spelled_out(sentence: str) -> str:
     """9:15 in the morning as 9:15 am; that is, as i.e.; the extremum without where it is attained."""
     sentence = sentence.replace(", that is, ", ", i.e. ")
+    if "indeed" in sentence and (check := _INDEED.search(sentence)) and says_something(sentence[: check.start()]):
+        sentence = sentence[: check.start()]
+    if "neither" in sentence or "none" in sentence:
+        sentence = _OF_NONE.sub(r"\1", sentence)
     if (
         any(verb in sentence for verb in _ATTAINS)
         and (where := _ATTAINED.search(sentence))
@@ -293,10 +316,11 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
     counted = [clause for clause in clauses if ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
     free = free or [clause for clause in counted if _IS_ITEM.search(clause) or _RELATIVE.match(clause)]
-    stating = [clause for clause in free if not _ADVERBIAL.match(clause) or _THERE_IS.search(clause)] or free[-1:]
+    stating = [said for said in free if not _ADVERBIAL.match(said) or _THERE_IS.search(said) or _TO_GET.search(said)]
+    stating = stating or free[-1:]
     if len(stating) > 1 and re.match(r"\W*\w+ing\b", stating[0]):  # Dividing by 4, we get
         del stating[0]
-    if len(stating) > 1 and (hints.noun or hints.name):
+    if len(stating) > 1 and (hints.noun or hints.name or hints.subject):
         stating = _asked_for(stating, hints)
     for place in reversed(range(len(stating))):
         clause = stating[place]
@@ -320,9 +344,13 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
             doubted = doubted or _BUT_NOT.search(text, text.index(clause)) is not None
             doubted = doubted or _UNREAL.search(text) is not None
             others = [text_of(said, c, items) for said in stating[:place] for c in candidates(said, text, items, hints)]
-            if not _RELATION.search(text_of(clause, at, items)):  # n ≥ 4, so the least is 4
+            mine = text_of(clause, at, items)
+            others = [other for other in others if other != mine]  # 84 / 7 = 12 weeks, i.e. 12 weeks of saving
+            if not _RELATION.search(mine):  # n ≥ 4, so the least is 4
                 others = [other for other in others if not _RELATION.search(other)]
-            if doubted or (others and not _RESULT.search(clause)):
+            reason = clauses[clauses.index(clause) - 1] if clause != clauses[0] else ""
+            concludes = _RESULT.search(clause) or _REASON.match(reason) or _TO_GET.search(clause)
+            if doubted or (others and not concludes):
                 return None
             return with_unit(clause, at, items)
         if _CONCLUDES.match(clause):
@@ -338,6 +366,10 @@ def _asked_for(stating: list[str], hints: Hints) -> list[str]:
         if all(about) and len({match[2] for match in about if match}) == 1:
             mine = [clause for clause, match in zip(stating, about) if match and match[1] == hints.name]
             return mine if len(mine) == 1 else stating
+    if hints.subject:
+        about = [clause for clause in stating if re.search(rf"\b{hints.subject} (?:is|are|was|equals)\b", clause, re.I)]
+        if len(about) == 1:
+            return about
     counts = re.compile(rf"{N} {re.escape(hints.noun)}\b") if hints.noun else None
     if counts and _CONCLUDES.match(stating[0]) and counts.search(stating[0]) and not counts.search(stating[-1]):
         return stating[:-1] if re.search(rf"{N} [a-z]+s\b", stating[-1]) else stating

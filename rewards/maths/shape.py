@@ -133,7 +133,7 @@ def stated_by_verb(before: str, said: str, after: str, sentence: str) -> bool:
 def _subject(words: list[str], *, counted: bool) -> bool:
     """Whether the subject of the last word may state something: no "I" of thoughts, no clause that another one reports."""
     at = len(words) - 1
-    if words[-2:] in (["to", "get"], ["to", "obtain"]):
+    if words[-2:] in (["to", "get"], ["to", "obtain"], ["and", "get"], ["and", "obtain"], ["and", "find"]):
         return True
     for place in [place for place in range(at) if words[place] in _CLASS["subject"]]:
         rest = place + 1

@@ -13,10 +13,13 @@ _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} |
     "\\[": "\\]",
 }
 _ARROW = re.compile(r"\\(?:Rightarrow|Longrightarrow|implies|iff|Leftrightarrow)(?![a-zA-Z])")
+_STEP = re.compile(r"(?<=\d)\s*\\(?:long)?rightarrow(?=[^=]*=)")  # x/5 = 4 -> x = 20
+_MATRIX = re.compile(r"\\begin\s*\{([pbvBV]?matrix|cases|array)\}.*?\\end\s*\{\1\}", re.DOTALL)
+_NAMED = re.compile(r"[\s&]*\\?[A-Za-z]+(?:_\{?\w+\}?)?'*(?:\([^()=+*/-]*\))?[\s&]*")
 _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed)?\*?\}")
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
-_GOES_ON = re.compile(r"(?:[\s&]|\\q?quad)*=")
+_GOES_ON = re.compile(r"(?:[\s&~]|\\q?quad)*(?:=|\\equiv)")
 
 
 def spans_of(text: str) -> list[tuple[int, int, str]]:
@@ -47,16 +50,37 @@ def _between_prices(content: str, after: str) -> bool:
     return re.search(r"(?<!\\)\b[a-z]{2,} [a-z]{2,} [a-z]{2,}", re.sub(r"\\\w+\s*\{[^{}]*\}", "", content)) is not None
 
 
-def last_step(content: str) -> str:
-    """The end of a derivation: lines that begin with "=" as "first side = last side", and what stands behind an arrow."""
-    *before, content = _ARROW.split(content)
+def last_step(content: str) -> tuple[str, bool]:
+    """(the end of a derivation, whether it is computed): what stands behind the last arrow; of lines that begin with "="
+    the last side, with the first where that is a name ("A = 5", "f(x) = 5"). "2(a + b) + 3c" at the left is no part of an
+    answer.
+    """
+    *before, content = _ARROW.split(_STEP.sub(r"\\Rightarrow", content))
     if before:
         content = _ALIGNED.sub("", content).replace("&", " ").replace("\\qquad", " ").replace("\\quad", " ")
-    lines = _LINE_BREAK.split(_ALIGNED.sub("", content).strip())
+    held = _MATRIX.sub(lambda m: m.group().replace("\\\\", "\0").replace("&", "\1"), _ALIGNED.sub("", content).strip())
+    lines = _LINE_BREAK.split(held)
     place = len(lines) - 1
     while place and _GOES_ON.match(lines[place]):
         place -= 1
-    if place == len(lines) - 1:
-        steps = place and all("=" in line for line in lines) and not all(map(_SOLVED.match, lines))
-        return lines[-1].replace("&", " ") if steps else content  # 2x = 36, 18 = x: the last line of a derivation
-    return f"{lines[place].partition('=')[0].replace('&', ' ')} = {lines[-1].rpartition('=')[2].replace('&', ' ')}"
+    if place < len(lines) - 1:
+        first, last = (sides(line.replace("&", " ")) for line in (lines[place], lines[-1]))
+        found = f"{first[0]}={last[-1]}" if _NAMED.fullmatch(first[0]) else last[-1]
+        return found.replace("\0", "\\\\").replace("\1", "&").strip(), True
+    steps = place and all("=" in line for line in lines) and not all(map(_SOLVED.match, lines))
+    if steps:  # 2x = 36, 18 = x: the last line of a derivation
+        content = lines[-1].replace("&", " ").replace("\0", "\\\\").replace("\1", "&")
+    return content, "=" in content
+
+
+def sides(equation: str) -> list[str]:
+    """The sides of an equation or a congruence; a sign within braces parts none."""
+    found, depth, at = [], 0, 0
+    for match in re.finditer(r"[{}]|(?<![<>!\\])=|\\equiv(?![a-z])", equation):
+        sign = match.group()
+        if sign in "{}":
+            depth += 1 if sign == "{" else -1
+        elif not depth:
+            found.append(equation[at : match.start()])
+            at = match.end()
+    return [*found, equation[at:]]

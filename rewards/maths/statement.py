@@ -68,8 +68,9 @@ _KNOWN = re.compile(rf"\b{_DEFINITE}[\s$]*$|\bof[\s$]*$", re.IGNORECASE)
 _USED = re.compile(rf"(?:\b(?:exceed\w*|divid\w+|try|test)|\(|[<>≤≥]|\w\s*[-+*/×÷^]|{UNDONE})[\s$(]*$", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(?:(?<!arriving )(?<!arrive )at"
-    r"|when|for|if|with|where|let|than|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
-    r"|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)"
+    r"|when|for|if|with|where|(?:putt|sett|us|lett|tak|insert|plugg|substitut)ing(?: in| into)?|let|than"
+    r"|unless|until|since|because|say|try|put|(?<!given )by|take|test|consider|suppose"
+    r"|(?:solutions?|roots?|zeros?) (?:to|of)|the case|(?:parallel|perpendicular|orthogonal|tangent) to|check|verify|solve)"
     r"(?: (?:we|the|that|case|set|have))*[^\w\ue000-\uf8ff]*$",
     re.IGNORECASE,
 )
@@ -103,6 +104,12 @@ _TO = re.compile(r"\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a
 _DENIED_BEHIND = re.compile(
     r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible)"
 )
+_MANY_DO_NOT = re.compile(
+    r"\s*(?:[a-z]+ )?(?:are|were|do|did|have) ?n[o'’]t [a-z]+"
+)  # 120 - 80 = 40 are not in the club
+_OBTAINED = re.compile(
+    r"\bto (?:get|obtain|yield)(?: (?:a|an|the) (?:\w+ ){1,3}of)?[\s$]*$"
+)  # multiply 5 by 3 to get 15
 _LIMIT = re.compile(r"\b(?:limit|cap|quota|ceiling|allowance)\b[^,]*\b(?:is|was|of)[\s$]*$")
 # It is 47 if the coins are fair; it was 47 before the sale.
 _SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|without|(?:of \w+ )?before)\b", re.IGNORECASE)
@@ -113,8 +120,8 @@ _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
 # The distance between the foci is $2c = 24$: the last side, though an equation of a line would be the whole.
 _QUANTITY_IS = re.compile(
     r"\b(?:the|its|their|our) (?:\w+ ){0,3}(?:distance|length|area|volume|perimeter|sum|product|difference|number|total"
-    r"|probability|maximum|minimum|radius|diameter|average|mean|median|height|width|slope|ratio|remainder|cost|price)"
-    r"\b[^=\d]*\b(?:is|equals)\s*$",
+    r"|probability|maximum|minimum|radius|diameter|average|mean|median|height|width|slope|ratio|remainder|cost|price"
+    r"|largest|smallest|greatest|least|larger|smaller|greater)\b[^=\d]*\b(?:is|equals)\s*$",
     re.IGNORECASE,
 )
 _VALUE_LAST = re.compile(
@@ -127,17 +134,21 @@ _VALUE_LAST = re.compile(
 @dataclass(frozen=True, slots=True)
 class Hints:
     """What question and gold say about the form of the answer. difference: the question asks by how much or how many
-    times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. words,
-    polar, letter, date: the gold is words, is "yes" or another such word, is the letter of a choice, is a date.
+    times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. subject:
+    what it asks for ("larger number"). year: it asks for a year. words, polar, letter, date, clock: the gold is words, is
+    "yes" or another such word, is the letter of a choice, is a date, is a time of day.
     """
 
     difference: bool = False
     noun: str = ""
     name: str = ""
+    subject: str = ""
+    year: bool = False
     words: bool = False
     polar: bool = False
     letter: bool = False
     date: bool = False
+    clock: bool = False
 
 
 NO_HINTS = Hints()
@@ -189,9 +200,12 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
         for at in equal
         if "=" not in text_of(clause, at, items) or not _CONDITION.search(clause[:at]) or _STATES.search(clause[:at])
     ]
-    equal = [at for at in equal if not _DENIED_BEHIND.match(clause[at + 1 :])]
+    equal = [at for at in equal if not _DENIED_BEHIND.match(clause[at + 1 :]) or _MANY_DO_NOT.match(clause[at + 1 :])]
     if equal:
         return equal[-1:]
+    obtained = [at for at in places if _OBTAINED.search(clause[:at])]
+    if obtained:
+        return obtained[-1:]
     free: list[int] = []
     others: list[int] = []
     behind_is: list[int] = []
@@ -262,7 +276,7 @@ def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
         return False
     if found[1] == "for":
         room = re.search(r"\b(?:room|space|enough|seats?) for\s*$", before)
-        return room is not None or said[0] in "$€£" or _UNIT_BEHIND.match(after) is not None
+        return room is not None or said[0] in "$€£" or "\\text" in said or _UNIT_BEHIND.match(after) is not None
     if found[1] == "at":
         return (
             ":" in said
