@@ -142,13 +142,19 @@ def _hints(gold: str, wanted: Asked) -> Hints:
     if _INTEGER.fullmatch(gold):
         year = wanted.year and re.fullmatch(r"(?:1[5-9]|20)\d\d", gold) is not None
         return Hints(
-            difference=wanted.difference, noun=wanted.noun, name=wanted.name, subject=wanted.subject, year=year
+            difference=wanted.difference,
+            noun=wanted.noun,
+            name=wanted.name,
+            subject=wanted.subject,
+            figures=wanted.figures,
+            year=year,
         )
     return Hints(
         difference=wanted.difference,
         noun=wanted.noun,
         name=wanted.name,
         subject=wanted.subject,
+        figures=wanted.figures,
         words=_IN_WORDS.fullmatch(gold) is not None,
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,

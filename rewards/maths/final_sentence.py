@@ -18,7 +18,8 @@ _SENTENCES = re.compile(
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
     r"|check\w*|verif\w+|verification|indeed|because(?![^.]*, )|here (?:is|are) (?:how|why)|more generally|explanation"
-    r"|reason(?:ing)?|this makes sense|as (?:a check|expected)"
+    r"|reason(?:ing)?"
+    r"|my (?:earlier|previous|first|initial|original) \w+[^.]{0,40} (?:was|were)|this makes sense|as (?:a check|expected)"
     r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:(?:found|solved) (?:it|this)|used"
     r" (?:the|an?|this|that|our)\b|applied)"
     r"|(?:we|you|one|i) can (?:\w+ )?(?:verify|check|confirm)(?!.*\bonly\b)|to (?:check|verify|confirm)"
@@ -123,6 +124,11 @@ def without_steps(text: str) -> str:
 def without_claim(sentence: str) -> str:
     """The sentence without ", and that is the answer" at its end."""
     return _ITS_THE_ANSWER.sub("", sentence) if "answer" in sentence else sentence
+
+
+def concludes(sentence: str) -> bool:
+    """Whether it begins with "so" or the like, or ends with "in total"."""
+    return _CONCLUDES.match(sentence) is not None
 
 
 def asked_behind(later: list[str]) -> bool:

@@ -32,7 +32,7 @@ _SIGN = (
 _RUN = re.compile(rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥]))*")
 _HINT = re.compile(
     rf"[√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
-    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between)\b"
+    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between|base)\b"
 )
 _SURE = re.compile(rf"\d(?:_|[₀-₉]|i\b)|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
 _BRACKETED = re.compile(r"[\[({⟨][^\[\](){}]*,[^\[\](){}]*[\])}⟩]")
@@ -56,6 +56,11 @@ _VARIABLE = re.compile(r"(?!(?<=\d )x \d)[A-Za-z]")
 _APPROXIMATED = re.compile(
     r"(?<![\w.$/\\])((?:[A-Za-z] ?= ?)?[-−]?\d+/\d+) ?≈ ?([-−]?\d+\.\d+)(?![\w%/])"
 )  # 7/3 ≈ 2.33
+_BASES = re.compile(rf"\b([Bb]ase)[ -]({ONE_WORD})\b")
+_IN_BASE = re.compile(r"(?<![\w.,^_$])(\d+) (?:in|to) base (\d{1,2})(?![\d.]\d)")  # 123 in base 5
+_BASE_AHEAD = re.compile(  # In base 5 the number is written as 243.
+    r"(\b[Ii]n base (\d{1,2}),? [^\d\n.;$\\]{0,60}\b(?:is|as|becomes|equals|get|have|to)(?: the)? )(\d+)(?=\W*(?:\.|$))"
+)
 _FACTORS = re.compile(r"\([^()]*[-+−][^()]*\) ?\([^()]*[-+−][^()]*\)")  # (a + b)(a - b)
 _DIGIT = re.compile(r"\d")
 _UNIT_POWER = re.compile(r"(?:[cdkm]?m|ft|in|yd|mi)[²³]|[A-Za-z]{1,2}/[A-Za-z][²³]?")
@@ -114,6 +119,8 @@ def delimited(text: str) -> str:
     if not _HINT.search(text):
         return text
     text = re.sub(r"(?<=\d)[½¼¾⅓⅔]", lambda m: _MIXED[m.group()], text) if not text.isascii() else text
+    if "base" in text:
+        text = _IN_BASE.sub(r"\1_{\2}", _BASE_AHEAD.sub(r"\1\3_{\2}", _BASES.sub(_base, text)))
     text = _RUN.sub(_wrapped, text)
     if "≈" in text:
         text = _APPROXIMATED.sub(r"\\(\1 \\approx \2\\)", text)
@@ -132,6 +139,10 @@ def delimited(text: str) -> str:
             _NO_SOLUTION.sub(lambda m: f"{'it' if m[0].startswith('no ') else m[1] or ''} is \\(\\emptyset\\)", text),
         )
     return text
+
+
+def _base(match: re.Match[str]) -> str:
+    return f"{match[1]} {spoken_value(match[2].lower())}"
 
 
 def _bound(match: re.Match[str]) -> str:

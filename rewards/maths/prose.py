@@ -8,12 +8,16 @@ from dataclasses import dataclass
 from llmrl.rewards.boxes import boxes_of
 from llmrl.rewards.maths.final_sentence import (
     asked_behind,
+    concludes,
     conclusion_before,
     final_sentence,
     split_sentences,
     without_claim,
     without_steps,
 )
+from llmrl.rewards.maths.lists import counted_list, in_one_line
+from llmrl.rewards.maths.moments import CLOCK, DATE, YEAR, moment
+from llmrl.rewards.maths.new_number import FIGURES, only_new
 from llmrl.rewards.maths.plain import fractions
 from llmrl.rewards.maths.restated import restated
 from llmrl.rewards.maths.second_thoughts import AGAIN, afterthoughts, judges, takes_back
@@ -28,7 +32,7 @@ from llmrl.rewards.maths.sentences import (
 )
 from llmrl.rewards.maths.spans import last_step, spans_of
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
-from llmrl.rewards.maths.units import MONTH, ONE_WORD, numerals, spoken_value
+from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
 
 LONGEST_ANSWER = 1_500
 FINAL_PART = 4_000  # characters at the end in which a phrase, a maths span or a number is looked for
@@ -114,12 +118,13 @@ LEAD = re.compile(
 )
 _CHOICE = re.compile(r"(?:^|\s)(\([A-E]\)\s[^\n]*?|[A-E][).:]\s[^\n]*?)[.\s]*$")
 _OPTION = re.compile(
+    r"^\W*\(?([A-E])\)? is (?:the )?(?:correct|right)(?: \w+)?[.,;]|"
     r"\b(?:option|choice|statement|answer)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b",
     re.IGNORECASE,
 )
 _PREDICATE_WORDS = re.compile(
     r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\b(?:falls on|lands on|comes|opens))\s+"
-    r"(?:(?:an?|the|on(?: an?)?)\s+)?"
+    r"(?:(?:the (?:equation|graph|picture) of )?(?:an?|the|on(?: an?)?)\s+)?"
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)"
     r"(?:\W*$|,? (?:centered|with|whose|because|since|which|opening|passing|having)\b(?!.*\b(?:but|not|or)\b))",
     re.IGNORECASE,
@@ -128,20 +133,15 @@ _PREDICATE_WORDS = re.compile(
 _THAT_DO_NOT = re.compile(r"\b(?:that|which|who) (?:\w+n['’]t|(?:do|does|did|is|are|was|were|can) ?not)\b")
 _DOLLARS_AND_CENTS = re.compile(r"(?<![\d,.$])\$?(\d{1,3}(?:,\d{3})+|\d+) dollars?,? (?:and )?(\d\d) cents\b")
 _ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
-# The two numbers are:\n- Smaller: 4\n- Larger: 9
-_LISTED = re.compile(
-    r"([^\n]{0,200}\b(?:are|numbers|solutions|values|roots)\b[^\n:]{0,80}):\s*\n"
-    r"((?:[ \t]*(?:[-*•]|\d[.)])[ \t][^\n]{1,60}\n?){2,6})\s*\Z"
-)
-_ENTRY = re.compile(r"[ \t]*(?:[-*•]|\d[.)])[ \t](?:[^\n:=]*:)?[ \t]*([^\n]*[^\s.,;])")
-_NAMELY = re.compile(
-    r"(.*\bthere (?:are|is)(?: exactly| only)? \$?(\d+)\$? [^\n]*?)(?:,? namely|:)\s*"
-    r"((?:[^\n,]{1,30}, ){1,7}?(?:and )?[^\n,]{1,30}|[^\n,]{1,30} and [^\n,]{1,30})$",
-    re.DOTALL,
-)
 _FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
+_COUNT_IN_WORDS = re.compile(  # So five integers satisfy it; not "the five integers"
+    rf"(?<!the )(?<!these )(?<!those )(?<!all )(?<!both )(?<!his )(?<!her )(?<!their )(?<!its )(?<!last )(?<!first )(?<!of )"
+    rf"(?<!\d )(?<!one )\b(?!one\b|\w+ion\b|hundred|thousand){ONE_WORD}\b"
+    r"(?= (?:more |other |different |such |possible )?[a-z]+s\b(?! of\b))",
+    re.IGNORECASE,
+)
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
 _CUT = re.compile(
     r"(?:\b(?:and|or|but|the|an|of|which|because|since|if|thus|therefore|hence)|,? and the (?:rest|others?|remaining \w+))$"
@@ -161,27 +161,6 @@ _NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculat
 _MARKS = frozenset(">#`")
 _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
-
-
-_MONTH_DAY = rf"{MONTH} \d{{1,2}}(?:st|nd|rd|th)?"
-_LEADS_TO = re.compile(
-    r"\b(?:is|will be|shows?|arrives? at|ends? at|starts? at|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to)"
-    rf" (?:{_MONTH_DAY}|in (?:the year )?\d{{4}}|\d{{1,2}}:\d\d(?: ?[ap]\.?m\b\.?)?)\W*$",
-    re.IGNORECASE,
-)
-_YEAR = re.compile(
-    r"(?<![\d.,$])(?<!before )(?<!after )(?<!until )(?<!since )(?<!from )(?:1[5-9]|20)\d\d(?![\d,.]\d|\d| [-+])"
-)
-_CLOCK = re.compile(
-    r"(?<!before )(?<!after )(?<!until )(?<!from )\b\d{1,2}:\d\d(?!\d)(?: ?[ap]\.?m\b\.?)?", re.IGNORECASE
-)
-_DATE = re.compile(
-    rf"\b(?:is|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to) {MONTH} \d{{1,2}}(?:st|nd|rd|th)?\W*$"
-)
-_DATE = re.compile(
-    r"(?<!before )(?<!after )(?<!until )(?<!from )\b"
-    rf"(?:{MONTH} \d{{1,2}}(?:st|nd|rd|th)?\b(?:, \d{{4}}\b)?|\d{{1,2}}(?:st|nd|rd|th)? (?:of )?{MONTH}\b)"
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +264,9 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
         digits = _in_digits(text)
         return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")
     place = said_in[-1] if place is None else place
+    if place == said_in[-1] < len(sentences) - 1 and concludes(sentences[-1]) and _COUNT_IN_WORDS.search(sentences[-1]):
+        place = len(sentences) - 1
+    sentences[-1] = _COUNT_IN_WORDS.sub(lambda m: str(spoken_value(m.group().lower())), sentences[-1])
     said = without_claim(sentences[place])
     if said.endswith("?") or asked_behind(sentences[place + 1 :]):
         return Extracted(None, "the last number is asked")
@@ -297,6 +279,10 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")
     found = _stated(_plainly(said), hints, "last sentence")
+    if found.answer is None:
+        known = hints.figures.union(FIGURES.findall(" ".join(sentences[:place])))
+        if new := only_new(_plainly(said), known):
+            return Extracted(new, "new number")
     if found.answer is None and (before := conclusion_before(sentences, said_in, place)) is not None:
         return _stated(_plainly(without_claim(sentences[before])), hints, "conclusion")
     return found
@@ -309,12 +295,10 @@ def _plainly(sentence: str) -> str:
 
 def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
     """What a sentence states, with the same value in another unit where it says that too."""
-    if (
-        "there " in sentence and len(sentence) < 400 and (counted := _NAMELY.match(sentence))
-    ):  # there are 3 values, namely 2, 4 and 8
-        parts = [part.strip(" $\\()") for part in re.split(r",(?: and)?|\band\b", counted[3]) if part.strip()]
-        if len(parts) == int(counted[2]) and (found := stated(counted[1], hints)):
-            return Extracted(found, where, other=", ".join(parts))
+    if ("namely" in sentence or ":" in sentence) and (counted := counted_list(sentence)):
+        before, listed = counted
+        if found := stated(before, hints):
+            return Extracted(found, where, other=listed)
     twice = restated(sentence)
     if twice and not twice[0]:
         return Extracted(None, "two values that differ")
@@ -325,15 +309,6 @@ def _stated(sentence: str, hints: Hints, where: str) -> Extracted:
 def _dollars_alone(match: re.Match[str]) -> str:
     """$0.75 of "$0.75, or 75 cents"; the text as it is if they differ."""
     return f"${match[1]}" if match[1].replace(".", "").lstrip("0") == match[2] else match.group()
-
-
-def _moment(text: str, form: re.Pattern[str]) -> str | None:
-    """The one date, year or time of the last sentence that names any, where nothing denies or doubts it."""
-    dated = [sentence for sentence in split_sentences(text) if form.search(sentence)]
-    if not dated or DENIAL.search(dated[-1]) or DOUBT.search(dated[-1]) or dated[-1].endswith("?"):
-        return None
-    found = [re.sub(r"(?<=\d)(?:st|nd|rd|th)\b", "", match.group()) for match in form.finditer(dated[-1])]
-    return found[-1] if len(set(found)) == 1 or _LEADS_TO.search(dated[-1]) else None
 
 
 def _stands_alone(whole: str) -> bool:
@@ -373,15 +348,14 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
-    if ":" in text and (listed := _LISTED.search(text)):
-        text = f"{text[: listed.end(1)]} {' and '.join(_ENTRY.findall(listed[2]))}."
+    text = in_one_line(text) if ":" in text else text
     text = _FINAL_HEADING.sub("Final answer: ", text) if "inal " in text else text
     if " cents" in text:
         text = _ALSO_IN_CENTS.sub(_dollars_alone, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
     text = (_SPACES.sub(" ", text) if "  " in text or "\t" in text else text).strip()[-FINAL_PART:]
-    for wanted, form in ((hints.date, _DATE), (hints.year, _YEAR), (hints.clock, _CLOCK)):
-        if wanted and (moment := _moment(text, form)):
-            return Extracted(moment, "last date")
+    for wanted, form in ((hints.date, DATE), (hints.year, YEAR), (hints.clock, CLOCK)):
+        if wanted and (when := moment(text, form)):
+            return Extracted(when, "last date")
     if found := from_phrase(text, hints):
         return found
     whole = _TITLE.sub("", text.strip(), count=1)
@@ -390,7 +364,7 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         return Extracted(None, "the response does not commit itself")
     judged = any(word in text for word in ("correct", "right", "best", "true"))
     if judged and (option := list(_OPTION.finditer(text))):
-        return Extracted(option[-1].group(1), "option")
+        return Extracted(option[-1][option[-1].lastindex or 1], "option")
     last = text.rstrip().rpartition("\n")[2]
     if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(last):
         return Extracted(said[-1], "yes or no")

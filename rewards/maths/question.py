@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from llmrl.rewards.maths.judge import bare
+from llmrl.rewards.maths.new_number import FIGURES
 from llmrl.rewards.maths.spans import spans_of
 from llmrl.rewards.maths.units import canonical_unit
 
@@ -63,6 +64,7 @@ class Asked:
     noun: str = ""
     name: str = ""
     subject: str = ""
+    figures: frozenset[str] = frozenset()
     year: bool = False
     expressions: frozenset[str] = frozenset()
     variable: str = ""
@@ -95,6 +97,7 @@ def asked(question: str) -> Asked:
         noun=nouns[-1] if nouns and not difference else "",
         name=name[1] if name else "",
         subject=subject[1].lower() if (subject := _SUBJECT.search(question)) else "",
+        figures=frozenset(FIGURES.findall(question)),
         year=_YEAR.search(question) is not None,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
         variable=(variable[1] or variable[2]) if variable else "",

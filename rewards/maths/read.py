@@ -84,6 +84,18 @@ def _per(match: re.Match[str]) -> str:
     return f"\\text{{{top}/{bottom}{f'^{power}' if power and power != '1' else ''}}}"
 
 
+_HOURS_AND_MINUTES = re.compile(  # 2 h 20 min
+    r"(\d+)\s*(?:\\text\s*\{)?\s*(?:h|hrs?)\s*\}?\s*(?:and\s*)?(\d+)\s*(?:\\text\s*\{)?\s*(?:m|mins?)(?![a-z])\s*\}?"
+)
+_TRANSPOSED = re.compile(
+    r"\(([^(),]+(?:,[^(),]+)+)\)\^\{?\s*(?:\\(?:top|intercal)|(?:\\(?:mathsf|mathrm|text)\s*\{?)?T\}?)\s*\}?(?![a-z])"
+)
+
+
+def _column(match: re.Match[str]) -> str:
+    return r"\begin{pmatrix} " + r" \\ ".join(match[1].split(",")) + r" \end{pmatrix}"
+
+
 _CANCELLED = re.compile(r"\\b?cancel\s*(?:\{([^{}]*)\}|(\d))")
 _SPACING = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|hfill|hskip|space)(?![a-zA-Z])|\\hspace\*?\{[^{}]*\}"
@@ -191,6 +203,10 @@ def clean(text: str) -> str:
     text = _TO.sub(r"\1:\2", _spoken(_aligned(text)))
     text = re.sub(r"\s*(?:\{,\}|,\\!)\s*(?=\d{3}(?!\d))", "{,}", text)
     text = _PER_CENT.sub("percent", text.replace("\\!", "").replace("\\/", ""))
+    if "h" in text and "m" in text:
+        text = _HOURS_AND_MINUTES.sub(r"\1 \\text{ hours } \2 \\text{ minutes}", text)
+    if ")^" in text:
+        text = _TRANSPOSED.sub(_column, text)
     if "cancel" in text:
         text = _CANCELLED.sub(r"{\1\2}", text)
     if "\\over" in text:

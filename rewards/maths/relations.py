@@ -82,11 +82,9 @@ def chain_values(node: Relation, tell: Tell) -> list[Node]:
         values = list(node.sides[:-1])
     if name is not None and len(values) > 1 and not names(values[-1]):
         values = [value for value in values if not names(value)]  # A = pi r^2 = 9 pi
-    unit = values[-1].unit if isinstance(values[-1], Quantity) and "~" in node.ops else ""
-    if unit and not any(isinstance(value, Quantity) for value in values[:-1]):  # sqrt(45) = 3 sqrt(5) about 6.71 cm
-        values[-1] = values[-1].value
-    else:
-        unit = ""
+    unit, last = "", values[-1]
+    if isinstance(last, Quantity) and "~" in node.ops and not any(isinstance(value, Quantity) for value in values[:-1]):
+        unit, values[-1] = last.unit, last.value  # sqrt(45) = 3 sqrt(5) about 6.71 cm
     for place, (left, right) in enumerate(pairwise(values)):
         about = node.ops[place + len(node.sides) - len(values)] == "~"
         if not (tell(left, right) or (about and _near(left, right)) or _rounding(left, right)):

@@ -72,7 +72,9 @@ _MEANT = re.compile(
     re.IGNORECASE,
 )
 _ERROR = re.compile(
-    rf"\b(?:{_MISTAKES}|mistake|instead|twice|too (?:many|few|much|little|high|low|big|small))\b|{_NOT_RIGHT}"
+    rf"\b(?:{_MISTAKES}|mistake|instead"
+    r"|(?:need|have) to (?:also )?(?:include|add|count|subtract|exclude)"
+    rf"|twice|too (?:many|few|much|little|high|low|big|small))\b|{_NOT_RIGHT}"
     r"|\bcounts?\b.*\b(?:as well|too)\b",
     re.IGNORECASE,
 )

@@ -40,8 +40,8 @@ _DOUBTS = """
     more or less|ignor\\w+|naive|rough(?:ly)?|preliminary|provisional
     none|neither|nor|except|wrong|incorrect|mistake\\w*|maybe|perhaps|possibly|probably|likely|unlikely
     presumabl[ey]|supposedly|allegedly|apparently|reportedly|seemingly|arguably|might|could|(?-i:may)|ought|seems?|appears?
-    either(?! (?:way|point|case|method|approach)\\b)|otherwise|unless|whether|depending|provided|as (?:if|though)
-    one would|would be wrong|would\\b.*\\bif
+    either(?! (?:way|point|case|method|approach)\\b)(?=[^,.;]{0,20}[\\d\ue000-\uf8ff])
+    otherwise|unless|whether|depending|provided|as (?:if|though)|one would|would be wrong|would\\b.*\\bif
     if [^,]*\\bwere(?! to\\b)|for (?:example|instance)|according to (?:my|some\\w*)|give or take
     at first|first (?:idea|thought)
     (?:suppos|assum|presum|guess|estimat|conjectur|suspect|claim|rumou?r|hint)\\w*|doubt(?:s|ed|ful)?|imagine|pretend|tempted|inclined
@@ -70,9 +70,10 @@ _THERE_IS = re.compile(  # After the stop there are 27 passengers; in 7 years he
     rf"\bthere (?:is|are|was|were|will be)(?: \w+)? {N}|\bin {N} \w+ (?:s?he|it|they|we|I|[A-Z]\w+) will\b"
 )
 _RESULT = re.compile(
-    rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|that makes|that gives|it follows|altogether|in total"
-    r"|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing|for an? \w+ (?:\w+ )?of"
-    r"|finally|together|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"
+    rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|th(?:at|is) means|that makes|that gives|it follows"
+    r"|altogether|in total|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing"
+    r"|for an? \w+ (?:\w+ )?of|finally|together|and (?:its|their) \w+ (?:is|are)"
+    r"|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"
     r"|larger|smaller|largest|smallest|greatest|least|roots|solutions|zeros))\b"
     r"|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
@@ -133,6 +134,12 @@ _IN_THE_END = re.compile(
     r"^\W*(?:(?:so|thus|therefore|hence)\W+)?(?:at|by|in) the end(?: of (?:the|that|this) \w+)?,? (?=\W*\d)", re.I
 )
 _INDEED = re.compile(r",? (?:and )?indeed\b(?![^=]*\b(?:so|thus|therefore|answer)\b)[^;]*=[^;]*$")
+_ALSO_CALLED = re.compile(
+    r", (?:or )?equivalently,? [^,=]{1,60}, (?=(?:is|are|equals|must)\b)"
+)  # cos 30, or equivalently sin 60, is
+_ONE_OF = re.compile(r" (?:must be|has to be|is) one of (?=[^.]*\d[^.]*\b(?:and|or)\b)")
+_EITHER_EQUATION = re.compile(r"\beither (?=[^,.;]*=[^,.;]*\bor\b[^,.;]*=)")
+_ALL_WORK = re.compile(r",? and (?:all|both|each)(?: \w+){0,3}? (?:indeed )?(?:works?|satisf(?:y|ies)\b[^.;,]*)\W*$")
 _OF_NONE = re.compile(r"(\d [a-z]+ (?:who )?[a-z]+ )(?:neither|none)\b[^.,;]*")  # 14 students play neither of the two
 _SUBJECT = re.compile(
     rf"\W*(?:(?:so|thus|therefore|hence|then|and|but|while)\W+)*([A-Z][a-z]+|(?:her|his|their|the) \w+) (\w+) {N}"
@@ -155,7 +162,7 @@ _TERM = rf"{_NO_NAME}[\d.]*[a-zA-Z]\w?(?:\([^()\s]*\))?(?:\^\d+)?"
 _EQUATION = re.compile(rf"(?<![\w{UNDONE}])({_TERM}(?:\s*[-+*/]\s*{_TERM})*)\s*=\s*\$?({N})")
 _LIST = re.compile(rf"({N})((?:\s*,?\s*\b(?:and|or)(?:\s+(?:maybe|perhaps|possibly|also))?\s+{N}|\s*,\s*{N})+)")
 # Where an inequality or an interval follows: holds exactly when x > 5, all real numbers x with x > 5, lies in (5, 6).
-_RELATION = re.compile(
+RELATION = re.compile(
     r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in|mathbb)(?![a-z])|^\s*(?:\\left)?[\[(][^\[\]]*,[^\[\]]*[\])]\s*$"
 )
 _FILLER = (
@@ -169,10 +176,10 @@ _HOLDS = re.compile(
     rf"|in)\s+)?{_FILLER}*(?={N})"
 )
 _SUCH = re.compile(rf"\b{_FILLER}+(?:with|such that|where|satisfying|for which|in)\s+{_FILLER}*(?={N})", re.IGNORECASE)
-_COMPOUND_UNITS = re.compile(r"\b(?:hour|minute|day|week|year|f[oe][oe]t|pound)")
+_COMPOUND_UNITS = re.compile(r"(?:\b|\d)(?:hour|hr|h\b|min|day|week|year|f[oe][oe]t|pound)")
 _COMPOUND = re.compile(  # 2 hours and 40 minutes are one quantity
-    r"(?<![\w.,/$-])(\d+) (years?|weeks?|days?|hours?|minutes?|feet|foot|pounds?),?(?: and)? "
-    r"(\d+(?:\.\d+)?) (months?|days?|hours?|minutes?|seconds?|inch(?:es)?|ounces?)(?!\w)"
+    r"(?<![\w.,/$-])(\d+) ?(years?|weeks?|days?|hours?|hrs?|h|minutes?|mins?|feet|foot|pounds?),?(?: and)? "
+    r"(\d+(?:\.\d+)?) ?(months?|days?|hours?|minutes?|mins?|min|m(?= |$)|seconds?|secs?|s|inch(?:es)?|ounces?)(?!\w)"
 )
 _EITHER = re.compile(rf"\beither\s+(?={N},? or {N})")
 _LIES = re.compile(
@@ -183,7 +190,7 @@ _ABOUT = re.compile(rf"\bis (?:about|approximately|roughly) ({N})")  # a physica
 _ASIDE = re.compile(rf"\s*\([^()]*(?:[a-z]{{2}}|=)[^()]*\)|(?<=[a-z]) \({N}\)(?= [a-z])")
 
 
-def _marked(sentence: str) -> tuple[str, list[Item]]:
+def marked(sentence: str) -> tuple[str, list[Item]]:
     """The sentence with one character of `N` for every item."""
     items: list[Item] = []
 
@@ -223,7 +230,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
     text = _EITHER.sub("", text) if "either" in text else text
-    if any(map(_RELATION.search, (held.text for held in items))):
+    if any(map(RELATION.search, (held.text for held in items))):
         text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", text)))
     text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
     if "negative" in text or "minus" in text:
@@ -242,6 +249,7 @@ def _marked(sentence: str) -> tuple[str, list[Item]]:
         text = outside if ITEM.search(outside) else text
     text = _SUM.sub("= ", text) if len(items) > 1 else text
     text = _EQUATION.sub(lambda m: hold(f"{m[1]} = {item(m[2]).text}", True), text) if "=" in text else text
+    text = _EITHER.sub("", text) if "either" in text else text
     if len(items) > 1:
         text = _LIST.sub(listed, _LEFTUNDONE.sub(UNDONE, text))
     return text, items[:6_000]
@@ -277,11 +285,19 @@ def with_maths(text: str) -> str:
     return "".join([*pieces, delimited(text[at:])])
 
 
-def _spelled_out(sentence: str) -> str:
+def spelled_out(sentence: str) -> str:
     """9:15 in the morning as 9:15 am; that is, as i.e.; the extremum without where it is attained."""
     sentence = sentence.replace(", that is, ", ", i.e. ")
     if "indeed" in sentence and (check := _INDEED.search(sentence)) and says_something(sentence[: check.start()]):
         sentence = sentence[: check.start()]
+    if "equivalently" in sentence:
+        sentence = _ALSO_CALLED.sub(" ", sentence)
+    if "one of" in sentence:
+        sentence = _ONE_OF.sub(" is ", sentence)
+    if "satisf" in sentence or "work" in sentence:
+        sentence = _ALL_WORK.sub("", sentence)
+    if "either" in sentence:
+        sentence = _EITHER_EQUATION.sub("", sentence)
     if "neither" in sentence or "none" in sentence:
         sentence = _OF_NONE.sub(r"\1", sentence)
     if (
@@ -311,7 +327,7 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
     >>> stated("So Sue has 8 apples left"), stated("It is more than 6"), stated("By Theorem 5"), stated("It is not 6 but 9")
     ('8', None, None, '9')
     """
-    text, items = _marked(fractions(numerals(_spelled_out(without_denials(sentence)))))
+    text, items = marked(fractions(numerals(spelled_out(without_denials(sentence)))))
     clauses = [clause for clause in _CLAUSES.split(text) if clause.strip()]
     counted = [clause for clause in clauses if ITEM.search(clause)]
     free = [clause for clause in counted if not _CONJUNCTION.match(clause)]
@@ -346,8 +362,8 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
             others = [text_of(said, c, items) for said in stating[:place] for c in candidates(said, text, items, hints)]
             mine = text_of(clause, at, items)
             others = [other for other in others if other != mine]  # 84 / 7 = 12 weeks, i.e. 12 weeks of saving
-            if not _RELATION.search(mine):  # n ≥ 4, so the least is 4
-                others = [other for other in others if not _RELATION.search(other)]
+            if not RELATION.search(mine):  # n ≥ 4, so the least is 4
+                others = [other for other in others if not RELATION.search(other)]
             reason = clauses[clauses.index(clause) - 1] if clause != clauses[0] else ""
             concludes = _RESULT.search(clause) or _REASON.match(reason) or _TO_GET.search(clause)
             if doubted or (others and not concludes):
@@ -367,9 +383,9 @@ def _asked_for(stating: list[str], hints: Hints) -> list[str]:
             mine = [clause for clause, match in zip(stating, about) if match and match[1] == hints.name]
             return mine if len(mine) == 1 else stating
     if hints.subject:
-        about = [clause for clause in stating if re.search(rf"\b{hints.subject} (?:is|are|was|equals)\b", clause, re.I)]
-        if len(about) == 1:
-            return about
+        named = [clause for clause in stating if re.search(rf"\b{hints.subject} (?:is|are|was|equals)\b", clause, re.I)]
+        if len(named) == 1:
+            return named
     counts = re.compile(rf"{N} {re.escape(hints.noun)}\b") if hints.noun else None
     if counts and _CONCLUDES.match(stating[0]) and counts.search(stating[0]) and not counts.search(stating[-1]):
         return stating[:-1] if re.search(rf"{N} [a-z]+s\b", stating[-1]) else stating

@@ -54,7 +54,8 @@ _STATES = re.compile(
     r"|(?:comes?|came|amount(?:s|ed)?|adds? up|evaluates?|simplifies|reduces|reduced|sums?|totals?|total|rises?|rose"
     r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
     r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
-    r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given) (?:as|by)"
+    r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given|described|represented|determined) (?:as|by)"
+    r"|chang(?:es?|ed|ing)(?: \w+){0,3} from \S+ to"
     rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
     r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
     re.IGNORECASE,
@@ -143,6 +144,7 @@ class Hints:
     noun: str = ""
     name: str = ""
     subject: str = ""
+    figures: frozenset[str] = frozenset()
     year: bool = False
     words: bool = False
     polar: bool = False
@@ -264,7 +266,7 @@ def _named(before: str, said: str, after: str) -> bool:
 
 def _measured(before: str, said: str, after: str, *, difference: bool) -> bool:
     """Up by 100%, for $12, in 3 hours, cut into 5 pieces: what a preposition may introduce and still be the answer."""
-    found = re.search(r"\b(in|into|after|on|for|at|by)[\s$]*$", before)
+    found = re.search(r"\b(in|into|after|on|for|at|by)(?: (?:exactly|just|only|precisely))?[\s$]*$", before)
     if not found:
         return False
     percent = said.endswith("%") or re.match(r"\s*(?:per ?cent|pct)", after) is not None

@@ -10,8 +10,8 @@ _SPELLINGS = """
     g gram; kg kilogram kgs; mg milligram; lb pound lbs; oz ounce; ton tonne tons; s second sec secs; min minute mins;
     h hour hr hrs; day; week; month; year yr yrs; L liter l; mL milliliter ml; deg degree °; rad radian;
     usd dollar USD; cent ¢; eur euro € EUR; gbp GBP; yen; inr rupee INR; won; rub ruble; unit u; mph; kph kmh; gal gallon;
-    qt quart; pt pint; acre; hz hertz; n newton; j joule; w watt; v volt; mol mole; pa pascal; k kelvin; am a.m. a.m;
-    pm p.m. p.m
+    qt quart; pt pint; acre; hz hertz; n newton; j joule; ohm Ω Omega; w watt; v volt; mol mole; pa pascal; k kelvin;
+    am a.m. a.m; pm p.m. p.m
 """
 
 
