@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from llmrl.rewards.exact_number import parse_number
 from llmrl.rewards.maths.extract import Extracted, after_the_box, extract
 from llmrl.rewards.maths.judge import CALCULUS, approximate, bare, judge, split_list, unit_of
-from llmrl.rewards.maths.question import Asked, asked
+from llmrl.rewards.maths.question import Asked, alternatives, asked
 from llmrl.rewards.maths.scalars import NeedsWorker
 from llmrl.rewards.maths.second_thoughts import AGAIN
 from llmrl.rewards.maths.statement import Hints
@@ -149,13 +149,15 @@ def _hints(gold: str, wanted: Asked) -> Hints:
             figures=wanted.figures,
             year=year,
         )
+    words = _IN_WORDS.fullmatch(gold) is not None
     return Hints(
         difference=wanted.difference,
         noun=wanted.noun,
         name=wanted.name,
         subject=wanted.subject,
         figures=wanted.figures,
-        words=_IN_WORDS.fullmatch(gold) is not None,
+        words=words,
+        alternatives=alternatives(bare(gold), wanted.offered) if words else (),
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,
         date=_IS_DATE.fullmatch(gold) is not None,

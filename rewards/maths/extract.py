@@ -28,8 +28,7 @@ from llmrl.rewards.maths.prose import (
     stated_behind,
 )
 from llmrl.rewards.maths.second_thoughts import AGAIN, denied, disowned, unreal
-from llmrl.rewards.maths.sentences import NUMBER
-from llmrl.rewards.maths.spans import sides, spans_of
+from llmrl.rewards.maths.spans import NUMBER, sides, spans_of
 from llmrl.rewards.maths.statement import NO_HINTS, UNIT, Hints
 from llmrl.rewards.maths.units import UNITS, canonical_unit
 

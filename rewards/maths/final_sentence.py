@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
-from llmrl.rewards.maths.sentences import DOUBT, says_something
-from llmrl.rewards.maths.spans import spans_of
+from llmrl.rewards.maths.sentences import DOUBT
+from llmrl.rewards.maths.spans import says_something, spans_of
 from llmrl.rewards.maths.statement import DENIAL
 
 _SENTENCES = re.compile(
@@ -27,6 +27,7 @@ _ASIDE_SENTENCE = re.compile(
     r"(?!.*\b(?:so|must|should|actually|but|wait|no)\b)"
     r"|(?:this|that|which|it|the (?:answer|result)) (?:\w+ )?(?:agrees|matches(?! (?:option|choice|answer|only))|confirms"
     r"|coincides|is consistent)"
+    r"|[^,.\n]{1,40}, (?:by comparison|in comparison|in contrast|by contrast|for comparison)"
     r"|(?:for|in|by) (?:comparison|reference|contrast)|see (?:page|section|chapter|also))\b|\(",
     re.IGNORECASE,
 )
@@ -46,7 +47,7 @@ _ITS_THE_ANSWER = re.compile(
     r"[,;]? (?:and |which |— ?)?(?:that|this|it)?['’]?(?:s| is) (?:the|our|my) (?:final )?answer(?: \w+ \w+)?\W*$",
     re.IGNORECASE,
 )
-_REASON = re.compile(r"^\W*(?:(?:and|but)\W)?(?:since|as|because)\b[^,]*,|\b(?:since|because)\b[^,]*$", re.IGNORECASE)
+_REASON = re.compile(r"^\W*(?:(?:and|but)\W)?(?:since|as|because)\b[^,]*,|\b(?:since|because)\b.*$", re.IGNORECASE)
 _FIGURES = re.compile(r"\d+(?:\.\d+)?")
 _TURNS = re.compile(
     rf"{DENIAL.pattern}|\b(?:but|however|only|instead|rather|actually|wait|yet|although|though|still|need|want|find|let|now"

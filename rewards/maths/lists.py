@@ -6,8 +6,9 @@ import re
 
 # The two numbers are:\n- Smaller: 4\n- Larger: 9
 _LISTED = re.compile(
-    r"([^\n]{0,200}\b(?:are|numbers|solutions|values|roots)\b[^\n:]{0,80}):\s*\n"
-    r"((?:[ \t]*(?:[-*•]|\d[.)])[ \t][^\n]{1,60}\n?){2,6})\s*\Z"
+    r"((?:^|(?<=\n))[^\n]{0,200}\b(?:are|numbers|solutions?|values|roots|answers?)\b[^\n:]{0,80}):[ \t*]*\n"
+    r"((?:[ \t]*(?:[-*•]|\d[.)])[ \t][^\n]{1,60}\n?){2,6})\s*\Z",
+    re.IGNORECASE,
 )
 _ENTRY = re.compile(r"[ \t]*(?:[-*•]|\d[.)])[ \t](?:[^\n:=]*:)?[ \t]*([^\n]*[^\s.,;])")
 # So there are 3 values of $n$, namely 2, 4 and 8
@@ -23,7 +24,10 @@ def in_one_line(text: str) -> str:
     as "The numbers are 4 and 9."
     """
     listed = _LISTED.search(text)
-    return f"{text[: listed.end(1)]} {' and '.join(_ENTRY.findall(listed[2]))}." if listed else text
+    if not listed:
+        return text
+    verb = "" if re.search(r"\bare\W*$", listed[1]) else " are"
+    return f"{text[: listed.end(1)]}{verb} {' and '.join(_ENTRY.findall(listed[2]))}."
 
 
 def counted_list(sentence: str) -> tuple[str, str] | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 
 from llmrl.rewards.maths.plain import fractions
-from llmrl.rewards.maths.sentences import DOUBT, RELATION, marked, spelled_out, without_denials
+from llmrl.rewards.maths.plainer import spelled_out, without_denials
+from llmrl.rewards.maths.sentences import DOUBT, RELATION, marked
 from llmrl.rewards.maths.statement import DENIAL, ITEM, text_of, with_unit
 from llmrl.rewards.maths.units import numerals
 

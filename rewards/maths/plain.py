@@ -29,10 +29,12 @@ _TERM = rf"[-+−±]?{_ATOM}+"
 _SIGN = (
     r"(?:<=|>=|!=|[-+−–*×·⋅/÷=<>≤≥≠≈∈∪∩±∖]|(?<=[\d ])[xX](?=\s?\d)|\\(?:cdot|times|leq?|geq?|in|cup|cap|pm|approx)\b)"
 )
-_RUN = re.compile(rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥]))*")
+_RUN = re.compile(
+    rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥])|(?<=[\dπ)]) {_GROUP}\^{_TERM})*"
+)
 _HINT = re.compile(
-    rf"[√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
-    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between|base)\b"
+    rf"[≡√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"
+    rf"|\d[A-Za-z]|\b(?:ln|log|empty|solutions?|real|between|base|power|binary)\b"
 )
 _SURE = re.compile(rf"\d(?:_|[₀-₉]|i\b)|[√∛π∞∅ℝ∪∩∈±⟨^\\{_RAISED}]|(?<![A-Za-z]){_FUNCTION}")
 _BRACKETED = re.compile(r"[\[({⟨][^\[\](){}]*,[^\[\](){}]*[\])}⟩]")
@@ -56,10 +58,17 @@ _VARIABLE = re.compile(r"(?!(?<=\d )x \d)[A-Za-z]")
 _APPROXIMATED = re.compile(
     r"(?<![\w.$/\\])((?:[A-Za-z] ?= ?)?[-−]?\d+/\d+) ?≈ ?([-−]?\d+\.\d+)(?![\w%/])"
 )  # 7/3 ≈ 2.33
+_CONGRUENT = re.compile(r"(?<![\w.])(\d+) ?≡ ?(\d+) \(mod (\d+)\)")
+_BINARY = re.compile(
+    r"(\bbinary (?:form|representation|expansion|number|notation)\b[^.\n;$\\]{0,40}\b(?:is|as) )([01]{2,})(?=\W*(?:\.|$))"
+)
 _BASES = re.compile(rf"\b([Bb]ase)[ -]({ONE_WORD})\b")
 _IN_BASE = re.compile(r"(?<![\w.,^_$])(\d+) (?:in|to) base (\d{1,2})(?![\d.]\d)")  # 123 in base 5
 _BASE_AHEAD = re.compile(  # In base 5 the number is written as 243.
     r"(\b[Ii]n base (\d{1,2}),? [^\d\n.;$\\]{0,60}\b(?:is|as|becomes|equals|get|have|to)(?: the)? )(\d+)(?=\W*(?:\.|$))"
+)
+_POWER_IN_WORDS = re.compile(  # 10 to the power of 12
+    r"(?<![\w.,])(\d+) (?:raised )?to the (?:power (?:of )?([-−]?\d+)|(\d+)(?:st|nd|rd|th) power)(?!\d)"
 )
 _FACTORS = re.compile(r"\([^()]*[-+−][^()]*\) ?\([^()]*[-+−][^()]*\)")  # (a + b)(a - b)
 _DIGIT = re.compile(r"\d")
@@ -119,8 +128,14 @@ def delimited(text: str) -> str:
     if not _HINT.search(text):
         return text
     text = re.sub(r"(?<=\d)[½¼¾⅓⅔]", lambda m: _MIXED[m.group()], text) if not text.isascii() else text
+    if "≡" in text:
+        text = _CONGRUENT.sub(r"\\(\1 \\equiv \2 \\pmod{\3}\\)", text)
+    if "binary" in text:
+        text = _BINARY.sub(r"\1\2_{2}", text)
     if "base" in text:
         text = _IN_BASE.sub(r"\1_{\2}", _BASE_AHEAD.sub(r"\1\3_{\2}", _BASES.sub(_base, text)))
+    if "power" in text:
+        text = _POWER_IN_WORDS.sub(lambda m: f"{m[1]}^{{{m[2] or m[3]}}}", text)
     text = _RUN.sub(_wrapped, text)
     if "≈" in text:
         text = _APPROXIMATED.sub(r"\\(\1 \\approx \2\\)", text)

@@ -19,18 +19,17 @@ from llmrl.rewards.maths.lists import counted_list, in_one_line
 from llmrl.rewards.maths.moments import CLOCK, DATE, YEAR, moment
 from llmrl.rewards.maths.new_number import FIGURES, only_new
 from llmrl.rewards.maths.plain import fractions
+from llmrl.rewards.maths.plainer import without_denials
 from llmrl.rewards.maths.restated import restated
 from llmrl.rewards.maths.second_thoughts import AGAIN, afterthoughts, judges, takes_back
 from llmrl.rewards.maths.sentences import (
     DOUBT,
-    NUMBER,
     TAIL,
-    says_something,
     stated,
     with_maths,
-    without_denials,
 )
-from llmrl.rewards.maths.spans import last_step, spans_of
+from llmrl.rewards.maths.spans import NUMBER, last_step, says_something, spans_of
+from llmrl.rewards.maths.spoken import said_in_words
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
 from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
 
@@ -49,6 +48,7 @@ _QUALIFIED = re.compile(
     r"|problem)\b)[a-z]+[\s*_]*$",
     re.IGNORECASE,
 )
+_IN_FACT = re.compile(r"\W*(?:in fact|actually|in reality|but|however)\b", re.IGNORECASE)
 _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
@@ -56,33 +56,10 @@ _MULTIPLE = re.compile(
     rf"{MULTIPLE}\W*$|\b(?:square|cube|double|half|reciprocal|negative|opposite|inverse) of\W+(?:the|this|that)\W*$",
     re.IGNORECASE,
 )
-# "Yes, it is." and "..., so no, it isn't prime."
-_POLAR = re.compile(
-    r"(?:^|(?<=[.!?:] )|(?<=[.!?]\n)|\n|,\s|\b(?:so|thus|hence|therefore|then|is)\W{1,3})(?:\W*)\b(yes|no|true|false)\b"
-    r"(?=\W*$|\s*[,.;:!—–-](?!\W*(?:if|unless|provided|wait|only|when)\b)| because\b| since\b| for (?:all|every)\b)",
-    re.IGNORECASE,
-)
-_WHO = re.compile(
-    r"(?:[^.]*,)?\W*(?i:(?:so|thus|therefore|hence|and|then)\b\W*)?"
-    r"(?:(?i:we (?:see|find|know) that|it(?: is|'s)) )?([A-Z][a-z]+)"
-    r"(?: who)? (?:is|was|has|had|wins?|won|finishe[sd]|came|runs?|ran)"
-    r" (?:first\b|more\b|fewer\b|[a-z]+er\b(?! than)|the (?:\w+est|most|least|winner|one|only)\b)"
-)
 # An answer on a line of its own, then its reasons.
 _FIRST_LINE = re.compile(
     r"([^\n]*\d[^\n]*)\n\s*(?=(?:because|since|explanation|reason(?:ing)?|here|this is|we have|to see)\b)",
     re.IGNORECASE,
-)
-_LETTER = re.compile(
-    r"\b(?:choose|pick|select|answer is|option is|choice is) \(?([A-F])\)?(?=,? (?:that is|which is|i\.e\."
-    r"|namely|because|since)\b)"
-    r"|\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
-    r"|option|choice|answer|statement|letter)[:\s*$]*\(?([A-F])\)?[\s*$.!]*$"
-    r"|(?:^|\b(?:[Ss]o|[Tt]hus|[Tt]herefore|[Hh]ence)\W{1,2})\(?([A-F])\)? is (?:the )?(?:right|correct|best|true|answer)\b"
-    r"|\bonly\s+(?:option |choice |statement )?\(?([A-F])\)?\s+(?:works?|fits?|is|remains|satisfies|matches|holds?|can)\b",
-)
-_RULED_OUT = re.compile(
-    rf"{DENIAL.pattern}|\b(?:fails?|rule|excluded?|eliminated?|wrong|incorrect|false|except)\b", re.IGNORECASE
 )
 _UNSURE = re.compile(
     r"\b(?:do|can|could|am|i['’]m|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
@@ -117,24 +94,11 @@ LEAD = re.compile(
     re.IGNORECASE,
 )
 _CHOICE = re.compile(r"(?:^|\s)(\([A-E]\)\s[^\n]*?|[A-E][).:]\s[^\n]*?)[.\s]*$")
-_OPTION = re.compile(
-    r"^\W*\(?([A-E])\)? is (?:the )?(?:correct|right)(?: \w+)?[.,;]|"
-    r"\b(?:option|choice|statement|answer)\s+\(?([A-E])\)?\s+is\s+(?:the\s+)?(?:correct|right|best|true)\b",
-    re.IGNORECASE,
-)
-_PREDICATE_WORDS = re.compile(
-    r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\b(?:falls on|lands on|comes|opens))\s+"
-    r"(?:(?:the (?:equation|graph|picture) of )?(?:an?|the|on(?: an?)?)\s+)?"
-    r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)"
-    r"(?:\W*$|,? (?:centered|with|whose|because|since|which|opening|passing|having)\b(?!.*\b(?:but|not|or)\b))",
-    re.IGNORECASE,
-)
 # Denies no answer: the number of committees that don't work.
 _THAT_DO_NOT = re.compile(r"\b(?:that|which|who) (?:\w+n['’]t|(?:do|does|did|is|are|was|were|can) ?not)\b")
 _DOLLARS_AND_CENTS = re.compile(r"(?<![\d,.$])\$?(\d{1,3}(?:,\d{3})+|\d+) dollars?,? (?:and )?(\d\d) cents\b")
 _ALSO_IN_CENTS = re.compile(r"\$(\d+\.\d\d),? or (\d+) cents\b")
 _FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNORECASE | re.MULTILINE)
-_IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _COUNT_IN_WORDS = re.compile(  # So five integers satisfy it; not "the five integers"
     rf"(?<!the )(?<!these )(?<!those )(?<!all )(?<!both )(?<!his )(?<!her )(?<!their )(?<!its )(?<!last )(?<!first )(?<!of )"
@@ -198,6 +162,9 @@ def from_phrase(text: str, hints: Hints) -> Extracted | None:
             or DENIAL.search(_THAT_DO_NOT.sub("", clause))
             or _IF.search(clause)
         ):
+            later = split_sentences(rest)[1:]
+            if later and _IN_FACT.match(later[0]):
+                return _from_last_sentence(" ".join(later), hints)
             return Extracted(None, "the answer is only supposed")
         if rest and not _ELSEWHERE.match(rest) and not (rest[0] == "\\" and boxes_of(rest[:200])[:1]):
             return _after_marker(rest[:LONGEST_ANSWER], hints)
@@ -253,7 +220,7 @@ def _in_digits(text: str) -> str:
 def _from_last_sentence(text: str, hints: Hints) -> Extracted:
     """What the last sentence with a number or an expression states."""
     text = without_steps(text)
-    ending = "\n".join(text.rsplit("\n", 2)[-2:])  # two lines mostly decide; without displayed maths no span is cut
+    ending = "\n".join(text.rsplit("\n", 4)[-4:])  # four lines mostly decide; without displayed maths no span is cut
     for part in (ending, text) if len(ending) < len(text) and "\\" not in text and "$$" not in text else (text,):
         sentences = split_sentences(with_maths(part))
         said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
@@ -362,22 +329,10 @@ def from_prose(text: str, hints: Hints) -> Extracted:
     lower = whole.lower()
     if any(word in lower for word in _UNSURE_WORDS) and _UNSURE.search(whole):
         return Extracted(None, "the response does not commit itself")
-    judged = any(word in text for word in ("correct", "right", "best", "true"))
-    if judged and (option := list(_OPTION.finditer(text))):
-        return Extracted(option[-1][option[-1].lastindex or 1], "option")
-    last = text.rstrip().rpartition("\n")[2]
-    if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(last):
-        return Extracted(said[-1], "yes or no")
-    if hints.letter and not _RULED_OUT.search(last) and not DOUBT.search(last) and (named := _LETTER.search(last)):
-        return Extracted(named[named.lastindex or 1], "last letter")
-    if hints.words:
-        last = split_sentences(last)[-1]
-        words = [content for _, _, content in spans_of(last) if _IN_WORDS.fullmatch(content)]
-        if len(words) == 1 and not DENIAL.search(last) and not DOUBT.search(last):
-            return Extracted(words[0].strip(" ."), "last words")
-    named = (_WHO.match(last) or _PREDICATE_WORDS.search(last)) if hints.words else None
-    if named and not DENIAL.search(last) and not DOUBT.search(last):
-        return Extracted(named[1], "last words")
+    if "⟹" in whole or "⇒" in whole:
+        text = re.sub("[⟹⇒]", "; so ", text)
+    if said := said_in_words(text, hints):
+        return Extracted(*said)
     if "→" in whole and re.fullmatch(r"[a-z]\w?\s*=[^=]+", after := whole.rpartition("→")[2].strip()):
         whole = after
     if _stands_alone(whole):

@@ -34,6 +34,11 @@ _SUBJECT = re.compile(
     re.IGNORECASE,
 )
 _YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
+_LISTED = re.compile(r"\b((?:[a-zA-Z-]+, ){0,3}[a-zA-Z-]+,? or [a-zA-Z-]+)\s*\?\s*$")
+_PERSON = re.compile(
+    r"(?<![.?!] )(?<!^)\b(?!(?:If|How|What|Which|Who|When|Find|Is|In|The|A|An|Does|I)\b)[A-Z][a-z]{1,12}\b"
+    r"|^[A-Z][a-z]+(?= (?:is|has|runs|can|was|had)\b)"
+)
 _OPTION = re.compile(r"(?:^|[\s{])\(?([A-F])[).:]\}?(?:[\s~]|\\(?![A-Za-z]))*")
 _AMOUNT = re.compile(r"\bhow (?:many|much)\b", re.IGNORECASE)
 _MISSING = re.compile(
@@ -54,7 +59,8 @@ class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
     name: whose age or the like. subject: "larger number". year: it asks for a year. expressions: in `bare` form.
-    variable: the one whose value is asked. options: the texts of the letters to choose from."""
+    variable: the one whose value is asked. offered: the words to choose from.
+    options: the texts of the letters to choose from."""
 
     percent: bool = False
     difference: bool = False
@@ -68,6 +74,7 @@ class Asked:
     year: bool = False
     expressions: frozenset[str] = frozenset()
     variable: str = ""
+    offered: tuple[str, ...] = ()
     options: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -101,6 +108,7 @@ def asked(question: str) -> Asked:
         year=_YEAR.search(question) is not None,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
         variable=(variable[1] or variable[2]) if variable else "",
+        offered=_offered(question),
         options=_options(question),
     )
 
@@ -114,6 +122,20 @@ def _others(unit: str) -> frozenset[str]:
         found = {f"{one}/{other}" for one in found for other in _SAME_KIND.get(below, ())}
         found |= {short for short, long in _SPELLED_OUT.items() if long in found}
     return frozenset(found) - {unit}
+
+
+def _offered(question: str) -> tuple[str, ...]:
+    """The words of "A, B or C?" at the end of a question, and the names in it."""
+    listed = _LISTED.search(question)
+    words = re.split(r",\s*(?:or\s+)?|\s+or\s+", listed[1]) if listed else []
+    return tuple(dict.fromkeys([word.strip() for word in words] + _PERSON.findall(question)))
+
+
+def alternatives(gold: str, offered: tuple[str, ...]) -> tuple[str, ...]:
+    """The offered words with the gold's spelling of its own; just the gold if it is none of them."""
+    stem = gold.lower().removesuffix("s")
+    same = [word for word in offered if word.lower().removesuffix("s") == stem]
+    return (gold, *(word for word in offered if word not in same)) if same else (gold,)
 
 
 def _options(question: str) -> dict[str, str]:

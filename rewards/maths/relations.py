@@ -100,7 +100,8 @@ def concluded(node: Relation) -> Node | None:
     """
     *before, last = node.sides
     if isinstance(last, Based) and len(before) == 1 and node.ops == ("=",):  # 13 = 1101_2
-        return last if rational(before[0]) == last.value else None
+        first = before[0]
+        return last if (first.value if isinstance(first, Based) else rational(first)) == last.value else None
     dotted = holds(before[0], "...")  # 1 + 3 + ... + (2n - 1) = n^2: nobody here can add that up
     if (len(before) < 2 and not dotted) or set(node.ops) != {"="} or (names(last) and not names(before[0])):
         return None

@@ -12,12 +12,12 @@ import re
 from functools import lru_cache
 
 from llmrl.rewards.maths.plain import delimited, fractions, ratios
-from llmrl.rewards.maths.spans import last_step, spans_of
+from llmrl.rewards.maths.plainer import spelled_out, without_denials
+from llmrl.rewards.maths.spans import BARE, NUMBER, last_step, spans_of
 from llmrl.rewards.maths.statement import (
     ITEM,
     NO_HINTS,
     UNDONE,
-    UNIT,
     Hints,
     Item,
     N,
@@ -30,11 +30,6 @@ from llmrl.rewards.maths.statement import (
 )
 from llmrl.rewards.maths.units import numerals
 
-NUMBER = re.compile(
-    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d(?: ?(?i:[ap]\.?m\b))?|(?:(?:\d{1,3}(?:[, ]\d{3})+"
-    r"|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
-    rf"(?:[€£¢]|((?:{UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
-)
 # Words by which a sentence does not commit to what it says, whatever its shape.
 _DOUBTS = """
     more or less|ignor\\w+|naive|rough(?:ly)?|preliminary|provisional
@@ -91,24 +86,6 @@ _CLAUSES = re.compile(
     r"|leaving)\b)|\s+(?=and\s+(?:then|so|thus|therefore|hence|her|his|their|its|the|it|he|she|they|we|[A-Z][a-z]+"
     r"|\w+ (?:has|have|had|is|are|was|were|gets?|got|equals))\b)"
 )
-_DENIED = re.compile(  # "not 6 but 9", "isn't 6, it's 9": what is denied goes, what is said stays
-    r"(?:\bnot|n't)\s+(?=[^\s,;]*\d)[^\s,;]{1,30}[,;]?\s+(?:but(?: rather)?|it(?:'s| is)|rather)\s+", re.IGNORECASE
-)
-_ANYTHING_BUT = re.compile(r"\banything but\b", re.IGNORECASE)
-_CORRECTED = re.compile(  # 6, I mean 9
-    r"(?<![\d.,])[$€£]?\d[\d.,]*[\s,;–—-]{1,8}(?:I mean|sorry|make that|or rather|correction|no,? wait|wait,? no|wait"
-    r"|no|oops|actually|scratch that)\b[\s,:–—-]{1,8}(?=[$€£]?\d)",
-    re.IGNORECASE,
-)
-_MARKS_OF_DENIAL = "no No n't nything mean orry that rather orrection ait oops ctually instead"
-_DENIES = tuple(_MARKS_OF_DENIAL.split())
-_AFTERTHOUGHT = re.compile(
-    r"[,;(]?\s*\b(?:and\s+|but\s+)?(?:not|rather than|instead of)\s+[^\s,;]*\d[^\s,;]*(?:, as[^,;]*)?[\s.)]*$",
-    re.IGNORECASE,
-)
-_OF_THE_FIRST = re.compile(
-    r"(?<=[a-z\d]) (?:out )?of (?:the|his|her|their|its|my|our|your) (?:original|initial) \d+\b(?: [a-z]+)?(?=\W*$)"
-)
 TAIL = re.compile(
     r"[,;]?\s+(?:because|since|which|as|when|where|by|after|assuming|using|so|given|if|for|in total|altogether"
     r"|respectively)\b.*$|\s*\((?:since|because|as|or|i\.e\.|approx|rounded|which)[^)]*\)?.*$",
@@ -117,38 +94,10 @@ TAIL = re.compile(
 _ASSIGNMENT = re.compile(r"\s*(?:\\[a-z]+ ?)?[A-Za-z]?[₀-₉]*(?:_\{?\w+\}?)?'*(?:\([^()=+*/-]*\))?\s*=|[^=]*$")
 _BECAUSE = re.compile(rf"\b(?:since|because|as|when|given|if)[^\w{N[1:-1]}]*$", re.IGNORECASE)
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
-_PART_OF_DAY = re.compile(r"(\d{1,2}:\d\d)(?: o'clock)? (?:in the|at) (morning|afternoon|evening|night)\b")
-_ATTAINS = ("attain", "reach", "achiev", "assumed", "taken", "occur", "happen")
-_ATTAINED = re.compile(  # The maximum is 40, and it is attained at x = 20.
-    r",? (?:(?:and|which) )?(?:(?:it|this|that) )?(?:(?:is|are|was) )?(?:attained|reached|achieved|assumed|taken|occur(?:s"
-    r"|ring)"
-    r"|happen(?:s|ing))(?: exactly| only)? (?:at|when|for|if)\b(?:(?!,? (?:so|thus|hence|therefore)\b)[^.;])*",
-    re.IGNORECASE,
-)
-_CONFIRMED = re.compile(
-    r",? (?:and )?(?:which|this|that|it) (?:also |indeed |again )?(?:confirms?|agrees? with|match(?:es)?|verif(?:ies|y)"
-    r"|checks? out|is consistent with|coincides? with)\b(?! (?:only|(?:option|choice|answer)\b))[^.;]*",
-)
-_CONFIRMS = ("confirm", "agree", "match", "verif", "check", "consisten", "coincid")
-_IN_THE_END = re.compile(
-    r"^\W*(?:(?:so|thus|therefore|hence)\W+)?(?:at|by|in) the end(?: of (?:the|that|this) \w+)?,? (?=\W*\d)", re.I
-)
-_INDEED = re.compile(r",? (?:and )?indeed\b(?![^=]*\b(?:so|thus|therefore|answer)\b)[^;]*=[^;]*$")
-_ALSO_CALLED = re.compile(
-    r", (?:or )?equivalently,? [^,=]{1,60}, (?=(?:is|are|equals|must)\b)"
-)  # cos 30, or equivalently sin 60, is
-_ONE_OF = re.compile(r" (?:must be|has to be|is) one of (?=[^.]*\d[^.]*\b(?:and|or)\b)")
-_EITHER_EQUATION = re.compile(r"\beither (?=[^,.;]*=[^,.;]*\bor\b[^,.;]*=)")
-_ALL_WORK = re.compile(r",? and (?:all|both|each)(?: \w+){0,3}? (?:indeed )?(?:works?|satisf(?:y|ies)\b[^.;,]*)\W*$")
-_OF_NONE = re.compile(r"(\d [a-z]+ (?:who )?[a-z]+ )(?:neither|none)\b[^.,;]*")  # 14 students play neither of the two
 _SUBJECT = re.compile(
     rf"\W*(?:(?:so|thus|therefore|hence|then|and|but|while)\W+)*([A-Z][a-z]+|(?:her|his|their|the) \w+) (\w+) {N}"
 )
 _UNREAL = re.compile(r"\bif\b[^.]*\bwere\b(?! to\b)[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
-_BARE = re.compile(
-    r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
-    r"|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*"
-)  # $x$
 _WORDS = (
     r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with"
     r"|equals?|gives?|makes?|ha[sd]|have|leaves?|costs?|pays?)\b)[a-zA-Z/]+){0,4}"
@@ -166,11 +115,13 @@ RELATION = re.compile(
     r"[<>≤≥∈]|\\(?:[lg]eq?(?:slant)?|[lg]t|in|mathbb)(?![a-z])|^\s*(?:\\left)?[\[(][^\[\]]*,[^\[\]]*[\])]\s*$"
 )
 _FILLER = (
-    r"(?:(?:all|every|any|the|those|real|integers?|values?|numbers?|points?|set|of|only|exactly|precisely|interval|[b-z])"
+    r"(?:(?:all|every|any|the|those|real|integers?|values?|numbers?|points?|elements?|set|of|only|exactly|precisely|interval|[b-z])"
     r"\s+)"
 )
 _HOLDS = re.compile(
     r"\b(?:holds?|(?:is|are)(?: \w+ly)? (?:true|satisfied|defined|valid|fulfilled|met|solved|(?:in|de)creasing)"
+    r"|is (?:at (?:least|most)|greater than|less than|non-?negative|non-?positive|negative|positive)"
+    r"(?: or equal to)?(?: zero| 0)?"
     r"|(?:in|de)creases?)\s+(?:exactly|precisely|only|just|true)?"
     rf"\s*(?:for|when(?:ever)?|if|iff|on)\s+(?:and only (?:if|when|for)\s+)?{_FILLER}*(?:(?:with|such that|where"
     rf"|in)\s+)?{_FILLER}*(?={N})"
@@ -225,7 +176,7 @@ def marked(sentence: str) -> tuple[str, list[Item]]:
         content = content.rstrip()
         comma = content[-1:] if content.endswith((",", ";")) else ""
         content = content.rstrip(" .,;")
-        said = f" {content} " if _BARE.fullmatch(content) else hold(content, derived)
+        said = f" {content} " if BARE.fullmatch(content) else hold(content, derived)
         pieces += [sentence[at:start], said, comma]
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
@@ -255,23 +206,6 @@ def marked(sentence: str) -> tuple[str, list[Item]]:
     return text, items[:6_000]
 
 
-def says_something(sentence: str) -> bool:
-    """Whether a number, an equation or an expression stands in the sentence."""
-    if NUMBER.search(sentence):
-        return True
-    return any(not _BARE.fullmatch(content) for _, _, content in spans_of(sentence))
-
-
-def without_denials(sentence: str) -> str:
-    """ "not 6 but 9", "9, not 6" and "9 of the original 15" as 9."""
-    if "original" in sentence or "initial" in sentence:
-        sentence = _OF_THE_FIRST.sub("", sentence)
-    if not any(word in sentence for word in _DENIES):
-        return sentence
-    sentence = _DENIED.sub(" ", _ANYTHING_BUT.sub("never", sentence))
-    return _AFTERTHOUGHT.sub("", _CORRECTED.sub(" ", sentence))
-
-
 @lru_cache(maxsize=16)
 def with_maths(text: str) -> str:
     """The text with delimiters around its plain mathematics too."""
@@ -283,42 +217,6 @@ def with_maths(text: str) -> str:
         pieces += [delimited(text[at:start]), text[start:end]]
         at = end
     return "".join([*pieces, delimited(text[at:])])
-
-
-def spelled_out(sentence: str) -> str:
-    """9:15 in the morning as 9:15 am; that is, as i.e.; the extremum without where it is attained."""
-    sentence = sentence.replace(", that is, ", ", i.e. ")
-    if "indeed" in sentence and (check := _INDEED.search(sentence)) and says_something(sentence[: check.start()]):
-        sentence = sentence[: check.start()]
-    if "equivalently" in sentence:
-        sentence = _ALSO_CALLED.sub(" ", sentence)
-    if "one of" in sentence:
-        sentence = _ONE_OF.sub(" is ", sentence)
-    if "satisf" in sentence or "work" in sentence:
-        sentence = _ALL_WORK.sub("", sentence)
-    if "either" in sentence:
-        sentence = _EITHER_EQUATION.sub("", sentence)
-    if "neither" in sentence or "none" in sentence:
-        sentence = _OF_NONE.sub(r"\1", sentence)
-    if (
-        any(verb in sentence for verb in _ATTAINS)
-        and (where := _ATTAINED.search(sentence))
-        and says_something(sentence[: where.start()])
-    ):
-        sentence = sentence[: where.start()] + sentence[where.end() :]
-    if (
-        any(verb in sentence for verb in _CONFIRMS)
-        and (aside := _CONFIRMED.search(sentence))
-        and says_something(sentence[: aside.start()])
-    ):
-        sentence = sentence[: aside.start()] + sentence[aside.end() :]
-    if " the end" in sentence:
-        sentence = _IN_THE_END.sub("", sentence)
-    return (
-        _PART_OF_DAY.sub(lambda m: m[1] + (" am" if m[2] == "morning" else " pm"), sentence)
-        if ":" in sentence
-        else sentence
-    )
 
 
 def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:

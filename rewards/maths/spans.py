@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from llmrl.rewards.maths.statement import UNIT
+
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
 _CLOSES = {f"\\begin{{{name}}}": f"\\end{{{name}}}" for name in _ENVIRONMENTS} | {
@@ -20,6 +22,15 @@ _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
 _GOES_ON = re.compile(r"(?:[\s&~]|\\q?quad)*(?:=|\\equiv)")
+NUMBER = re.compile(
+    r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d(?: ?(?i:[ap]\.?m\b))?|(?:(?:\d{1,3}(?:[, ]\d{3})+"
+    r"|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"
+    rf"(?:[€£¢]|((?:{UNIT})(?:/[a-z]{{1,3}})?)(?![\w^])|(?![\w^]|/[\d(\\]|\.\d|,\d))"
+)
+BARE = re.compile(
+    r"\s*(?!\\(?:emptyset|varnothing|infty|pi)\b)(?:\\(?:angle|triangle|mathrm"
+    r"|text)\s*\{?)?\\?[A-Za-z]+\}?'*(?:_\{?\w+\}?)?\s*"
+)  # $x$
 
 
 def spans_of(text: str) -> list[tuple[int, int, str]]:
@@ -84,3 +95,10 @@ def sides(equation: str) -> list[str]:
             found.append(equation[at : match.start()])
             at = match.end()
     return [*found, equation[at:]]
+
+
+def says_something(sentence: str) -> bool:
+    """Whether a number, an equation or an expression stands in the sentence."""
+    if NUMBER.search(sentence):
+        return True
+    return any(not BARE.fullmatch(content) for _, _, content in spans_of(sentence))

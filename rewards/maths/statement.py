@@ -56,6 +56,7 @@ _STATES = re.compile(
     r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
     r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given|described|represented|determined) (?:as|by)"
     r"|chang(?:es?|ed|ing)(?: \w+){0,3} from \S+ to"
+    r"|consists? of(?: the)?(?: (?:elements?|numbers?|points?|values?))?"
     rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
     r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
     re.IGNORECASE,
@@ -103,11 +104,13 @@ _NAMES = re.compile(
 )
 _TO = re.compile(r"\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a-z]+(?:s|ed) (?:down )?to[\s$]*$")
 _DENIED_BEHIND = re.compile(
-    r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible)"
+    r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible"
+    r"|(?:already |clearly )?too (?:big|large|small|high|low))"
 )
 _MANY_DO_NOT = re.compile(
     r"\s*(?:[a-z]+ )?(?:are|were|do|did|have) ?n[o'’]t [a-z]+"
 )  # 120 - 80 = 40 are not in the club
+_LEADS = re.compile(r"\b(?:leads? to|results? in|produces?)[\s$]*$")
 _OBTAINED = re.compile(
     r"\bto (?:get|obtain|yield)(?: (?:a|an|the) (?:\w+ ){1,3}of)?[\s$]*$"
 )  # multiply 5 by 3 to get 15
@@ -138,6 +141,7 @@ class Hints:
     times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. subject:
     what it asks for ("larger number"). year: it asks for a year. words, polar, letter, date, clock: the gold is words, is
     "yes" or another such word, is the letter of a choice, is a date, is a time of day.
+    alternatives: the gold's words and those that the question offers beside them.
     """
 
     difference: bool = False
@@ -151,6 +155,7 @@ class Hints:
     letter: bool = False
     date: bool = False
     clock: bool = False
+    alternatives: tuple[str, ...] = ()
 
 
 NO_HINTS = Hints()
@@ -196,6 +201,8 @@ def in_ascii(unit: str) -> str:
 def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> list[int]:
     """Where the items stand that the clause may state; those behind "is", "=" or "makes" before all others."""
     places = [match.start() for match in ITEM.finditer(clause)]
+    if places and _LEADS.search(clause[: places[-1]]) and not _PLAIN.match(text_of(clause, places[-1], items)):
+        return places[-1:]
     equal = [at for at in places if computed(clause, at, items)]
     equal = [
         at
@@ -228,7 +235,9 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
         ):
             behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
-            alone = all(_KNOWN.search(clause[:other]) for other in places if other != at)
+            alone = all(
+                _KNOWN.search(clause[:other]) and not _STATES.search(clause[:other]) for other in places if other != at
+            )
             if alone and _measured(before, said, after, difference=hints.difference):
                 return [at]
             if _BESIDE.search(before) and not _UNIT_BEHIND.match(after):
