@@ -127,7 +127,7 @@ def _verify_found(found: Extracted, response: str, gold: str, deadline: float, s
         verdict = _verify(replace(found, answer=value), gold, deadline, strict)
     if verdict.correct and wanted.other_units and unit_of(found.answer or "") in wanted.other_units:
         return replace(verdict, correct=False, reason="another unit than asked")
-    named = named.strip()
+    named = named.partition("=")[0].strip()
     if verdict.correct and named and wanted.variable not in ("", named) and f"{wanted.variable} = " in response:
         return replace(verdict, correct=False, reason="another variable than asked")
     if verdict.correct and wanted.amount and found.where == "last sentence" and found.answer in _MORE.findall(response):

@@ -34,6 +34,7 @@ from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
 from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
 
 LONGEST_ANSWER = 1_500
+LAST_WORDS = 600  # characters at the end in which a response may say that it does not know
 FINAL_PART = 4_000  # characters at the end in which a phrase, a maths span or a number is looked for
 _MARKER = re.compile(
     r"(?:\bfinal\s+answer|\banswers?|\bfinal\s+result|\b(?:correct|right|best)\s+(?:option|choice)|^[ \t]*A(?=:)"
@@ -65,7 +66,8 @@ _UNSURE = re.compile(
     r"\b(?:do|can|could|am|i['’]m|is)(?: not|n't|'t|not) (?:know|tell|determine|be determined|sure|say|solve|find|answer"
     r"|finish|decide|figure|see how|compute|view|see|access|able to)\b"
     r"|\b(?:did|was|were|have|could)(?: not|n['’]t) (?:manage|able|been able|succeed)\b|\bfailed to (?:find|solve|finish)\b"
-    r"|\bno idea\b|\bgive up\b|\bunknown\b|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
+    r"|\bno idea\b|\bgive up\b|\b(?:is|are|remains?|still|answer:?) unknown\b|^unknown\b"
+    r"|\bunsure\b|\bunable to\b|\b(?:not (?:have )?enough|insufficient) information\b",
     re.IGNORECASE,
 )
 _UNSURE_WORDS = (
@@ -327,7 +329,7 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         return found
     whole = _TITLE.sub("", text.strip(), count=1)
     lower = whole.lower()
-    if any(word in lower for word in _UNSURE_WORDS) and _UNSURE.search(whole):
+    if any(word in lower for word in _UNSURE_WORDS) and _UNSURE.search(whole[-LAST_WORDS:]):
         return Extracted(None, "the response does not commit itself")
     if "⟹" in whole or "⇒" in whole:
         text = re.sub("[⟹⇒]", "; so ", text)

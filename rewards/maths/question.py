@@ -30,7 +30,8 @@ _COUNTED = re.compile(r"\bhow many (?!more\b|of\b|times\b|different\b|total\b)(\
 _NAMED = re.compile(r"\b[Hh]ow (?:old|tall|heavy|fast|long|far|rich) (?:is|was) ([A-Z][a-z]+)\b(?!['’])")
 _SUBJECT = re.compile(
     r"\b(?:what (?:is|was|are)|find|compute|determine|calculate) (?:the |their |its )?"
-    r"((?:larger|smaller|greater|lesser|largest|smallest|greatest|least|first|second|third|last) [a-z]+)\s*[?.]\s*$",
+    r"(?:((?:larger|smaller|greater|lesser|largest|smallest|greatest|least|first|second|third|last) [a-z]+)\s*[?.]\s*$"
+    r"|((?!value|number|sum|product|difference|total|smallest|largest|greatest|least|probability)[a-z]{4,}) of\b)",
     re.IGNORECASE,
 )
 _YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
@@ -103,7 +104,7 @@ def asked(question: str) -> Asked:
         amount=_AMOUNT.search(question) is not None and not difference and not needed,
         noun=nouns[-1] if nouns and not difference else "",
         name=name[1] if name else "",
-        subject=subject[1].lower() if (subject := _SUBJECT.search(question)) else "",
+        subject=(subject[1] or subject[2]).lower() if (subject := _SUBJECT.search(question)) else "",
         figures=frozenset(FIGURES.findall(question)),
         year=_YEAR.search(question) is not None,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),

@@ -70,7 +70,8 @@ _RESULT = re.compile(
     r"|for an? \w+ (?:\w+ )?of|finally|together|and (?:its|their) \w+ (?:is|are)"
     r"|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"
     r"|larger|smaller|largest|smallest|greatest|least|roots|solutions|zeros))\b"
-    r"|\b(?:left|altogether|in total|in all|of which|remain\w*|therefore|thus|hence|total)\b",
+    r"|\b(?:(?:is|are) (?:needed|required|necessary)|left|altogether|in total|in all|of which"
+    r"|remain\w*|therefore|thus|hence|total)\b",
     re.IGNORECASE,
 )
 _TO_GET = re.compile(rf"\bto (?:get|obtain|yield)\b[^{N[1:-1]}]*{N}")
@@ -96,6 +97,11 @@ _BECAUSE = re.compile(rf"\b(?:since|because|as|when|given|if)[^\w{N[1:-1]}]*$", 
 _POINT = re.compile(r"\(\s*[-−]?[\d./]+(?:\s*,\s*[-−]?[\d./]+)+\s*\)")
 _SUBJECT = re.compile(
     rf"\W*(?:(?:so|thus|therefore|hence|then|and|but|while)\W+)*([A-Z][a-z]+|(?:her|his|their|the) \w+) (\w+) {N}"
+)
+_OF_WHAT = re.compile(
+    rf"\b(?:the|its|their) ([a-z]+(?: (?!of\b|is\b|was\b|must\b)[a-z]+)?)(?: of [^{N[1:-1]},;]*)?"
+    r" (?:is|are|was|equals|must be)\b",
+    re.IGNORECASE,
 )
 _UNREAL = re.compile(r"\bif\b[^.]*\bwere\b(?! to\b)[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
 _WORDS = (
@@ -156,6 +162,8 @@ def marked(sentence: str) -> tuple[str, list[Item]]:
         parts = [item(place) for place in ITEM.findall(match.group())]
         if any("=" in part.text for part in parts) and not all(_ASSIGNMENT.match(part.text) for part in parts):
             return match.group()  # 36n = 72, or n = 2: steps, no list of answers
+        if len({RELATION.search(part.text) is None for part in parts}) > 1:
+            return match.group()  # since k > 0, k = 5
         if len(parts) > 2 and "=" in (chain := parts[-1].text).partition("=")[2]:
             known = [part.text.partition("=")[0].strip() for part in parts[:-1]]
             if all(re.search(rf"(?<![a-z\\]){re.escape(name)}", chain.split("=")[1]) for name in known):
@@ -280,10 +288,10 @@ def _asked_for(stating: list[str], hints: Hints) -> list[str]:
         if all(about) and len({match[2] for match in about if match}) == 1:
             mine = [clause for clause, match in zip(stating, about) if match and match[1] == hints.name]
             return mine if len(mine) == 1 else stating
-    if hints.subject:
-        named = [clause for clause in stating if re.search(rf"\b{hints.subject} (?:is|are|was|equals)\b", clause, re.I)]
-        if len(named) == 1:
-            return named
+    said = [_OF_WHAT.search(clause) for clause in stating] if hints.subject else []
+    if said and all(said):
+        named = [clause for clause, match in zip(stating, said) if match and match[1].lower() == hints.subject]
+        return named if len(named) == 1 else stating
     counts = re.compile(rf"{N} {re.escape(hints.noun)}\b") if hints.noun else None
     if counts and _CONCLUDES.match(stating[0]) and counts.search(stating[0]) and not counts.search(stating[-1]):
         return stating[:-1] if re.search(rf"{N} [a-z]+s\b", stating[-1]) else stating

@@ -125,7 +125,8 @@ _TIME = re.compile(r"\s*(?:seconds?|minutes?|hours?|days?|weeks?|months?|years?)
 _QUANTITY_IS = re.compile(
     r"\b(?:the|its|their|our) (?:\w+ ){0,3}(?:distance|length|area|volume|perimeter|sum|product|difference|number|total"
     r"|probability|maximum|minimum|radius|diameter|average|mean|median|height|width|slope|ratio|remainder|cost|price"
-    r"|largest|smallest|greatest|least|larger|smaller|greater)\b[^=\d]*\b(?:is|equals)\s*$",
+    r"|largest|smallest|greatest|least|larger|smaller|greater)\b[^=\d]*"
+    r"\b(?:is|equals|(?:comes|telescopes|evaluates|amounts|simplifies) to|has (?:measure|length|area|volume))\s*$",
     re.IGNORECASE,
 )
 _VALUE_LAST = re.compile(
@@ -248,6 +249,8 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
             others.append(at)
     chosen = behind_is[-1:] or free
     priced = len(chosen) == 1 and text_of(clause, chosen[0], items)[0] in "$€£"
+    if len(chosen) == 1:  # 12 pairs that are labelled with 25
+        taken = [at for at in taken if not re.search(r"\b(?:that|which|whose|who)\b", clause[chosen[0] : at])]
     if len(chosen) == 1 and not (priced and all(_FOR.search(clause[:at]) for at in taken)):  # $8 for 2 pens
         chosen += [at for at in (*free, *others, *taken) if at > chosen[0]]  # 24 pens in 12 boxes; 5 dogs and 8 cats
     if len(chosen) > 1 and hints.noun:  # 5 dogs and 8 cats, where the question is how many cats
