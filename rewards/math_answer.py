@@ -47,6 +47,7 @@ _DENIES = frozenset(_DENYING_WORDS.split())
 _WORD = re.compile("[a-z]+")
 _ADDS = re.compile(r"\b(?:or|and|per ?cent|pct|thousand|million|billion|dozen)\b|%|<\|")  # behind a box
 _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  # a gold
+_POINT = re.compile(r"\s*(?:\\left)?\(([^()]*,[^()]*)\)\s*")
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
 _IS_DATE = re.compile(
@@ -157,6 +158,7 @@ def _hints(gold: str, wanted: Asked) -> Hints:
         subject=wanted.subject,
         figures=wanted.figures,
         words=words,
+        coordinates=len(point[1].split(",")) if (point := _POINT.fullmatch(gold)) else 0,
         alternatives=alternatives(bare(gold), wanted.offered) if words else (),
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,

@@ -53,6 +53,7 @@ _NO_SOLUTION = re.compile(
 _FRACTION = re.compile(r"\d+/\d+")
 _YES_NO = re.compile(r"(yes|no)\s*[,.;:]\s*(?!.*\b(?:yes|maybe|or)\b)[a-z ,']+", re.IGNORECASE)
 # 2,74 where the gold is 2.74; three digits after the comma would be thousands, 5,7 two answers.
+_NAMED_POINT = re.compile(r"\s*[A-Z]'*\s*(?=\([^()]*,[^()]*\)\s*$)")  # P'(-1, 4)
 _DECIMAL = re.compile(r"-?\d*[.]\d+(?:\s*\\?[a-zA-Z%].*)?")
 _DECIMAL_COMMA = re.compile(r"(-?\d+)(?:,|\{,\})(\d{2}|\d{4,}|(?<=0,)\d)((?!\d)[^,]*)")
 CALCULUS = re.compile(r"\\(?:int|iint|sum|prod|lim)(?![a-zA-Z])")
@@ -195,6 +196,8 @@ def _judge_read(golds: list[Node], gold: str, answer: str, heavy: bool, strict: 
         return False, "the answer is nested too deeply"
     if _DECIMAL.fullmatch(gold.strip()) and (comma := _DECIMAL_COMMA.fullmatch(answer.strip())):
         answers = [*answers, *readings(f"{comma[1]}.{comma[2]}{comma[3]}")]
+    if gold.lstrip(" $").startswith("(") and (point := _NAMED_POINT.match(answer)):
+        answers = [*answers, *readings(answer[point.end() :])]
     labelled = _LABELLED.fullmatch(_TEXT.sub(r"\1", clean(answer)))
     if labelled and not choice:
         answers = readings(labelled.group(2))

@@ -6,11 +6,15 @@ import re
 
 # The two numbers are:\n- Smaller: 4\n- Larger: 9
 _LISTED = re.compile(
-    r"((?:^|(?<=\n))[^\n]{0,200}\b(?:are|numbers|solutions?|values|roots|answers?)\b[^\n:]{0,80}):[ \t*]*\n"
+    r"((?:^|(?<=\n))(?:[^\n]{0,200}\b(?:are|numbers|solutions?|values|roots|answers?)\b[^\n:]{0,80}(?=:)|(?:solutions|answers)))"
+    r":?[ \t*]*\n"
     r"((?:[ \t]*(?:[-*•]|\d[.)])[ \t][^\n]{1,60}\n?){2,6})\s*\Z",
     re.IGNORECASE,
 )
 _ENTRY = re.compile(r"[ \t]*(?:[-*•]|\d[.)])[ \t](?:[^\n:=]*:)?[ \t]*([^\n]*[^\s.,;])")
+_SOLVED = re.compile(
+    r"(?<![A-Za-z\\_{])([a-z])\$? ?= ?\$?(-?\d+(?:\.\d+|/\d+)?|-?\\[td]?frac\{?\d+\}?\{?\d+\}?)(?![\w^=/]|\.\d| ?[-+*=])"
+)
 # So there are 3 values of $n$, namely 2, 4 and 8
 _NAMELY = re.compile(
     r"(.*?(?<![\d.,/])(\d+)\$? [^\n\d:]*?)(?:,? namely|:)\s*"
@@ -28,6 +32,16 @@ def in_one_line(text: str) -> str:
         return text
     verb = "" if re.search(r"\bare\W*$", listed[1]) else " are"
     return f"{text[: listed.end(1)]}{verb} {' and '.join(_ENTRY.findall(listed[2]))}."
+
+
+def together(text: str, count: int) -> str | None:
+    """The values of `count` unknowns at the end of a text, in the order of their letters; None if there are more or fewer.
+
+    >>> together("So y = 4. Then x = 3 - 4 = -1, so x = -1.", 2)
+    '(-1, 4)'
+    """
+    values = {name: value for name, value in _SOLVED.findall(text[-600:].replace("−", "-"))}
+    return f"({', '.join(value for _, value in sorted(values.items()))})" if len(values) == count else None
 
 
 def counted_list(sentence: str) -> tuple[str, str] | None:

@@ -11,7 +11,7 @@ from llmrl.rewards.maths.units import MONTH
 
 _MONTH_DAY = rf"{MONTH} \d{{1,2}}(?:st|nd|rd|th)?"
 _LEADS_TO = re.compile(
-    r"\b(?:is|will be|shows?|arrives? at|ends? at|starts? at|by|(?:days?|weeks?) to"
+    r"\b(?:is|will be|shows?|arrives? at|ends? at|starts? at|by|on|(?:days?|weeks?) to"
     r"|(?:brings?|takes?|gets?|leads?) (?:us|it|them|you) to)"
     rf" (?:{_MONTH_DAY}|(?:the )?\d{{1,2}}(?:st|nd|rd|th)? (?:of )?{MONTH}|in"
     r" (?:the year )?\d{4}|\d{1,2}:\d\d(?: ?[ap]\.?m\b\.?)?)\W*$",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmrl.rewards.boxes import boxes_of
 from llmrl.rewards.maths.final_sentence import (
@@ -15,7 +15,7 @@ from llmrl.rewards.maths.final_sentence import (
     without_claim,
     without_steps,
 )
-from llmrl.rewards.maths.lists import counted_list, in_one_line
+from llmrl.rewards.maths.lists import counted_list, in_one_line, together
 from llmrl.rewards.maths.moments import CLOCK, DATE, YEAR, moment
 from llmrl.rewards.maths.new_number import FIGURES, only_new
 from llmrl.rewards.maths.plain import fractions
@@ -104,7 +104,7 @@ _FINAL_HEADING = re.compile(r"^\W*(?:the )?final answer\W*\n+(?=\s*\S)", re.IGNO
 _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", re.IGNORECASE)
 _COUNT_IN_WORDS = re.compile(  # So five integers satisfy it; not "the five integers"
     rf"(?<!the )(?<!these )(?<!those )(?<!all )(?<!both )(?<!his )(?<!her )(?<!their )(?<!its )(?<!last )(?<!first )(?<!of )"
-    rf"(?<!\d )(?<!one )\b(?!one\b|\w+ion\b|hundred|thousand){ONE_WORD}\b"
+    rf"(?<!with )(?<!\d )(?<!one )\b(?!one\b|\w+ion\b|hundred|thousand){ONE_WORD}\b"
     r"(?= (?:more |other |different |such |possible )?[a-z]+s\b(?! of\b))",
     re.IGNORECASE,
 )
@@ -125,6 +125,7 @@ _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _PLAIN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
 _NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculator's notes, drawings
 _MARKS = frozenset(">#`")
+_ZERO = re.compile(r"\b(is|are|be|equals|equal to) zero\b(?! or)")
 _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
@@ -317,7 +318,7 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):
         text = f"{text[: row.start()]}\nThe total is {row[1].strip()}."
-    text = in_one_line(text) if ":" in text else text
+    text = in_one_line(text) if "\n" in text else text
     text = _FINAL_HEADING.sub("Final answer: ", text) if "inal " in text else text
     if " cents" in text:
         text = _ALSO_IN_CENTS.sub(_dollars_alone, _DOLLARS_AND_CENTS.sub(r"$\1.\2", text))
@@ -335,11 +336,15 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = re.sub("[⟹⇒]", "; so ", text)
     if said := said_in_words(text, hints):
         return Extracted(*said)
+    if " zero" in text:
+        text = _ZERO.sub(r"\1 0", text)
     if "→" in whole and re.fullmatch(r"[a-z]\w?\s*=[^=]+", after := whole.rpartition("→")[2].strip()):
         whole = after
     if _stands_alone(whole):
         return Extracted(_undelimited(whole) or None, "whole response")
     found = _from_last_sentence(text, hints)
+    if hints.coordinates and found.answer and "=" in found.answer and not found.other:
+        found = replace(found, other=together(text, hints.coordinates))
     if found.answer is None and (first := _FIRST_LINE.match(text)) and _stands_alone(first[1].strip()):
         return Extracted(first[1].strip(), "first line")
     return found

@@ -36,6 +36,16 @@ _SUBJECT = re.compile(
 )
 _YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b((?:[a-zA-Z-]+, ){0,3}[a-zA-Z-]+,? or [a-zA-Z-]+)\s*\?\s*$")
+_OPPOSITES = [
+    pair.split("/")
+    for pair in [
+        "converge/diverge",
+        "even/odd",
+        "increasing/decreasing",
+        "parallel/perpendicular",
+        "rational/irrational",
+    ]
+]
 _PERSON = re.compile(
     r"(?<![.?!] )(?<!^)\b(?!(?:If|How|What|Which|Who|When|Find|Is|In|The|A|An|Does|I)\b)[A-Z][a-z]{1,12}\b"
     r"|^[A-Z][a-z]+(?= (?:is|has|runs|can|was|had)\b)"
@@ -133,10 +143,13 @@ def _offered(question: str) -> tuple[str, ...]:
 
 
 def alternatives(gold: str, offered: tuple[str, ...]) -> tuple[str, ...]:
-    """The offered words with the gold's spelling of its own; just the gold if it is none of them."""
+    """The offered words with the gold's spelling of its own; the gold and its opposite if it is none of them."""
     stem = gold.lower().removesuffix("s")
     same = [word for word in offered if word.lower().removesuffix("s") == stem]
-    return (gold, *(word for word in offered if word not in same)) if same else (gold,)
+    opposite = next((pair for pair in _OPPOSITES if stem in pair), ())
+    if not same:
+        return (gold, *(word for word in opposite if word != stem))
+    return (gold, *(word for word in offered if word not in same))
 
 
 def _options(question: str) -> dict[str, str]:

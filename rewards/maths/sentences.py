@@ -58,7 +58,7 @@ _RELATIVE = re.compile(r"\s*(?:where|when|for which|such that)\b", re.IGNORECASE
 _ADVERBIAL = re.compile(
     rf"^{_START}(?:and |but )?(?:after(?! \w+ing (?:\w+ ){{0,2}}(?:I|we)\b)|before|with|using|including|of which(?! there)"
     rf"|out of|of|in|at|by|from|among|on|to"
-    r"|for(?! an? (?:\w+ )?\w+ of))\b",
+    r"|for(?! an? (?:\w+ ){1,3}of))\b",
     re.IGNORECASE,
 )
 _THERE_IS = re.compile(  # After the stop there are 27 passengers; in 7 years he will be 14.
@@ -106,7 +106,7 @@ _OF_WHAT = re.compile(
 _UNREAL = re.compile(r"\bif\b[^.]*\bwere\b(?! to\b)[^.]*\bwould\b|\bwould\b[^.]*\bif\b[^.]*\bwere\b", re.IGNORECASE)
 _WORDS = (
     r"(?:\s+(?!(?:so|and|or|is|are|was|of|in|for|the|to|than|when|if|as|at|on|from|by|with"
-    r"|equals?|gives?|makes?|ha[sd]|have|leaves?|costs?|pays?)\b)[a-zA-Z/]+){0,4}"
+    r"|equals?|gives?|makes?|ha[sd]|have|leaves?|costs?|pays?)\b)[a-zA-Z/Ω]+){0,4}"
 )
 _OPERATOR = r"(?:[-−–+*/×÷^·x]|times|plus|minus|divided by)"
 _ARITHMETIC = rf"[($]*{N}\)?{_WORDS}(?:\s*{_OPERATOR}\s*[($]*{N}\)?{_WORDS})+"
@@ -217,7 +217,7 @@ def marked(sentence: str) -> tuple[str, list[Item]]:
 @lru_cache(maxsize=16)
 def with_maths(text: str) -> str:
     """The text with delimiters around its plain mathematics too."""
-    text = ratios(text) if "ratio" in text else text
+    text = ratios(text) if "ratio" in text or "odds" in text else text
     if "chance" in text or "probability" in text:
         text = re.sub(r"\b(\d+) in (\d+)\b", r"\1/\2", text)
     pieces, at = [], 0
@@ -271,7 +271,9 @@ def stated(sentence: str, hints: Hints = NO_HINTS) -> str | None:
             if not RELATION.search(mine):  # n ≥ 4, so the least is 4
                 others = [other for other in others if not RELATION.search(other)]
             reason = clauses[clauses.index(clause) - 1] if clause != clauses[0] else ""
-            concludes = _RESULT.search(clause) or _REASON.match(reason) or _TO_GET.search(clause)
+            concludes = (
+                _RESULT.search(clause) or _REASON.match(reason) or _TO_GET.search(clause) or mine == r"\emptyset"
+            )
             if doubted or (others and not concludes):
                 return None
             return with_unit(clause, at, items)

@@ -23,6 +23,7 @@ _WHO = re.compile(
     r" (?:first\b|more\b|fewer\b|[a-z]+er\b(?! than)|the (?:\w+est|most|least|winner|one|only)\b)"
 )
 _LETTER = re.compile(
+    r"\((?:option|choice|answer) ([A-F])\)(?!.*\b(?:option|choice)\b)|\bit['’]s \(?([A-F])\)?\W*$|"
     r"\b(?:choose|pick|select|answer is|option is|choice is) \(?([A-F])\)?(?=,? (?:that is|which is|i\.e\."
     r"|namely|because|since)\b)"
     r"|\bleaves?(?: us with)?(?: only)?(?: option)? \(?([A-F])\)?(?=[\s.])|\b(?:is|are|choose|pick|select|take|matches"
@@ -47,6 +48,7 @@ _PREDICATE_WORDS = re.compile(
 )
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _FIRST_WORD = re.compile(r"\W*(?:yes|no)\b,", re.IGNORECASE)
+_NOR_THAT = re.compile(r",? (?:and )?not \(?[A-F]\)?(?=\W*$)")
 _SO = re.compile(r"[,;.] (?:so|thus|hence|therefore)\b,? ")
 # An alternative that is named and not taken: not equilateral or scalene.
 _NOT_TAKEN = re.compile(
@@ -64,7 +66,7 @@ def said_in_words(text: str, hints: Hints) -> tuple[str, str] | None:
     if hints.polar and (said := _POLAR.findall(text)) and (_FIRST_WORD.match(last) or not DOUBT.search(last)):
         return said[-1], "yes or no"
     if hints.letter and not DOUBT.search(last):
-        part = _SO.split(last)[-1]
+        part = _NOR_THAT.sub("", _SO.split(last)[-1])
         if not _RULED_OUT.search(part) and (named := _LETTER.search(part)):
             return named[named.lastindex or 1], "last letter"
     if not hints.words:

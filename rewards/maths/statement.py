@@ -55,6 +55,7 @@ _STATES = re.compile(
     r"|risen|fallen|grown|grows?|grew|increas\w+|decreas\w+|drop\w*|falls?|fell|goes|went|works out|boils down"
     r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
     r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given|described|represented|determined) (?:as|by)"
+    r"|(?:sends?|maps?|carries|moves?) \S+ to"
     r"|chang(?:es?|ed|ing)(?: \w+){0,3} from \S+ to"
     r"|consists? of(?: the)?(?: (?:elements?|numbers?|points?|values?))?"
     rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
@@ -102,7 +103,10 @@ _NAMES = re.compile(
     r"|plot)\b).*\bthe (?:[a-z]+ )?[a-z]+[\s$]*$",
     re.IGNORECASE,
 )
-_TO = re.compile(r"\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a-z]+(?:s|ed) (?:down )?to[\s$]*$")
+_TO = re.compile(
+    r"\b(?:is|are) (?:therefore |thus |also )?equivalent to[\s$]*$"
+    r"|\b(?!(?:belong|correspond|point|lead|refer|appl|add)\w* to)[a-z]+(?:s|ed) (?:down )?to[\s$]*$"
+)
 _DENIED_BEHIND = re.compile(
     r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible"
     r"|(?:already |clearly )?too (?:big|large|small|high|low))"
@@ -143,6 +147,7 @@ class Hints:
     what it asks for ("larger number"). year: it asks for a year. words, polar, letter, date, clock: the gold is words, is
     "yes" or another such word, is the letter of a choice, is a date, is a time of day.
     alternatives: the gold's words and those that the question offers beside them.
+    coordinates: how many numbers the gold's pair or triple has.
     """
 
     difference: bool = False
@@ -157,6 +162,7 @@ class Hints:
     date: bool = False
     clock: bool = False
     alternatives: tuple[str, ...] = ()
+    coordinates: int = 0
 
 
 NO_HINTS = Hints()
