@@ -27,7 +27,8 @@ def in_one_line(text: str) -> str:
     """The text with a list that ends it behind the line that announces it: "The numbers are:", "- Smaller: 4", "- Larger: 9"
     as "The numbers are 4 and 9."
     """
-    listed = _LISTED.search(text)
+    last = text.rstrip().rpartition("\n")[2].lstrip()[:2]
+    listed = _LISTED.search(text) if last[:1] in ("-", "*", "•") or last[-1:] in (".", ")") else None
     if not listed:
         return text
     verb = "" if re.search(r"\bare\W*$", listed[1]) else " are"

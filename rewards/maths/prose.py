@@ -221,15 +221,22 @@ def _in_digits(text: str) -> str:
 
 
 def _from_last_sentence(text: str, hints: Hints) -> Extracted:
-    """What the last sentence with a number or an expression states."""
+    """What the last sentence with a number or an expression states; two lines mostly decide."""
     text = without_steps(text)
-    ending = "\n".join(text.rsplit("\n", 4)[-4:])  # four lines mostly decide; without displayed maths no span is cut
-    for part in (ending, text) if len(ending) < len(text) and "\\" not in text and "$$" not in text else (text,):
-        sentences = split_sentences(with_maths(part))
-        said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
-        place = final_sentence(sentences, said_in)
-        if place is not None:
-            break
+    ending = "\n".join(text.rsplit("\n", 2)[-2:])
+    if len(ending) < len(text) and "\\" not in text and "$$" not in text:  # without displayed maths no span is cut
+        found = _from_part(ending, hints, whole=False)
+        if found.answer is not None or found.where not in ("last sentence", "conclusion", "no answer found"):
+            return found
+    return _from_part(text, hints, whole=True)
+
+
+def _from_part(text: str, hints: Hints, *, whole: bool) -> Extracted:
+    sentences = split_sentences(with_maths(text))
+    said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
+    place = final_sentence(sentences, said_in)
+    if place is None and not whole:
+        return Extracted(None, "no answer found")
     if not said_in:
         digits = _in_digits(text)
         return _from_last_sentence(digits, hints) if digits != text else Extracted(None, "no answer found")

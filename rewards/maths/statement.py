@@ -242,7 +242,7 @@ def candidates(clause: str, sentence: str, items: list[Item], hints: Hints) -> l
         ):
             behind_is.append(at)
         elif _TAKEN.search(before) or _KNOWN.search(before):
-            alone = all(
+            alone = len(places) < 10 and all(
                 _KNOWN.search(clause[:other]) and not _STATES.search(clause[:other]) for other in places if other != at
             )
             if alone and _measured(before, said, after, difference=hints.difference):
