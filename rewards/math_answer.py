@@ -50,6 +50,8 @@ _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  #
 _POINT = re.compile(r"\s*(?:\\left)?\(([^()]*,[^()]*)\)\s*")
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
+_IS_YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
+_IS_CLOCK = re.compile(r"\d{1,2}:\d\d(?: ?[ap]\.?m\.?)?", re.IGNORECASE)
 _IS_DATE = re.compile(
     rf"(?:\\text(?:bf)?\s*\{{)?\s*(?:{MONTH}\b[\s}}~]*\d{{1,2}}(?:, ?\d{{4}})?|\d{{1,2}} {MONTH})\s*\}}?"
 )
@@ -140,30 +142,26 @@ def _verify_found(found: Extracted, response: str, gold: str, deadline: float, s
 
 
 def _hints(gold: str, wanted: Asked) -> Hints:
-    if _INTEGER.fullmatch(gold):
-        year = wanted.year and re.fullmatch(r"(?:1[5-9]|20)\d\d", gold) is not None
-        return Hints(
-            difference=wanted.difference,
-            noun=wanted.noun,
-            name=wanted.name,
-            subject=wanted.subject,
-            figures=wanted.figures,
-            year=year,
-        )
-    words = _IN_WORDS.fullmatch(gold) is not None
-    return Hints(
+    hints = Hints(
         difference=wanted.difference,
         noun=wanted.noun,
         name=wanted.name,
         subject=wanted.subject,
         figures=wanted.figures,
-        words=words,
-        coordinates=len(point[1].split(",")) if (point := _POINT.fullmatch(gold)) else 0,
+        at_first=wanted.at_first,
+    )
+    if _INTEGER.fullmatch(gold):
+        return replace(hints, year=wanted.year and _IS_YEAR.fullmatch(gold) is not None)
+    words, point = _IN_WORDS.fullmatch(gold), _POINT.fullmatch(gold)
+    return replace(
+        hints,
+        words=words is not None,
+        coordinates=len(point[1].split(",")) if point else 0,
         alternatives=alternatives(bare(gold), wanted.offered) if words else (),
         polar=_POLAR.fullmatch(gold) is not None,
         letter=_LETTER.fullmatch(gold) is not None,
         date=_IS_DATE.fullmatch(gold) is not None,
-        clock=re.fullmatch(r"\d{1,2}:\d\d(?: ?[ap]\.?m\.?)?", gold.strip(), re.IGNORECASE) is not None,
+        clock=_IS_CLOCK.fullmatch(gold.strip()) is not None,
     )
 
 

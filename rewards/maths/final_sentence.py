@@ -18,7 +18,7 @@ _SENTENCES = re.compile(
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
     r"|check\w*|verif\w+|verification|indeed|because(?![^.]*, )|here (?:is|are) (?:how|why)|more generally|explanation"
-    r"|reason(?:ing)?"
+    r"|reason(?:ing)?|yes,? (?:because|since|as)|does (?:that|this|it) (?:make sense|check out)"
     r"|my (?:earlier|previous|first|initial|original) \w+[^.]{0,40} (?:was|were)|this makes sense|as (?:a check|expected)"
     r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:(?:found|solved) (?:it|this)|used"
     r" (?:the|an?|this|that|our)\b|applied)"
@@ -125,6 +125,11 @@ def without_steps(text: str) -> str:
 def without_claim(sentence: str) -> str:
     """The sentence without ", and that is the answer" at its end."""
     return _ITS_THE_ANSWER.sub("", sentence) if "answer" in sentence else sentence
+
+
+def is_aside(sentence: str) -> bool:
+    """Whether it is a note, a check or the like."""
+    return _ASIDE_SENTENCE.match(sentence) is not None
 
 
 def concludes(sentence: str) -> bool:

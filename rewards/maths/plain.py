@@ -30,7 +30,8 @@ _SIGN = (
     r"(?:<=|>=|!=|[-+−–*×·⋅/÷=<>≤≥≠≈∈∪∩±∖]|(?<=[\d ])[xX](?=\s?\d)|\\(?:cdot|times|leq?|geq?|in|cup|cap|pm|approx)\b)"
 )
 _RUN = re.compile(
-    rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥])|(?<=[\dπ)]) {_GROUP}\^{_TERM})*"
+    rf"(?<![\w.$\\'’/^_{{}}-]){_TERM}(?: ?{_SIGN} ?{_TERM}|(?<=\d) [x-z](?= ?[-+−=<>≤≥])"
+    rf"|(?<=[= ][a-z]) [a-z][²³^/](?:{_TERM})?|(?<=[\dπ)]) {_GROUP}\^{_TERM})*"
 )
 _HINT = re.compile(
     rf"[≡√∛π∞∅ℝ∪∩∈≤≥<>±⟨¼-¾₀-₉^\\=+*/_{_RAISED}−-]|\b(?:sin|cos|tan|than|root) |[A-Za-z]\(|\([-−]?\d+,|\bsqrt|[\[{{]"

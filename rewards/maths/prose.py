@@ -45,11 +45,11 @@ _MARKER = re.compile(
 # "Possible answer: 5" is no "correct answer".
 _QUALIFIED = re.compile(
     r"\b(?!(?:the|an?|our|my|its?|this|that|and|so|to|correct|right|exact|full|complete|actual|true|numerical|required"
-    r"|desired|requested|sought|short|simplified|overall|only|final|thus|hence|then|therefore|is|get|have|whose"
+    r"|desired|requested|sought|short|simplified|overall|only|final|best|thus|hence|then|therefore|is|get|have|whose"
     r"|problem)\b)[a-z]+[\s*_]*$",
     re.IGNORECASE,
 )
-_IN_FACT = re.compile(r"\W*(?:in fact|actually|in reality|but|however)\b", re.IGNORECASE)
+_IN_FACT = re.compile(r"\W*(?:in fact|actually|in reality|but|however|so|hence|thus|therefore)\b", re.IGNORECASE)
 _ELSEWHERE = re.compile(
     r"(?:\\boxed|in|inside|within|given|below|above|as follows|the following|boxed)\b(?![^.\n]*\d)", re.IGNORECASE
 )
@@ -125,6 +125,8 @@ _BLOCK = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _PLAIN_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{[^{}]*\}")
 _NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculator's notes, drawings
 _MARKS = frozenset(">#`")
+_AT_FIRST = re.compile(r",? (?:at first|initially|originally|to begin with|in the beginning)\b")
+_INFINITY = re.compile(r"\b(is|equals|to) (negative |minus |positive |-)?infinity\b(?!.*\b(?:but|not)\b)")
 _ZERO = re.compile(r"\b(is|are|be|equals|equal to) zero\b(?! or)")
 _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
@@ -343,6 +345,10 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = re.sub("[⟹⇒]", "; so ", text)
     if said := said_in_words(text, hints):
         return Extracted(*said)
+    if hints.at_first:
+        text = _AT_FIRST.sub("", text)
+    if "infinity" in text:
+        text = _INFINITY.sub(lambda m: f"{m[1]} {'-' if m[2] in ('negative ', 'minus ', '-') else ''}∞", text)
     if " zero" in text:
         text = _ZERO.sub(r"\1 0", text)
     if "→" in whole and re.fullmatch(r"[a-z]\w?\s*=[^=]+", after := whole.rpartition("→")[2].strip()):

@@ -34,6 +34,9 @@ _SUBJECT = re.compile(
     r"|((?!value|number|sum|product|difference|total|smallest|largest|greatest|least|probability)[a-z]{4,}) of\b)",
     re.IGNORECASE,
 )
+_AT_FIRST = re.compile(
+    r"\b(?:at first|initially|originally|to begin with|in the beginning|start(?:ed)? with)\b", re.IGNORECASE
+)
 _YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b((?:[a-zA-Z-]+, ){0,3}[a-zA-Z-]+,? or [a-zA-Z-]+)\s*\?\s*$")
 _OPPOSITES = [
@@ -69,8 +72,8 @@ _SAME_KIND = {unit: frozenset(kind.split()) for kind in _KINDS for unit in kind.
 class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
-    name: whose age or the like. subject: "larger number". year: it asks for a year. expressions: in `bare` form.
-    variable: the one whose value is asked. offered: the words to choose from.
+    name: whose age or the like. subject: "larger number". year: it asks for a year. at_first: what was in the beginning.
+    expressions: in `bare` form. variable: the one whose value is asked. offered: the words to choose from.
     options: the texts of the letters to choose from."""
 
     percent: bool = False
@@ -83,6 +86,7 @@ class Asked:
     subject: str = ""
     figures: frozenset[str] = frozenset()
     year: bool = False
+    at_first: bool = False
     expressions: frozenset[str] = frozenset()
     variable: str = ""
     offered: tuple[str, ...] = ()
@@ -117,6 +121,7 @@ def asked(question: str) -> Asked:
         subject=(subject[1] or subject[2]).lower() if (subject := _SUBJECT.search(question)) else "",
         figures=frozenset(FIGURES.findall(question)),
         year=_YEAR.search(question) is not None,
+        at_first=_AT_FIRST.search(" ".join(sentences)) is not None,
         expressions=frozenset(bare(content) for _, _, content in spans_of(question) if "=" not in content),
         variable=(variable[1] or variable[2]) if variable else "",
         offered=_offered(question),

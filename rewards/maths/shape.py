@@ -17,8 +17,8 @@ _WORDS = """
     bare gives give gave giving make makes made making get gets got getting has have had obtain yield yields leave leaves
     leaving becomes become find need needs needed cost costs take takes took lasts lasted pay pays paid weigh weighs earn
     earns earned hold holds contain contains measures measured averages owes → ≈ = :;
-    two_objects take takes took cost costs give gives gave giving feed feeds fed pay pays paid bring brings brought owe owes
-    earn earns earned leaves save saves saved;
+    two_objects make makes made take takes took cost costs give gives gave giving feed feeds fed pay pays paid
+    bring brings brought owe owes earn earns earned leaves save saves saved;
     order take make get find need have give obtain leave pay hold;
     of_we get got have had obtain find found need are see count counted reach reached;
     irregular ate began bought built brought came caught cut dealt did drank drew drove dug fed fell flew fought found gave

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 
-from llmrl.rewards.maths.final_sentence import split_sentences
+from llmrl.rewards.maths.final_sentence import is_aside, split_sentences
 from llmrl.rewards.maths.sentences import DOUBT
 from llmrl.rewards.maths.spans import spans_of
 from llmrl.rewards.maths.statement import DENIAL, Hints
@@ -41,13 +41,15 @@ _OPTION = re.compile(
 )
 _PREDICATE_WORDS = re.compile(
     r"(?:\bit['’]s|\bmak(?:es|ing) it|\b(?:is|are|was|were|be)|\b(?:falls on|lands on|comes|opens))\s+"
-    r"(?:(?:the (?:equation|graph|picture) of )?(?:an?|the|on(?: an?)?)\s+)?"
+    r"(?:(?:the (?:equation|graph|picture|standard form) of )?(?:an?|the|on(?: an?)?)\s+)?"
     r"([a-z][a-z-]*(?: [a-z][a-z-]*)?)"
-    r"(?:\W*$|,? (?:centered|with|whose|because|since|which|opening|passing|having)\b(?!.*\b(?:but|not|or)\b))",
+    r"(?:\W*$|\*{0,2} ?\([^()]*\)\W*$"
+    r"|,? (?:centered|with|whose|because|since|which|opening|passing|having)\b(?!.*\b(?:but|not|or)\b))",
     re.IGNORECASE,
 )
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _FIRST_WORD = re.compile(r"\W*(?:yes|no)\b,", re.IGNORECASE)
+_CHOICE_LINE = re.compile(r"\W*([A-F])\)[ .:](?!.*\b(?:not|wrong|or|incorrect|false)\b)")
 _NOR_THAT = re.compile(r",? (?:and )?not \(?[A-F]\)?(?=\W*$)")
 _SO = re.compile(r"[,;.] (?:so|thus|hence|therefore)\b,? ")
 # An alternative that is named and not taken: not equilateral or scalene.
@@ -66,7 +68,10 @@ def said_in_words(text: str, hints: Hints) -> tuple[str, str] | None:
     if hints.polar and (said := _POLAR.findall(text)) and (_FIRST_WORD.match(last) or not DOUBT.search(last)):
         return said[-1], "yes or no"
     if hints.letter and not DOUBT.search(last):
-        part = _NOR_THAT.sub("", _SO.split(last)[-1])
+        if line := _CHOICE_LINE.match(last):
+            return line[1], "last letter"
+        said = [sentence for sentence in split_sentences(_SO.split(last)[-1]) if not is_aside(sentence)]
+        part = _NOR_THAT.sub("", said[-1]) if said else ""
         if not _RULED_OUT.search(part) and (named := _LETTER.search(part)):
             return named[named.lastindex or 1], "last letter"
     if not hints.words:

@@ -144,8 +144,9 @@ _VALUE_LAST = re.compile(
 class Hints:
     """What question and gold say about the form of the answer. difference: the question asks by how much or how many
     times, so that a comparison is an answer. noun: what it asks how many of. name: whose age or the like. subject:
-    what it asks for ("larger number"). year: it asks for a year. words, polar, letter, date, clock: the gold is words, is
-    "yes" or another such word, is the letter of a choice, is a date, is a time of day.
+    what it asks for ("larger number"). year: it asks for a year. at_first: it asks what was in the beginning.
+    figures: the numbers in it. words, polar, letter, date, clock: the gold is words, is "yes" or another such word, is the
+    letter of a choice, is a date, is a time of day.
     alternatives: the gold's words and those that the question offers beside them.
     coordinates: how many numbers the gold's pair or triple has.
     """
@@ -156,6 +157,7 @@ class Hints:
     subject: str = ""
     figures: frozenset[str] = frozenset()
     year: bool = False
+    at_first: bool = False
     words: bool = False
     polar: bool = False
     letter: bool = False
