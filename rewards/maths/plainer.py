@@ -52,7 +52,10 @@ _ALSO_CALLED = re.compile(
 _ONE_OF = re.compile(r" (?:must be|has to be|is) one of (?=[^.]*\d[^.]*\b(?:and|or)\b)")
 _EITHER_EQUATION = re.compile(r"\beither (?=[^,.;]*=[^,.;]*\bor\b[^,.;]*=)")
 _REASON_COLON = re.compile(r"^(\W*(?:since|because|as)\b[^:,]*):(?= )", re.IGNORECASE)
-_ASSUMING = re.compile(r", assuming (?:that )?[^,;]*$")  # its figures are the question's
+# A condition about the things in question, not about the reader.
+_ASSUMING = re.compile(
+    r", assuming (?:that )?(?:its|his|her|their|the|each|every|all|both|s?he|it|they|no|a constant)\b[^,;]*$"
+)
 _OR_ROUGHLY = re.compile(  # exactly 144 pi, or roughly 452.4 if you prefer a decimal
     r"((?:\\pi|π|\\sqrt\{?\d+\}?|√\d+|\})\$?),? (?:or|which is|that is)"
     r" (?:about|roughly|approximately) \$?\d[\d.,]*(?<=\d)\$?\\?%?\$?"

@@ -254,6 +254,9 @@ def _from_part(text: str, hints: Hints, *, whole: bool) -> Extracted:
     if place == len(sentences) - 1 and _CUT.search(said):
         return Extracted(None, "the last sentence is cut")
     if chosen := _CHOICE.search(said):
+        above = _CHOICE.search(sentences[place - 1]) if place else None
+        if above and above[1].lstrip("(")[0] != chosen[1].lstrip("(")[0]:
+            return Extracted(None, "the options once more")
         return Extracted(chosen.group(1), "last choice")
     if NUMBER.fullmatch(said.strip(" *-.")) and place and NUMBER.fullmatch(sentences[place - 1].strip(" *-.")):
         return Extracted(None, "the last number ends a list")

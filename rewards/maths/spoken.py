@@ -48,7 +48,7 @@ _PREDICATE_WORDS = re.compile(
     re.IGNORECASE,
 )
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
-_FIRST_WORD = re.compile(r"\W*(?:yes|no)\b,", re.IGNORECASE)
+_WHY = re.compile(r",? (?:because|since) ")
 _CHOICE_LINE = re.compile(r"\W*([A-F])\)[ .:](?!.*\b(?:not|wrong|or|incorrect|false)\b)")
 _NOR_THAT = re.compile(r",? (?:and )?not \(?[A-F]\)?(?=\W*$)")
 _SO = re.compile(r"[,;.] (?:so|thus|hence|therefore)\b,? ")
@@ -64,11 +64,12 @@ def said_in_words(text: str, hints: Hints) -> tuple[str, str] | None:
     judged = any(word in text for word in ("correct", "right", "best", "true"))
     if judged and (option := list(_OPTION.finditer(text))):
         return option[-1][option[-1].lastindex or 1], "option"
-    last = text.rstrip().rpartition("\n")[2]
-    if hints.polar and (said := _POLAR.findall(text)) and (_FIRST_WORD.match(last) or not DOUBT.search(last)):
+    before, _, last = text.rstrip().rpartition("\n")
+    if hints.polar and (said := _POLAR.findall(text)) and not DOUBT.search(_WHY.split(last)[0]):
         return said[-1], "yes or no"
     if hints.letter and not DOUBT.search(last):
-        if line := _CHOICE_LINE.match(last):
+        listed = _CHOICE_LINE.match(before.rstrip().rpartition("\n")[2])  # the options once more are no choice
+        if not listed and (line := _CHOICE_LINE.match(last)):
             return line[1], "last letter"
         said = [sentence for sentence in split_sentences(_SO.split(last)[-1]) if not is_aside(sentence)]
         part = _NOR_THAT.sub("", said[-1]) if said else ""
