@@ -50,6 +50,7 @@ _IN_WORDS = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*[A-Za-z][A-Za-z ,'-]+\}?")  #
 _POINT = re.compile(r"\s*(?:\\left)?\(([^()]*,[^()]*)\)\s*")
 _POLAR = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*(?:yes|no|true|false)\s*\.?\}?", re.IGNORECASE)
 _LETTER = re.compile(r"(?:\\(?:text|textbf|mathrm)\s*\{)?\s*(?:[A-F]|\([A-F]\))\s*\}?")
+_BASED = re.compile(r"([0-9A-Za-z]+)_\{?(\d+)\}?")
 _IS_YEAR = re.compile(r"(?:1[5-9]|20)\d\d")
 _IS_CLOCK = re.compile(r"\d{1,2}:\d\d(?: ?[ap]\.?m\.?)?", re.IGNORECASE)
 _IS_DATE = re.compile(
@@ -128,6 +129,10 @@ def _verify_found(found: Extracted, response: str, gold: str, deadline: float, s
     named, _, value = (found.answer or "").rpartition("=")
     if verdict.correct is False and named and bare(named.partition("=")[0]) in wanted.expressions:
         verdict = _verify(replace(found, answer=value), gold, deadline, strict)
+    based = _BASED.fullmatch(gold.strip(" $")) if wanted.base != 10 else None
+    if verdict.correct is False and based and based[2] == str(wanted.base):
+        same = (found.answer or "").strip(" $.").upper() == based[1].upper()
+        return replace(verdict, correct=True, reason="equal in the base asked for") if same else verdict
     if verdict.correct and wanted.other_units and unit_of(found.answer or "") in wanted.other_units:
         return replace(verdict, correct=False, reason="another unit than asked")
     named = named.partition("=")[0].strip()

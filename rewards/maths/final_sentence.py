@@ -18,7 +18,8 @@ _SENTENCES = re.compile(
 _ASIDE_SENTENCE = re.compile(
     r"\W*(?:(?:please )?note|remark|remember|recall|keep in mind|(?:as|just) a reminder|reminder|tip|fun fact|alternatively"
     r"|check\w*|verif\w+|verification|indeed|because(?![^.]*, )|here (?:is|are) (?:how|why)|more generally|explanation"
-    r"|reason(?:ing)?|yes,? (?:because|since|as)|does (?:that|this|it) (?:make sense|check out)"
+    r"|reason(?:ing)?|yes,? (?:because|since|as)|in case a decimal|(?:numerically|as a decimal),"
+    r"|does (?:that|this|it) (?:make sense|check out)"
     r"|my (?:earlier|previous|first|initial|original) \w+[^.]{0,40} (?:was|were)|this makes sense|as (?:a check|expected)"
     r"|(?:in summary|in short|to (?:summari[sz]e|recap|sum up)),? (?:we|i)(?: \w+)? (?:(?:found|solved) (?:it|this)|used"
     r" (?:the|an?|this|that|our)\b|applied)"

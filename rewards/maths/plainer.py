@@ -63,7 +63,7 @@ _OR_ROUGHLY = re.compile(  # exactly 144 pi, or roughly 452.4 if you prefer a de
 )
 _ALL_WORK = re.compile(r",? and (?:all|both|each)(?: \w+){0,3}? (?:indeed )?(?:works?|satisf(?:y|ies)\b[^.;,]*)\W*$")
 _OF_NONE = re.compile(r"(\d [a-z]+ (?:who )?[a-z]+ )(?:neither|none)\b[^.,;]*")  # 14 students play neither of the two
-_WE_EXPECT = re.compile(r"\b(?:on average,? we|we (?:would )?therefore) expect(?: to \w+)? (?=\W*[\d\\])")
+_WE_EXPECT = re.compile(r"\b(?:on average,? we|we (?:would )?therefore) expect(?: to \w+)?(?: an?)? (?=\W*[\d\\])")
 _IFF = re.compile(r"(?:\$[^$]+\$|\\\([^)]*\\\)) (?:if and only if|exactly when|iff) (?=(?:\$|\\\()\s*[a-z] ?=)")
 _DASH = re.compile(r"((?:[=(,]|\bis|\bequals) ?)–(?=\d)")
 _WHAT_IS_LEFT = re.compile(r"^(\W*)What (?:is|was|remains)(?: [a-z]+){0,3} (is|are) (?=\W*\d)")

@@ -105,7 +105,7 @@ _LABEL = re.compile(r"^\W*(?:\*\*|[-*>#]\s)?(?:Step|Part|Case) \d+\W*[:.)]\s+", 
 _COUNT_IN_WORDS = re.compile(  # So five integers satisfy it; not "the five integers"
     rf"(?<!the )(?<!these )(?<!those )(?<!all )(?<!both )(?<!his )(?<!her )(?<!their )(?<!its )(?<!last )(?<!first )(?<!of )"
     rf"(?<!with )(?<!\d )(?<!one )\b(?!one\b|\w+ion\b|hundred|thousand){ONE_WORD}\b"
-    r"(?= (?:more |other |different |such |possible )?[a-z]+s\b(?! of\b))",
+    r"(?= (?:more |other |different |such |possible )?[a-z]+s\b(?! of\b)| (?:in total|altogether|in all)\b)",
     re.IGNORECASE,
 )
 _NUMBER_WORD = re.compile(rf"\b{ONE_WORD}\b(?=[ .!]|$)", re.IGNORECASE)
@@ -115,6 +115,7 @@ _CUT = re.compile(
 _TOTAL_ROW = re.compile(
     r"(?:^|\n)\|\W*(?:\w+ )?(?:total|sum)\b[^|\n\d]*\|(?:[^|\n\d]*\|)*([^|\n]*\d[^|\n]*)\|\s*$", re.IGNORECASE
 )
+_IN_TICKS = re.compile(r"`([^`\n]{1,60})`")
 _MARKDOWN = re.compile(
     r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$|`(?=[$\d])|(?<=\d)`", re.MULTILINE
 )
@@ -127,7 +128,7 @@ _NOTES = re.compile(r"<<[^<>\n]*>>|\[asy\].*?\[/asy\]", re.DOTALL)  # a calculat
 _MARKS = frozenset(">#`")
 _AT_FIRST = re.compile(r",? (?:at first|initially|originally|to begin with|in the beginning)\b")
 _INFINITY = re.compile(r"\b(is|equals|to) (negative |minus |positive |-)?infinity\b(?!.*\b(?:but|not)\b)")
-_ZERO = re.compile(r"\b(is|are|be|equals|equal to) zero\b(?! or)")
+_ZERO = re.compile(r"\b(is|are|be|equals|equal to|out as|out to be) zero\b(?! or)")
 _SPACES = re.compile(r"[ \t]{2,}")
 _TITLE = re.compile(r"^\W*(?:result|value|total|solution)\s*[:=]\s*(?=\S)", re.IGNORECASE)
 
@@ -326,6 +327,8 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _NOTES.sub("", text)
     if "```" in text:
         text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
+    if "`" in text:
+        text = _IN_TICKS.sub(r"\1", text)
     if "**" in text or not _MARKS.isdisjoint(text):
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):

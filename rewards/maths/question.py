@@ -34,6 +34,10 @@ _SUBJECT = re.compile(
     r"|((?!value|number|sum|product|difference|total|smallest|largest|greatest|least|probability)[a-z]{4,}) of\b)",
     re.IGNORECASE,
 )
+_IN_BASE = re.compile(
+    r"\b(?:in|to|into) (?:base[- ]\$?(\d{1,2})\b|(binary|octal|hexadecimal)\b)(?=[^.?!]*[.?!]?\s*$)", re.IGNORECASE
+)
+_BASE_NAMES = {"binary": 2, "octal": 8, "hexadecimal": 16}
 _AT_FIRST = re.compile(
     r"\b(?:at first|initially|originally|to begin with|in the beginning|start(?:ed)? with)\b", re.IGNORECASE
 )
@@ -73,6 +77,7 @@ class Asked:
     """difference: by how much or how many times. other_units: those that would be another answer. dozens: the number of
     dozens is the answer. amount: how many there are, not how many more are needed. noun: what it counts.
     name: whose age or the like. subject: "larger number". year: it asks for a year. at_first: what was in the beginning.
+    base: of the number asked for.
     expressions: in `bare` form. variable: the one whose value is asked. offered: the words to choose from.
     options: the texts of the letters to choose from."""
 
@@ -87,6 +92,7 @@ class Asked:
     figures: frozenset[str] = frozenset()
     year: bool = False
     at_first: bool = False
+    base: int = 10
     expressions: frozenset[str] = frozenset()
     variable: str = ""
     offered: tuple[str, ...] = ()
@@ -119,6 +125,7 @@ def asked(question: str) -> Asked:
         noun=nouns[-1] if nouns and not difference else "",
         name=name[1] if name else "",
         subject=(subject[1] or subject[2]).lower() if (subject := _SUBJECT.search(question)) else "",
+        base=_base(question),
         figures=frozenset(FIGURES.findall(question)),
         year=_YEAR.search(question) is not None,
         at_first=_AT_FIRST.search(" ".join(sentences)) is not None,
@@ -138,6 +145,14 @@ def _others(unit: str) -> frozenset[str]:
         found = {f"{one}/{other}" for one in found for other in _SAME_KIND.get(below, ())}
         found |= {short for short, long in _SPELLED_OUT.items() if long in found}
     return frozenset(found) - {unit}
+
+
+def _base(question: str) -> int:
+    """The base in which an answer is asked for, 10 where none is."""
+    found = _IN_BASE.search(question)
+    if not found:
+        return 10
+    return int(found[1]) if found[1] else _BASE_NAMES[found[2].lower()]
 
 
 def _offered(question: str) -> tuple[str, ...]:

@@ -87,6 +87,7 @@ def _per(match: re.Match[str]) -> str:
 _HOURS_AND_MINUTES = re.compile(  # 2 h 20 min
     r"(\d+)\s*(?:\\text\s*\{)?\s*(?:h|hrs?)\s*\}?\s*(?:and\s*)?(\d+)\s*(?:\\text\s*\{)?\s*(?:m|mins?)(?![a-z])\s*\}?"
 )
+_CONSTANT_TIMES_E = re.compile(r"(?<![A-Za-z\\])([A-Z])e(?=\s*\^)")  # Ce^{3x}
 _OHMS = re.compile(r"(?<=\d)(?:\s|\\[,; ])*(?:\\(?:text|mathrm)\{\s*)?\\?Omega\b\s*\}?")
 _TRANSPOSED = re.compile(
     r"\(([^(),]+(?:,[^(),]+)+)\)\^\{?\s*(?:\\(?:top|intercal)|(?:\\(?:mathsf|mathrm|text)\s*\{?)?T\}?)\s*\}?(?![a-z])"
@@ -206,6 +207,8 @@ def clean(text: str) -> str:
     text = _PER_CENT.sub("percent", text.replace("\\!", "").replace("\\/", ""))
     if "h" in text and "m" in text:
         text = _HOURS_AND_MINUTES.sub(r"\1 \\text{ hours } \2 \\text{ minutes}", text)
+    if "e^" in text:
+        text = _CONSTANT_TIMES_E.sub(r"\1 e", text)
     if "Omega" in text:
         text = _OHMS.sub(r" \\text{ohm}", text)
     if ")^" in text:

@@ -73,7 +73,7 @@ _MEANT = re.compile(
 )
 _ERROR = re.compile(
     rf"\b(?:{_MISTAKES}|mistake|instead"
-    r"|(?:need|have) to (?:also )?(?:include|add|count|subtract|exclude)"
+    r"|only (?:counted|considered|included)|(?:need|have) to (?:also )?(?:include|add|count|subtract|exclude)"
     rf"|twice|too (?:many|few|much|little|high|low|big|small))\b|{_NOT_RIGHT}"
     r"|\bcounts?\b.*\b(?:as well|too)\b",
     re.IGNORECASE,

@@ -66,7 +66,8 @@ _THERE_IS = re.compile(  # After the stop there are 27 passengers; in 7 years he
 )
 _RESULT = re.compile(
     rf"^{_START}(?:and )?(?:so|thus|therefore|hence|then|\w+ing|that is|th(?:at|is) means|that makes|that gives|it follows"
-    r"|altogether|in total|which|i\.e|or|namely|equivalently|in other words|but the actual|but (?:after|on) \w+ing"
+    r"|altogether|in total|which|i\.e|or|namely|equivalently|in other words|and th(?:is|at) is"
+    r"|but the actual|but (?:after|on) \w+ing"
     r"|for an? \w+ (?:\w+ )?of|finally|together|and (?:its|their) \w+ (?:is|are)"
     r"|and (?:its|their|the) (?:equivalent|resulting|final|required|combined|overall) \w+"
     r"|and (?:their|the|its) (?:\w+ )?(?:sum|product|difference|quotient|ratio|average|mean|total"

@@ -23,6 +23,7 @@ _WHO = re.compile(
     r" (?:first\b|more\b|fewer\b|[a-z]+er\b(?! than)|the (?:\w+est|most|least|winner|one|only)\b)"
 )
 _LETTER = re.compile(
+    r"\b(?:[Oo]ption|[Cc]hoice) \(?([A-F])\)? it is\W*$|"
     r"\((?:option|choice|answer) ([A-F])\)(?!.*\b(?:option|choice)\b)|\bit['’]s \(?([A-F])\)?\W*$|"
     r"\b(?:choose|pick|select|answer is|option is|choice is) \(?([A-F])\)?(?=,? (?:that is|which is|i\.e\."
     r"|namely|because|since)\b)"
@@ -50,6 +51,8 @@ _PREDICATE_WORDS = re.compile(
 _IN_WORDS = re.compile(r"\s*\\(?:text|textbf|mathrm|textrm)\s*\{\s*[A-Za-z][A-Za-z -]+\}[\s.]*")
 _WHY = re.compile(r",? (?:because|since) ")
 _CHOICE_LINE = re.compile(r"\W*([A-F])\)[ .:](?!.*\b(?:not|wrong|or|incorrect|false)\b)")
+_ANOTHER_OPTION = re.compile(r"\W*(?:[Oo]ption|[Cc]hoice) \(?[A-F]\b")
+_SHOWN = re.compile(r"\\(?:textbf|mathbf|text|mathrm)\s*\{\(?([A-F])\)?\}")
 _NOR_THAT = re.compile(r",? (?:and )?not \(?[A-F]\)?(?=\W*$)")
 _SO = re.compile(r"[,;.] (?:so|thus|hence|therefore)\b,? ")
 # An alternative that is named and not taken: not equilateral or scalene.
@@ -72,7 +75,11 @@ def said_in_words(text: str, hints: Hints) -> tuple[str, str] | None:
         if not listed and (line := _CHOICE_LINE.match(last)):
             return line[1], "last letter"
         said = [sentence for sentence in split_sentences(_SO.split(last)[-1]) if not is_aside(sentence)]
+        while len(said) > 1 and _ANOTHER_OPTION.match(said[-1]) and _RULED_OUT.search(said[-1]):
+            said.pop()  # Option C, 24, is a multiple too, but not the least.
         part = _NOR_THAT.sub("", said[-1]) if said else ""
+        if len(set(shown := _SHOWN.findall(part))) == 1 and not _RULED_OUT.search(part):
+            return shown[0], "last letter"
         if not _RULED_OUT.search(part) and (named := _LETTER.search(part)):
             return named[named.lastindex or 1], "last letter"
     if not hints.words:

@@ -56,7 +56,7 @@ _STATES = re.compile(
     r"|round(?:s|ed)?(?: \S+)?|(?:br(?:ing|ought)|rais)\w*(?: \w+){1,3})(?: up| down| out)? to"
     r"|(?:factor(?:s|ed)|written|expressed|rewritten|simplified|given|described|represented|determined) (?:as|by)"
     r"|(?:sends?|maps?|carries|moves?) \S+ to"
-    r"|chang(?:es?|ed|ing)(?: \w+){0,3} from \S+ to"
+    r"|priced at|arriv(?:e|es|ed|ing) at|chang(?:es?|ed|ing)(?: \w+){0,3} from \S+ to"
     r"|consists? of(?: the)?(?: (?:elements?|numbers?|points?|values?))?"
     rf"|(?:comes?|came) out (?:as|at|to be))|{_OF_A_MEASURE})"
     r"(?: (?:now|then|only|just|exactly|simply|therefore|thus|a|precisely|still|also|equal to|a total of))*\s*[$(]*$",
