@@ -11,13 +11,12 @@ import pytest
 from tests.skipped import mends
 
 # Folders whose tests train and start processes.
-LONG = ("train", "durability", "stages", "rollout", "policy", "launcher")
+LONG = frozenset(("train", "durability", "stages", "rollout", "policy", "launcher"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first (`make test` gives files out in this order), or one worker would end with one and the other idle."""
-    here = Path(__file__).parent
-    items.sort(key=lambda item: item.path.relative_to(here).parts[0] not in LONG)
+    items.sort(key=lambda item: LONG.isdisjoint(item.path.parts))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -2,8 +2,8 @@
 
 Only the first turn counts, and of that what follows the last `</think>`. Order: the last balanced `\\boxed{}` (or
 `\\fbox{}`, `\\boxed 7`) with something in it; then `#### x`; then "final answer is" / "answer:"; then a whole response
-that is nothing but an expression; then what the last sentence with a number states (`sentences.py`). Never the first
-number.
+that is nothing but an expression; then what the last sentence with a number states (`sentences.py`), or its one new number
+(`new_number.py`), or what the sentence before an aside states. Never the first number.
 
 What follows an answer may put another in its place ("Wait, I forgot two, so it's 14") or take it back; a mere check does
 not. Several boxes: the last one counts (a correction is allowed), but boxes that follow each other as a list ("\\boxed{7} or
@@ -29,8 +29,8 @@ from llmrl.rewards.maths.prose import (
 )
 from llmrl.rewards.maths.second_thoughts import AGAIN, denied, disowned, unreal
 from llmrl.rewards.maths.spans import NUMBER, sides, spans_of
-from llmrl.rewards.maths.statement import NO_HINTS, UNIT, Hints
-from llmrl.rewards.maths.units import UNITS, canonical_unit
+from llmrl.rewards.maths.statement import NO_HINTS, Hints
+from llmrl.rewards.maths.units import UNIT, UNITS, canonical_unit
 
 LONGEST_RESPONSE = 400_000  # characters; only the end of a longer one is read
 _OPENING = re.compile(
@@ -41,9 +41,8 @@ _TURN_ENDS = re.compile(
     r"|<start_of_turn>|<eos>|\[INST\]|\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:User|Human|Instruction)(?:\*\*)?\s*:"
 )
 _NEXT_QUESTION = re.compile(r"\n[ \t]*(?:#+[ \t]*)?(?:\*\*)?(?:Question|Problem|Q)(?:\s*\d+)?(?:\*\*)?\s*:")
-_NEXT_TASK = re.compile(
-    r"\n[ \t]*\n[ \t]*Question:.*\n[ \t]*Answer:"
-)  # a base model goes on with the next of its examples
+# A base model goes on with the next of its examples.
+_NEXT_TASK = re.compile(r"\n[ \t]*\n[ \t]*Question:.*\n[ \t]*Answer:")
 _COMMITS = re.compile(r"####|boxed|\banswer\b", re.IGNORECASE)
 _EMPTY_BOX = re.compile(
     r"[\s?.…_-]*|(?:\\(?:text|mathrm)\s*\{)?\s*(?:insert |your |the |final )*(?:answer|result)(?: here)?\s*\}?|\\[cl]?dots",

@@ -6,7 +6,7 @@ import re
 from itertools import pairwise
 
 from llmrl.rewards.maths.sentences import DOUBT
-from llmrl.rewards.maths.spans import says_something, spans_of
+from llmrl.rewards.maths.spans import FIGURES, says_something, spans_of
 from llmrl.rewards.maths.statement import DENIAL
 
 _SENTENCES = re.compile(
@@ -49,10 +49,9 @@ _ITS_THE_ANSWER = re.compile(
     re.IGNORECASE,
 )
 _REASON = re.compile(r"^\W*(?:(?:and|but)\W)?(?:since|as|because)\b[^,]*,|\b(?:since|because)\b.*$", re.IGNORECASE)
-_FIGURES = re.compile(r"\d+(?:\.\d+)?")
 _TURNS = re.compile(
     rf"{DENIAL.pattern}|\b(?:but|however|only|instead|rather|actually|wait|yet|although|though|still|need|want|find|let|now"
-    r"|next|remain\w*|left|if|would|guess|check|first|second|then|or|and then|more|less|fewer|than)\b|\?",
+    r"|next|remain\w*|left|if|would|guess|check|first|second|then|or|more|less|fewer|than)\b|\?",
     re.IGNORECASE,
 )
 _ASKS = re.compile(
@@ -112,8 +111,8 @@ def conclusion_before(sentences: list[str], said_in: list[int], place: int) -> i
     said = _REASON.sub("", sentences[place])
     if not before or _TURNS.search(said) or DOUBT.search(said):
         return None
-    known = set(_FIGURES.findall(" ".join(sentences[: before[-1] + 1])))
-    return before[-1] if known.issuperset(_FIGURES.findall(sentences[place])) else None
+    known = set(FIGURES.findall(" ".join(sentences[: before[-1] + 1])))
+    return before[-1] if known.issuperset(FIGURES.findall(sentences[place])) else None
 
 
 def without_steps(text: str) -> str:

@@ -7,10 +7,10 @@ import re
 from llmrl.rewards.maths.plain import fractions
 from llmrl.rewards.maths.plainer import spelled_out, without_denials
 from llmrl.rewards.maths.sentences import DOUBT, RELATION, marked
+from llmrl.rewards.maths.spans import FIGURES
 from llmrl.rewards.maths.statement import DENIAL, ITEM, text_of, with_unit
 from llmrl.rewards.maths.units import numerals
 
-FIGURES = re.compile(r"\d+(?:\.\d+)?")
 # What keeps a sentence's one new number from being its statement.
 _OTHER_ROLES = """
     than|at (?:most|least|best|worst|first)|over|under|between|up to|about|around|roughly|approximately|almost|nearly

@@ -17,7 +17,7 @@ from llmrl.rewards.maths.final_sentence import (
 )
 from llmrl.rewards.maths.lists import counted_list, in_one_line, together
 from llmrl.rewards.maths.moments import CLOCK, DATE, YEAR, moment
-from llmrl.rewards.maths.new_number import FIGURES, only_new
+from llmrl.rewards.maths.new_number import only_new
 from llmrl.rewards.maths.plain import fractions
 from llmrl.rewards.maths.plainer import without_denials
 from llmrl.rewards.maths.restated import restated
@@ -28,7 +28,7 @@ from llmrl.rewards.maths.sentences import (
     stated,
     with_maths,
 )
-from llmrl.rewards.maths.spans import NUMBER, last_step, says_something, spans_of
+from llmrl.rewards.maths.spans import FIGURES, NUMBER, last_step, says_something, spans_of
 from llmrl.rewards.maths.spoken import said_in_words
 from llmrl.rewards.maths.statement import DENIAL, MULTIPLE, Hints
 from llmrl.rewards.maths.units import ONE_WORD, numerals, spoken_value
@@ -235,6 +235,7 @@ def _from_last_sentence(text: str, hints: Hints) -> Extracted:
 
 
 def _from_part(text: str, hints: Hints, *, whole: bool) -> Extracted:
+    """The same of the end of a text, or of all of it (whole)."""
     sentences = split_sentences(with_maths(text))
     said_in = [i for i, sentence in enumerate(sentences) if says_something(sentence)]
     place = final_sentence(sentences, said_in)

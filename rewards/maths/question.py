@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from llmrl.rewards.maths.judge import bare
-from llmrl.rewards.maths.new_number import FIGURES
-from llmrl.rewards.maths.spans import spans_of
+from llmrl.rewards.maths.spans import FIGURES, spans_of
 from llmrl.rewards.maths.units import canonical_unit
 
 # A question for a percentage: the word in the sentence that asks, and not behind a number (20 percent of what?).
@@ -43,16 +42,13 @@ _AT_FIRST = re.compile(
 )
 _YEAR = re.compile(r"\b(?:which|what) year\b", re.IGNORECASE)
 _LISTED = re.compile(r"\b((?:[a-zA-Z-]+, ){0,3}[a-zA-Z-]+,? or [a-zA-Z-]+)\s*\?\s*$")
-_OPPOSITES = [
-    pair.split("/")
-    for pair in [
-        "converge/diverge",
-        "even/odd",
-        "increasing/decreasing",
-        "parallel/perpendicular",
-        "rational/irrational",
-    ]
-]
+_OPPOSITES = (
+    ("converge", "diverge"),
+    ("even", "odd"),
+    ("increasing", "decreasing"),
+    ("parallel", "perpendicular"),
+    ("rational", "irrational"),
+)
 _PERSON = re.compile(
     r"(?<![.?!] )(?<!^)\b(?!(?:If|How|What|Which|Who|When|Find|Is|In|The|A|An|Does|I)\b)[A-Z][a-z]{1,12}\b"
     r"|^[A-Z][a-z]+(?= (?:is|has|runs|can|was|had)\b)"

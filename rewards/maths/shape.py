@@ -52,9 +52,7 @@ _NOUN = re.compile(r"[\s*$)]*(?:(?:more|additional|extra|such|different|other|fu
 _PLAIN = re.compile(r"[-+−$€£]?[\d.,/: ]*%?")
 _PARTITIVE = re.compile(r"\s*(?:out )?of (?:the|these|those|them|his|her|its|their|our|all|which)\b", re.IGNORECASE)
 _PREDICATE = re.compile(
-    r"\W*(?:is|are)(?: (?:therefore|thus|indeed|also|then|hence))?"
-    r" (?:(?:the|our|my (?:final )?answer)\b(?! (?:wrong|first)\b)"
-    r"|the (?:\w+ )?(?:least|smallest|largest|greatest|maximum|minimum|highest|lowest|only|desired|required)\b)"
+    r"\W*(?:is|are)(?: (?:therefore|thus|indeed|also|then|hence))? (?:the|our|my (?:final )?answer)\b(?! (?:wrong|first)\b)"
 )
 _WORD_BEHIND = re.compile(r"[\s$*)]*([\w']+)")
 _MODAL = re.compile(r"\b(?:would|could|should|cannot)\b")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from llmrl.rewards.maths.statement import UNIT
+from llmrl.rewards.maths.units import UNIT
 
 _DELIMITER = re.compile(r"\\(?:begin|end)\{(?:align|gather|equation)\*?\}|\$\$|\$|\\[()\[\]]|\\.", re.DOTALL)
 _ENVIRONMENTS = [f"{name}{star}" for name in ("align", "gather", "equation") for star in ("", "*")]
@@ -22,6 +22,7 @@ _ALIGNED = re.compile(r"\\(?:begin|end)\s*\{(?:align|gather|equation|split)(?:ed
 _LINE_BREAK = re.compile(r"\\\\(?:\[\w.]+\])?")
 _SOLVED = re.compile(r"[\s&]*\\?[A-Za-z]\w?(?:_\{?\w+\}?)?\s*&?\s*=[^=A-Za-z]*$")  # a line x = 2 of a solution
 _GOES_ON = re.compile(r"(?:[\s&~]|\\q?quad)*(?:=|\\equiv)")
+FIGURES = re.compile(r"\d+(?:\.\d+)?")
 NUMBER = re.compile(
     r"(?<![\w.,/^\\{])[-+−]?[$€£]?(?:\d+ \d+/\d+|\d{1,2}:\d\d(?: ?(?i:[ap]\.?m\b))?|(?:(?:\d{1,3}(?:[, ]\d{3})+"
     r"|\d+)(?:\.\d+)?|\.\d+)(?:/\d+)?%?)"

@@ -10,9 +10,8 @@ import re
 from dataclasses import dataclass
 
 from llmrl.rewards.maths.shape import PREPOSITIONS, stated_as_subject, stated_by_verb
-from llmrl.rewards.maths.units import SCALES, UNITS
+from llmrl.rewards.maths.units import SCALES, UNIT
 
-UNIT = "|".join(sorted((re.escape(name) for name in UNITS if len(name) < 12 and name != "in"), key=len, reverse=True))
 N = "[\ue000-\uf8ff]"  # the place of an item in a marked sentence
 ITEM = re.compile(N)
 UNDONE = "§"  # the place of arithmetic that is left undone
@@ -111,13 +110,11 @@ _DENIED_BEHIND = re.compile(
     r"\W*(?:is|are|was|were|does|do|did|will|can|could|would|has|have)?\s*(?:not\b|n['’]t|cannot|fails?\b|impossible"
     r"|(?:already |clearly )?too (?:big|large|small|high|low))"
 )
-_MANY_DO_NOT = re.compile(
-    r"\s*(?:[a-z]+ )?(?:are|were|do|did|have) ?n[o'’]t [a-z]+"
-)  # 120 - 80 = 40 are not in the club
+# 120 - 80 = 40 are not in the club
+_MANY_DO_NOT = re.compile(r"\s*(?:[a-z]+ )?(?:are|were|do|did|have) ?n[o'’]t [a-z]+")
 _LEADS = re.compile(r"\b(?:leads? to|results? in|produces?)[\s$]*$")
-_OBTAINED = re.compile(
-    r"\bto (?:get|obtain|yield)(?: (?:a|an|the) (?:\w+ ){1,3}of)?[\s$]*$"
-)  # multiply 5 by 3 to get 15
+# multiply 5 by 3 to get 15
+_OBTAINED = re.compile(r"\bto (?:get|obtain|yield)(?: (?:a|an|the) (?:\w+ ){1,3}of)?[\s$]*$")
 _LIMIT = re.compile(r"\b(?:limit|cap|quota|ceiling|allowance)\b[^,]*\b(?:is|was|of)[\s$]*$")
 # It is 47 if the coins are fair; it was 47 before the sale.
 _SOMETIMES = re.compile(r"[\s$)]*(?:if|unless|provided|without|(?:of \w+ )?before)\b", re.IGNORECASE)
@@ -190,7 +187,9 @@ def value_of_quantity(clause: str, at: int, items: list[Item]) -> str | None:
     """24 of "the distance between them is 2c = 24", with its unit; None where the sentence names no quantity, or the item
     no value."""
     value = _VALUE_LAST.search(text_of(clause, at, items)) if _QUANTITY_IS.search(clause[:at]) else None
-    return f"{value[1]}{_unit_behind(clause, at)}" if value and not value[1].endswith("%") else value and value[1]
+    if not value:
+        return None
+    return value[1] if value[1].endswith("%") else value[1] + _unit_behind(clause, at)
 
 
 def with_unit(clause: str, at: int, items: list[Item]) -> str:

@@ -26,6 +26,8 @@ def _spelled(unit: str, *others: str) -> list[str]:
 
 UNITS = {name: names[0] for names in map(str.split, _SPELLINGS.split(";")) for name in _spelled(*names)}
 
+UNIT = "|".join(sorted((re.escape(name) for name in UNITS if len(name) < 12 and name != "in"), key=len, reverse=True))
+
 # Closed word classes that change what a number says; a phrase with one of them is not a unit.
 _STOP_WORDS = """
     or and not no nor but if then else is are was were be been isn aren t n't the a an this that these those it its
