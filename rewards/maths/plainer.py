@@ -50,7 +50,6 @@ _ALSO_CALLED = re.compile(
     r", (?:or )?equivalently,? [^,=]{1,60}, (?=(?:is|are|equals|must)\b)"
 )  # cos 30, or equivalently sin 60, is
 _ONE_OF = re.compile(r" (?:must be|has to be|is) one of (?=[^.]*\d[^.]*\b(?:and|or)\b)")
-_EITHER_EQUATION = re.compile(r"\beither (?=[^,.;]*=[^,.;]*\bor\b[^,.;]*=)")
 _REASON_COLON = re.compile(r"^(\W*(?:since|because|as)\b[^:,]*):(?= )", re.IGNORECASE)
 # A condition about the things in question, not about the reader.
 _ASSUMING = re.compile(
@@ -61,7 +60,6 @@ _OR_ROUGHLY = re.compile(  # exactly 144 pi, or roughly 452.4 if you prefer a de
     r" (?:about|roughly|approximately) \$?\d[\d.,]*(?<=\d)\$?\\?%?\$?"
     r"(?: (?:if you|as a|in) [^.,;]*)?"
 )
-_ALL_WORK = re.compile(r",? and (?:all|both|each)(?: \w+){0,3}? (?:indeed )?(?:works?|satisf(?:y|ies)\b[^.;,]*)\W*$")
 _OF_NONE = re.compile(r"(\d [a-z]+ (?:who )?[a-z]+ )(?:neither|none)\b[^.,;]*")  # 14 students play neither of the two
 _WE_EXPECT = re.compile(r"\b(?:on average,? we|we (?:would )?therefore) expect(?: to \w+)?(?: an?)? (?=\W*[\d\\])")
 _IFF = re.compile(r"(?:\$[^$]+\$|\\\([^)]*\\\)) (?:if and only if|exactly when|iff) (?=(?:\$|\\\()\s*[a-z] ?=)")
@@ -81,8 +79,6 @@ _REWRITES: tuple[tuple[tuple[str, ...], re.Pattern[str], str], ...] = (
     (("rough", "about", "approx"), _OR_ROUGHLY, r"\1"),
     (("equivalently",), _ALSO_CALLED, " "),
     (("one of",), _ONE_OF, " is "),
-    (("satisf", "work"), _ALL_WORK, ""),
-    (("either",), _EITHER_EQUATION, ""),
     (("neither", "none"), _OF_NONE, r"\1"),
     ((" the end",), _IN_THE_END, ""),
 )

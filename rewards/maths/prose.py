@@ -115,7 +115,6 @@ _CUT = re.compile(
 _TOTAL_ROW = re.compile(
     r"(?:^|\n)\|\W*(?:\w+ )?(?:total|sum)\b[^|\n\d]*\|(?:[^|\n\d]*\|)*([^|\n]*\d[^|\n]*)\|\s*$", re.IGNORECASE
 )
-_IN_TICKS = re.compile(r"`([^`\n]{1,60})`")
 _MARKDOWN = re.compile(
     r"(?<![\w)])\*\*|\*\*(?![\w(])|^[ \t]*(?:>|#{1,3}(?!#))[ \t]*|[ \t]#{1,3}[ \t]*$|`(?=[$\d])|(?<=\d)`", re.MULTILINE
 )
@@ -328,8 +327,6 @@ def from_prose(text: str, hints: Hints) -> Extracted:
         text = _NOTES.sub("", text)
     if "```" in text:
         text = _BLOCK.sub(" ", _ONE_LINE_BLOCK.sub(r"\1", text))
-    if "`" in text:
-        text = _IN_TICKS.sub(r"\1", text)
     if "**" in text or not _MARKS.isdisjoint(text):
         text = _MARKDOWN.sub("", text)
     if "|" in text and (row := _TOTAL_ROW.search(text)):

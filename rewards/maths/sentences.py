@@ -190,7 +190,6 @@ def marked(sentence: str) -> tuple[str, list[Item]]:
         pieces += [sentence[at:start], said, comma]
         at = end
     text = "".join([*pieces, sentence[at:]])[-LONGEST_SENTENCE:]
-    text = _EITHER.sub("", text) if "either" in text else text
     if any(map(RELATION.search, (held.text for held in items))):
         text = _LIES.sub("is ", _SUCH.sub("", _HOLDS.sub("is ", text)))
     text = text if not items else _ABOUT.sub(lambda m: f"is {m[1]}" if "10" in item(m[1]).text else m.group(), text)
